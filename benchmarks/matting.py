@@ -1,0 +1,288 @@
+"""Time, memory and error of the eight solvers, beside pymatting run slice by slice.
+
+    OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python -m benchmarks.matting
+
+One process, one thread; times are its processor time, so that other work on the machine counts little. Prints Markdown
+tables: synthetic nodules of known alpha from 5 to 40 mm at 0.5 mm, the exponent of time against unknown voxels,
+phantoms, and real crops (from RAYMAT_TEST_DATA, else ../shared/data), all in the crop of 128 pixels of a scanner that
+a build works on. `--solvers` prints instead the comparison of linear solvers that the package's choice rests on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from raymat.matting import METHODS, closed_form, estimate_all, knn
+from raymat.matting.neighbors import Voxels
+from raymat.matting.solve import System, solve
+from raymat.matting.windows import WindowLaplacian, windows_around
+from raymat.nodule import Nodule
+from raymat.sources import Source
+from raymat.sources.cases import CasesSource
+from raymat.sources.phantom import PhantomSource
+from raymat.steps import BuildParameters, read_and_prepare
+
+SPACING = (0.5, 0.5, 0.5)
+BASES = ("cf", "lb", "knn", "if")
+
+
+def synthetic(diameter: float, crop: float = 90.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A round nodule with a blurred border in lung, its trimap, its alpha; crop x crop mm in plane."""
+    rng = np.random.default_rng(seed)
+    side, height = int(max(crop, diameter + 16) / 0.5), int((diameter + 16) / 0.5)
+    shape = (height, side, side)
+    z, y, x = (np.arange(n) - (n - 1) / 2 for n in shape)
+    r = 0.5 * np.sqrt(z[:, None, None] ** 2 + y[:, None] ** 2 + x**2)
+    alpha = ndimage.gaussian_filter(np.clip((diameter / 2 - r) / 0.5 + 0.5, 0, 1), 1.5)
+    texture = ndimage.gaussian_filter(rng.normal(size=shape), 3) * 400
+    image = alpha * (40 + texture) + (1 - alpha) * (-850 + texture) + rng.normal(size=shape) * 25
+    trimap = np.full(shape, 128, dtype=np.uint8)
+    trimap[r < max(1.0, diameter / 2 - 2.0)] = 255
+    trimap[r > diameter / 2 + 2.5] = 0
+    return image, trimap, alpha
+
+
+def slab(thickness: int, side: int = 24) -> tuple[np.ndarray, np.ndarray]:
+    """Lung on one side, lesion on the other, and an unknown region of so many voxels between: image, trimap."""
+    shape = (side, side, thickness + 8)
+    image = np.where(np.arange(shape[2]) < shape[2] // 2, -850.0, 40.0) + np.random.default_rng(0).normal(0, 25, shape)
+    trimap = np.full(shape, 128, dtype=np.uint8)
+    trimap[..., :4], trimap[..., -4:] = 0, 255
+    return image, trimap
+
+
+def nodules(source: Source, count: int) -> Iterator[Nodule]:
+    """Prepared nodules of the source, evenly spread over it, those without a trimap left out."""
+    refs = [ref for ref in source.plan() if ref.readers >= 2]
+    found = 0
+    for ref in refs[:: max(1, len(refs) // (2 * count))]:
+        nodule = read_and_prepare(source, ref, BuildParameters(min_readers=2))
+        if nodule.trimap is not None and found < count:
+            found += 1
+            yield nodule
+
+
+def slice_by_slice(image: np.ndarray, trimap: np.ndarray) -> tuple[float, float, dict[str, np.ndarray]]:
+    """pymatting's cf, lbdm and knn, slice by slice.
+
+    pymatting refuses a slice without foreground or background. There one known pixel in a corner is given the value it
+    misses, which costs what any slice costs and changes nothing near the nodule.
+
+    Returns
+    -------
+    seconds on all slices with unknown voxels, seconds on those that it takes as they are, mattes
+    """
+    from pymatting import estimate_alpha_cf, estimate_alpha_knn, estimate_alpha_lbdm
+
+    scaled = (np.clip(image, -1000, 400).astype(float) + 1000) / 1400
+    mattes, all_slices, taken_slices = {}, 0.0, 0.0
+    for name, estimate in (("cf", estimate_alpha_cf), ("lb", estimate_alpha_lbdm), ("knn", estimate_alpha_knn)):
+        matte = (trimap == 255).astype(float)
+        for z in np.flatnonzero((trimap == 128).any(axis=(1, 2))):
+            plane = np.where(trimap[z] == 128, 0.5, trimap[z] / 255.0)
+            taken = True
+            for corner, value in (((0, 0), 1.0), ((-1, -1), 0.0)):
+                if not (plane == value).any():
+                    plane[corner], taken = value, False
+            rgb = np.repeat(scaled[z][..., None], 3, axis=2)
+            began = time.process_time()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                solution = estimate(rgb, plane, **({} if taken or name == "knn" else {"cg_kwargs": {"atol": 1e-8}}))
+            seconds = time.process_time() - began
+            all_slices += seconds
+            taken_slices += seconds if taken else 0.0
+            matte[z] = np.where(trimap[z] == 128, solution, matte[z])
+        mattes[name] = matte
+    return all_slices, taken_slices, mattes
+
+
+def ours(image: np.ndarray, trimap: np.ndarray, spacing, repeats: int = 3) -> tuple[float, dict]:
+    """Shortest of some runs of all eight."""
+    best = np.inf
+    for _ in range(repeats):
+        began = time.process_time()
+        mattes = estimate_all(image, trimap, METHODS, spacing=spacing)
+        best = min(best, time.process_time() - began)
+    return best, mattes
+
+
+def peak_mib() -> float:
+    """Peak resident memory since the last call (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    peak = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak
+
+
+def line(
+    label: str,
+    image: np.ndarray,
+    trimap: np.ndarray,
+    alpha: np.ndarray | None,
+    compare: bool = True,
+    spacing=SPACING,
+) -> tuple[int, dict]:
+    peak_mib()
+    seconds, mattes = ours(image, trimap, spacing, 3 if compare else 1)
+    peak = peak_mib()
+    unknown = trimap == 128
+    each = {base: mattes[base][1].seconds + mattes[base + "+"][1].seconds for base in BASES}
+    steps = "/".join(str(mattes[base][1].iterations) for base in BASES)
+    cells = [label, "x".join(map(str, trimap.shape)), f"{unknown.sum():,}"]
+    cells += [f"{each[base]:.2f}" for base in BASES]
+    cells += [f"{seconds:.2f}", steps, f"{peak:.0f}"]
+    other = {}
+    if compare:
+        every, taken, other = slice_by_slice(image, trimap)
+        cells += [f"{every:.1f}", f"**{every / seconds:.0f}**", f"{taken:.1f}", f"{taken / seconds:.0f}"]
+    else:
+        cells += [""] * 4
+    if alpha is not None:
+        cells.append(" ".join(f"{np.abs(mattes[b][0] - alpha)[unknown].mean():.3f}" for b in BASES))
+        cells.append(" ".join(f"{np.abs(other[b] - alpha)[unknown].mean():.3f}" for b in other))
+    print("| " + " | ".join(cells) + " |", flush=True)
+    return int(unknown.sum()), each
+
+
+HEAD = ["unknown", *(f"{b}, {b}+ s" for b in BASES), "all 8 s", "steps", "peak MiB"]
+HEAD += ["pymatting 3 s", "ratio", "of slices it takes, s", "ratio"]
+ERRORS = ["mean error cf lb knn if", "pymatting cf lb knn"]
+
+
+def head(*columns: str) -> None:
+    print("\n| " + " | ".join(columns) + " |")
+    print("|" + " --- |" * len(columns))
+
+
+def compare_solvers(diameters: list[float]) -> None:
+    """Jacobi conjugate gradients on the operators against pyamg on assembled matrices."""
+    import pyamg
+    from scipy.sparse import csr_array, diags_array
+
+    head(
+        "unknown region",
+        "system",
+        "variables",
+        "jacobi: steps",
+        "s",
+        "pyamg: nonzeros",
+        "assemble s",
+        "set up s",
+        "steps",
+        "s",
+    )
+    volumes = {f"band of a nodule of {d:g} mm": synthetic(d, crop=0.0)[:2] for d in diameters}
+    volumes["100 voxels thick"] = slab(100)
+    for label, (image, trimap) in volumes.items():
+        f = (np.clip(image, -1000, 400)[..., None] + 1000) / 1400
+        step = np.full(3, 1 / (max(trimap.shape) - 1))
+        unknown = trimap == 128
+        windows = windows_around(f, unknown)
+        graph = knn.system(Voxels(f), step, unknown)
+        operators = {
+            "cf": (windows.voxels, WindowLaplacian(windows, closed_form.projection(windows))),
+            "knn": (graph.variables, graph.laplacian),
+        }
+        for name, (voxels, L) in operators.items():
+            known = (trimap.ravel()[voxels] != 128).astype(float)
+            S = (trimap.ravel()[voxels] == 255).astype(float)
+            system = System(voxels, L, L.diagonal, tolerance=1e-8)
+            solve(system, known > 0, [S], 100.0)
+            began = time.process_time()
+            solution = solve(system, known > 0, [S], 100.0)[0]
+            plain = time.process_time() - began
+
+            began = time.process_time()
+            if name == "cf":
+                A = window_matrix(windows)
+            else:
+                n = len(voxels)
+                A = diags_array(L.diagonal) - csr_array((L.weight, L.column.astype(np.int32), L.start), (n, n))
+            A = (A + diags_array(100.0 * known)).tocsr()
+            assembled = time.process_time() - began
+            began = time.process_time()
+            hierarchy = pyamg.smoothed_aggregation_solver(A, symmetry="symmetric", max_coarse=200)
+            set_up = time.process_time() - began
+            residuals: list[float] = []
+            began = time.process_time()
+            hierarchy.solve(100.0 * known * S, x0=S.copy(), tol=1e-8, accel="cg", residuals=residuals, maxiter=500)
+            solved = time.process_time() - began
+            cells = [label, name, f"{len(voxels):,}", str(solution.iterations), f"{plain:.2f}", f"{A.nnz:,}"]
+            cells += [f"{assembled:.2f}", f"{set_up:.2f}", str(len(residuals) - 1), f"{solved:.2f}"]
+            print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def window_matrix(windows):
+    """The closed-form Laplacian as a sparse matrix, for solvers that need one."""
+    from scipy.sparse import csr_array
+
+    P = closed_form.projection(windows)
+    corners = np.concatenate(
+        [np.stack(np.broadcast_arrays(row, np.arange(a, b)), axis=1) for row, a, b, _ in windows.window_runs]
+    )
+    z, y, x = corners[:, 0] // windows.shape[1], corners[:, 0] % windows.shape[1], corners[:, 1]
+    ez, ey, ex = (np.arange(e) for e in windows.extent)
+    members = windows.place[
+        (z[:, None, None, None] + ez[:, None, None]),
+        (y[:, None, None, None] + ey[:, None]),
+        (x[:, None, None, None] + ex),
+    ].reshape(len(z), -1)
+    X = np.concatenate([windows.features.T[members] - windows.mean[:, None], np.ones((*members.shape, 1))], axis=2)
+    n, m = len(windows.voxels), windows.size
+    A = csr_array((n, n))
+    for part in np.array_split(np.arange(len(z)), max(1, len(z) // 20_000)):
+        blocks = np.eye(m) - X[part] @ P[part] @ X[part].transpose(0, 2, 1)
+        i, j = np.broadcast_arrays(members[part][:, :, None], members[part][:, None, :])
+        A = A + csr_array((blocks.ravel(), (i.ravel(), j.ravel())), shape=(n, n))
+    return A
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=float, nargs="*", default=[5.0, 10.0, 20.0, 30.0, 40.0], help="diameters in mm")
+    parser.add_argument("--compare-up-to", type=float, default=20.0, help="largest diameter given to pymatting, in mm")
+    parser.add_argument("--nodules", type=int, default=5, help="phantoms, and real crops")
+    parser.add_argument("--solvers", action="store_true", help="compare linear solvers instead")
+    arguments = parser.parse_args()
+    if arguments.solvers:
+        compare_solvers(arguments.sizes)
+        return
+
+    image, trimap, _ = synthetic(4.0, crop=12.0)
+    ours(image, trimap, SPACING, 1)
+    slice_by_slice(image, trimap)
+    print(f"compiled and warmed up: {peak_mib():.0f} MiB")
+    head("nodule mm", "grid", *HEAD, *ERRORS)
+    points = [
+        (diameter, *line(f"{diameter:g}", *synthetic(diameter), compare=diameter <= arguments.compare_up_to))
+        for diameter in arguments.sizes
+    ]
+    fitted = [(unknown, each) for diameter, unknown, each in points if diameter >= 10]
+    if len(fitted) > 1:
+        for base in BASES:
+            logs = np.log([[unknown, each[base]] for unknown, each in fitted])
+            print(f"\nexponent of {base}: {np.polyfit(logs[:, 0], logs[:, 1], 1)[0]:.2f}")
+
+    with tempfile.TemporaryDirectory() as folder:
+        head("phantom", "grid", *HEAD, *ERRORS)
+        for n in nodules(PhantomSource(folder, 2 * arguments.nodules), arguments.nodules):
+            line(n.nodule_id, n.image, n.trimap, n.true_alpha, spacing=n.spacing)
+    data = Path(os.environ.get("RAYMAT_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if (table := data / "lidc-voi" / "cases.csv").is_file():
+        head("real crop", "grid", *HEAD)
+        for n in nodules(CasesSource(str(table)), arguments.nodules):
+            line(n.nodule_id, n.image, n.trimap, None, spacing=n.spacing)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""``python -m raymat``."""
+
+import sys
+
+from raymat.cli import main
+
+sys.exit(main())

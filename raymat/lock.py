@@ -1,0 +1,96 @@
+"""One build at a time on one dataset: a lock in the store that a dead build cannot keep.
+
+The lock is a small file that its holder writes anew every few seconds. A holder on the same host whose process is gone,
+or one that has not written for a while, is dead, and its lock is taken over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+from raymat.nodule import InputError
+from raymat.store import Store
+
+NAME = "build.lock"
+BEAT_S = 20.0
+DEAD_AFTER_S = 120.0
+SETTLE_S = 0.2  # in which two that begin at once have both written
+
+
+@contextlib.contextmanager
+def held(store: Store, session: str) -> Iterator[None]:
+    """With the dataset's lock.
+
+    Parameters
+    ----------
+    store : the dataset
+    session : unique to this build
+
+    Raises
+    ------
+    InputError
+        Another build holds it; the message says which, and when it would be taken for dead.
+    """
+    refuse_if_held(store, session)
+    _write(store, session)
+    time.sleep(SETTLE_S)
+    refuse_if_held(store, session)
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(BEAT_S):
+            # A store that cannot be written stops the build itself at its next commit.
+            with contextlib.suppress(InputError, OSError):
+                _write(store, session)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        with contextlib.suppress(InputError, OSError):
+            store.delete(NAME)
+
+
+def refuse_if_held(store: Store, session: str) -> None:
+    """Raise InputError where a build other than ``session`` holds the lock and may be alive."""
+    if not store.exists(NAME):
+        return
+    try:
+        lock = json.loads(store.read(NAME))
+        holder, host, pid, seen = lock["session"], lock["host"], int(lock["pid"]), float(lock["seen"])
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return  # half a lock is nobody's
+    quiet = time.time() - seen
+    gone = host == socket.gethostname() and not _alive(pid)
+    if holder == session or gone or quiet > DEAD_AFTER_S:
+        return
+    raise InputError(
+        f"{store.root}: another build is at work here (process {pid} on {host}, seen {max(0, quiet):.0f} s ago). Wait "
+        f"until it is done; if it is dead, run this again in {DEAD_AFTER_S - quiet:.0f} s"
+    )
+
+
+def _write(store: Store, session: str) -> None:
+    lock = {"session": session, "host": socket.gethostname(), "pid": os.getpid(), "seen": time.time()}
+    store.write(NAME, json.dumps(lock).encode())
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True

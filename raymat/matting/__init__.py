@@ -1,0 +1,10 @@
+"""The four matting methods of the paper, section 4, in two and three dimensions, and their "+" forms (Eq. 4).
+
+`estimate_alpha` computes one matte, `estimate_all` several of one image with the work they share done once.
+"""
+
+from raymat.matting.calibration import HUWindow
+from raymat.matting.estimate import METHODS, SOLVER_VERSION, estimate_all, estimate_alpha
+from raymat.matting.solve import SolveInfo
+
+__all__ = ["METHODS", "SOLVER_VERSION", "HUWindow", "SolveInfo", "estimate_all", "estimate_alpha"]

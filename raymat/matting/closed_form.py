@@ -1,0 +1,34 @@
+"""CF, closed-form matting: A. Levin, D. Lischinski, Y. Weiss, "A closed-form solution to natural image matting",
+TPAMI 2008; carried to three dimensions in the paper's section 4.1, Eq. 3."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from raymat.matting.windows import Windows, invert
+
+EPSILON = 1e-7  # the value of Levin's own code
+
+
+def projection(windows: Windows, epsilon: float = EPSILON) -> np.ndarray:
+    """P of every window, so that its part of the Laplacian is `delta_ij - x_i^T P x_j` with `x = [f - mu, 1]`.
+
+    Eq. 3: `delta_ij - (1/m) (1 + (f_i - mu)^T (Sigma + (epsilon/m) I)^-1 (f_j - mu))`.
+
+    Parameters
+    ----------
+    windows: Windows
+        w windows of m voxels and c channels, with their biased covariances.
+    epsilon: float
+        Regularisation of the covariance.
+
+    Returns
+    -------
+    float64 array (w, c + 1, c + 1)
+    """
+    m, Sigma = windows.size, windows.covariance
+    count, c, _ = Sigma.shape
+    P = np.zeros((count, c + 1, c + 1))
+    P[:, :c, :c] = invert(Sigma + (epsilon / m) * np.eye(c)) / m
+    P[:, c, c] = 1 / m
+    return P

@@ -1,0 +1,23 @@
+"""The one way in which this package compiles its inner loops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile `function` with Numba: one thread, IEEE arithmetic in the written order, machine code kept on disk.
+
+    No fastmath and no parallel loops: the same input gives the same bits, whatever the number of workers. Numba keeps
+    the machine code beside the source or, where that folder is read-only, in the user's cache; where neither can be
+    written (a container without a home), it is compiled anew in every process.
+    """
+    try:
+        return njit(cache=True, nogil=True)(function)
+    except RuntimeError as error:
+        if "cannot cache" not in str(error):
+            raise
+        return njit(nogil=True)(function)

@@ -1,0 +1,356 @@
+"""From an image and a trimap to mattes: checks, region of interest, systems, solutions."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from raymat.matting import closed_form, information_flow, knn, learning_based
+from raymat.matting.calibration import HUWindow
+from raymat.matting.neighbors import Voxels
+from raymat.matting.solve import Solution, SolveInfo, System, solve
+from raymat.matting.windows import WindowLaplacian, Windows, windows_around
+
+METHODS = ("cf", "knn", "lb", "if", "cf+", "knn+", "lb+", "if+")
+
+SOLVER_VERSION = "2"  # part of a build's keys: raised by every change that moves an alpha
+
+BACKGROUND, UNKNOWN, FOREGROUND = 0, 128, 255
+
+PARAMETERS = {
+    "cf": ("epsilon",),
+    "lb": ("epsilon",),
+    "knn": ("neighbors", "spatial_weights", "kernel"),
+    "if": ("known_to_unknown", "regularization", "epsilon"),
+}
+
+
+def estimate_alpha(
+    image: np.ndarray,
+    trimap: np.ndarray,
+    method: str,
+    *,
+    spacing: Sequence[float] | None = None,
+    intensity_range: Sequence[float] | Sequence[Sequence[float]] = (-1000.0, 400.0),
+    calibration: HUWindow | None = HUWindow(-600.0, 1500.0),  # noqa: B008 - frozen
+    constraint_weight: float = 100.0,
+    roi_margin: float | None = 8.0,
+    channel_axis: int | None = None,
+    **method_parameters: Any,
+) -> tuple[np.ndarray, SolveInfo]:
+    """Alpha matte of one image by one method (paper, section 4).
+
+    Parameters
+    ----------
+    image: array (z, y, x) or (y, x), with one more axis where `channel_axis` is given
+        Intensities in HU, or in any unit that `intensity_range` and `calibration` speak of. Finite.
+    trimap: array (z, y, x) or (y, x)
+        0 background, 128 unknown, 255 foreground.
+    method: str
+        One of `METHODS`. The names with "+" calibrate the foreground (Eq. 4).
+    spacing: sequence of float
+        Voxel size in mm along each spatial axis, in the image's axis order; 1 mm by default.
+    intensity_range: (low, high), or one such pair a channel
+        Intensities are clipped to it and scaled to [0, 1].
+    calibration: HUWindow
+        For the "+" methods. It reads the raw intensities, of the first channel where there are several: put the
+        channel in HU first. Without CT give the window in the unit of that channel.
+    constraint_weight: float
+        lambda in Eq. 2 and 3, above 0.
+    roi_margin: float or None
+        The system is built on the box around all voxels that are not background, grown by this many mm and by at least
+        two voxels, the reach of a window beyond an unknown voxel: so CF and LB do not depend on it. None takes the
+        whole grid. KNN and IF look for neighbours inside the box; their distances are always relative to the longest
+        side of the whole grid.
+    channel_axis: int or None
+        The axis of the channels; None for an image of one channel without such an axis.
+    **method_parameters
+        cf and lb: `epsilon`. knn: `neighbors`, `spatial_weights`, `kernel` ("soft" or "binary"). if:
+        `known_to_unknown`, `regularization`, `epsilon`.
+
+    Returns
+    -------
+    alpha: float32 array of the image's spatial shape, in [0, 1]
+        S on known voxels, the solution on unknown ones.
+    info: SolveInfo
+        A solve that did not converge returns its alpha too, with `converged` False.
+
+    Raises
+    ------
+    ValueError
+        An argument that is wrong, by name, or a trimap with unknown voxels but no foreground or no background.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.linspace(-1000.0, 400.0, 8)[None, None, :] * np.ones((6, 7, 1))
+    >>> trimap = np.full(image.shape, 128, dtype=np.uint8)
+    >>> trimap[..., 0], trimap[..., -1] = 0, 255
+    >>> alpha, info = estimate_alpha(image, trimap, "cf", spacing=(0.5, 0.5, 0.5))
+    >>> bool(info.converged), float(alpha[3, 3, 3].round(3))
+    (True, 0.429)
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown matting method {method!r}: choose one of {', '.join(METHODS)}")
+    return estimate_all(
+        image,
+        trimap,
+        (method,),
+        spacing=spacing,
+        intensity_range=intensity_range,
+        calibration=calibration,
+        constraint_weight=constraint_weight,
+        roi_margin=roi_margin,
+        channel_axis=channel_axis,
+        parameters={method.removesuffix("+"): method_parameters},
+    )[method]
+
+
+def estimate_all(
+    image: np.ndarray,
+    trimap: np.ndarray,
+    methods: Iterable[str] = METHODS,
+    *,
+    spacing: Sequence[float] | None = None,
+    intensity_range: Sequence[float] | Sequence[Sequence[float]] = (-1000.0, 400.0),
+    calibration: HUWindow | None = HUWindow(-600.0, 1500.0),  # noqa: B008 - frozen
+    constraint_weight: float = 100.0,
+    roi_margin: float | None = 8.0,
+    channel_axis: int | None = None,
+    parameters: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, tuple[np.ndarray, SolveInfo]]:
+    """Alpha mattes of one image by several methods; a method and its "+" share everything but S.
+
+    Parameters
+    ----------
+    image, trimap, spacing, intensity_range, calibration, constraint_weight, roi_margin, channel_axis
+        As in `estimate_alpha`, which returns the same bits for any one of the methods.
+    methods: names out of `METHODS`.
+    parameters: method parameters by the name without "+", such as `{"cf": {"epsilon": 1e-6}}`.
+
+    Returns
+    -------
+    dict of name: (alpha, info), in the order of `methods`.
+
+    Raises
+    ------
+    ValueError
+        As `estimate_alpha`.
+    """
+    methods = _checked_methods(methods)
+    parameters = _checked_parameters(parameters or {})
+    image, trimap, axes = _checked_arrays(image, trimap, channel_axis)
+    spacing = _checked_spacing(spacing, axes)
+    ranges = _checked_ranges(intensity_range, image.shape[3])
+    if not (_is_number(constraint_weight) and 0 < constraint_weight < math.inf):
+        raise ValueError(f"constraint_weight must be a finite number above 0, not {constraint_weight!r}")
+    if roi_margin is not None and not (_is_number(roi_margin) and 0 <= roi_margin < math.inf):
+        raise ValueError(f"roi_margin must be a distance of 0 mm or more, or None, not {roi_margin!r}")
+    if any(m.endswith("+") for m in methods) and not isinstance(calibration, HUWindow):
+        raise ValueError(f"the methods with + need calibration=HUWindow(level, width), not {calibration!r}")
+
+    S = (trimap == FOREGROUND).astype(np.float64)
+    S_plus = S.copy()
+    if isinstance(calibration, HUWindow):
+        S_plus[trimap == FOREGROUND] = calibration.alpha(image[trimap == FOREGROUND][:, 0])
+    constraint = {name: S_plus if name.endswith("+") else S for name in methods}
+    unknowns = int(np.count_nonzero(trimap == UNKNOWN))
+    spatial_shape = trimap.shape[3 - axes :]
+    if unknowns == 0:
+        nothing = SolveInfo(0, 0.0, True, 0.0, 0, "none")
+        return {name: (constraint[name].astype(np.float32).reshape(spatial_shape), nothing) for name in methods}
+    for value, label in ((FOREGROUND, "foreground (255)"), (BACKGROUND, "background (0)")):
+        if not (trimap == value).any():
+            raise ValueError(f"the trimap has unknown voxels but no {label}: there is nothing to tell them apart by")
+
+    began = time.perf_counter()
+    box = _region_of_interest(trimap, spacing, roi_margin)
+    # Distances in KNN and IF are relative to the longest side of the whole grid, so that they do not change with the
+    # region of interest. An axis that a 2D image lacks has no length.
+    longest = float(((np.array(trimap.shape) - 1) * spacing).max())
+    scaled = np.empty(image[box].shape)
+    for a, (low, high) in enumerate(ranges):
+        scaled[..., a] = (np.clip(image[box][..., a], low, high) - low) / (high - low)
+    region = _Region(scaled, trimap[box], spacing / longest)
+    shared = (time.perf_counter() - began) / len(methods)
+
+    mattes: dict[str, tuple[np.ndarray, Solution, str]] = {}
+    seconds: dict[str, float] = {}
+    for base in PARAMETERS:
+        pair = [name for name in methods if name.removesuffix("+") == base]
+        if not pair:
+            continue
+        began = time.perf_counter()
+        system = region.system(base, constraint_weight, parameters.get(base, {}))
+        known = region.trimap.ravel()[system.variables] != UNKNOWN
+        held = [constraint[name][box].ravel()[system.variables] for name in pair]
+        solutions = solve(system, known, held, constraint_weight)
+        unknown = system.variables[~known]
+        for name, solution in zip(pair, solutions, strict=True):
+            alpha = constraint[name].astype(np.float32)
+            matte = alpha[box].ravel()
+            matte[unknown] = np.clip(solution.a[~known], 0.0, 1.0)
+            alpha[box] = matte.reshape(region.trimap.shape)
+            mattes[name] = alpha.reshape(spatial_shape), solution, system.solver
+        seconds |= dict.fromkeys(pair, shared + (time.perf_counter() - began) / len(pair))
+
+    return {
+        name: (alpha, SolveInfo(a.iterations, a.residual, a.converged, seconds[name], unknowns, solver))
+        for name, (alpha, a, solver) in ((name, mattes[name]) for name in methods)
+    }
+
+
+@dataclass(frozen=True)
+class _Region:
+    """The region of interest: scaled features (z, y, x, c), its trimap, and the relative distance of voxels."""
+
+    features: np.ndarray
+    trimap: np.ndarray
+    step: np.ndarray
+
+    @cached_property
+    def voxels(self) -> Voxels:
+        return Voxels(self.features)
+
+    @cached_property
+    def windows(self) -> Windows:
+        return windows_around(self.features, self.trimap == UNKNOWN)
+
+    def system(self, base: str, constraint_weight: float, parameters: Mapping[str, Any]) -> System:
+        """The system of a pair: everything but its right-hand sides."""
+        if base in ("cf", "lb"):
+            build: Callable[..., np.ndarray] = closed_form.projection if base == "cf" else learning_based.projection
+            L = WindowLaplacian(self.windows, build(self.windows, **parameters))
+            return System(self.windows.voxels, L, L.diagonal)
+        if base == "knn":
+            # A smaller lambda lets more through known voxels.
+            rings = 1 if constraint_weight >= 100 else 2
+            return knn.system(self.voxels, self.step, self.trimap == UNKNOWN, rings=rings, **parameters)
+        return information_flow.system(
+            self.voxels,
+            self.step,
+            self.trimap == UNKNOWN,
+            self.trimap == FOREGROUND,
+            self.trimap == BACKGROUND,
+            self.windows,
+            **parameters,
+        )
+
+
+def _region_of_interest(trimap: np.ndarray, spacing: np.ndarray, margin: float | None) -> tuple[slice, slice, slice]:
+    """Box around all voxels that are not background, grown by `margin` mm and at least two voxels."""
+    box = []
+    for axis in range(3):
+        n = trimap.shape[axis]
+        if margin is None:
+            box.append(slice(0, n))
+            continue
+        inside = np.flatnonzero((trimap != BACKGROUND).any(axis=tuple(b for b in range(3) if b != axis)))
+        grow = n if spacing[axis] == 0 else min(n, max(2, math.ceil(margin / spacing[axis])))
+        box.append(slice(max(0, int(inside[0]) - grow), min(n, int(inside[-1]) + 1 + grow)))
+    return tuple(box)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def _checked_methods(methods: Iterable[str]) -> tuple[str, ...]:
+    names = (methods,) if isinstance(methods, str) else tuple(methods)
+    if not names:
+        raise ValueError(f"no matting method asked for: choose from {', '.join(METHODS)}")
+    for name in names:
+        if name not in METHODS:
+            raise ValueError(f"unknown matting method {name!r}: choose from {', '.join(METHODS)}")
+    return tuple(dict.fromkeys(names))
+
+
+def _checked_parameters(parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    checked = {}
+    for base, given in parameters.items():
+        if base not in PARAMETERS:
+            raise ValueError(f"parameters are given by method name without +, one of {', '.join(PARAMETERS)}: {base!r}")
+        for name, value in given.items():
+            if name not in PARAMETERS[base]:
+                raise ValueError(f"{base} has no parameter {name!r}: it takes {', '.join(PARAMETERS[base])}")
+            if name in ("epsilon", "regularization") and not (_is_number(value) and 0 < value < math.inf):
+                raise ValueError(f"{base}: {name} must be a finite number above 0, not {value!r}")
+            if name == "kernel" and value not in ("soft", "binary"):
+                raise ValueError(f"{base}: kernel must be 'soft' or 'binary', not {value!r}")
+            if name == "known_to_unknown" and not isinstance(value, (bool, np.bool_)):
+                raise ValueError(f"{base}: known_to_unknown must be True or False, not {value!r}")
+        if base == "knn":
+            ks = given.get("neighbors", knn.NEIGHBORS)
+            ws = given.get("spatial_weights", knn.SPATIAL_WEIGHTS)
+            if not (isinstance(ks, Sequence) and isinstance(ws, Sequence) and len(ks) == len(ws) > 0):
+                raise ValueError(f"knn: neighbors and spatial_weights need an entry a pass each, not {ks!r} and {ws!r}")
+            if not all(isinstance(k, (int, np.integer)) and not isinstance(k, bool) and k > 0 for k in ks):
+                raise ValueError(f"knn: neighbors must be whole numbers above 0, not {ks!r}")
+            if not all(_is_number(w) and 0 < w < math.inf for w in ws):
+                raise ValueError(f"knn: spatial_weights must be finite and above 0, not {ws!r}")
+        checked[base] = dict(given)
+    return checked
+
+
+def _checked_arrays(
+    image: np.ndarray, trimap: np.ndarray, channel_axis: int | None
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Image as float64 (z, y, x, c), trimap as (z, y, x), and the number of spatial axes given."""
+    image, trimap = np.asarray(image), np.asarray(trimap)
+    if not (np.issubdtype(image.dtype, np.integer) or np.issubdtype(image.dtype, np.floating)):
+        raise ValueError(f"the image must hold real numbers, not {image.dtype}")
+    if channel_axis is None:
+        image = image[..., None]
+    else:
+        if not (isinstance(channel_axis, (int, np.integer)) and -image.ndim <= channel_axis < image.ndim):
+            raise ValueError(f"channel_axis {channel_axis!r} is no axis of an image of shape {image.shape}")
+        image = np.moveaxis(image, channel_axis, -1)
+    axes = image.ndim - 1
+    if axes not in (2, 3):
+        raise ValueError(
+            f"the image must have 2 or 3 spatial axes, not {axes} with channel_axis={channel_axis}: {image.shape[:-1]}"
+        )
+    if trimap.shape != image.shape[:-1]:
+        raise ValueError(f"image and trimap differ in spatial shape: {image.shape[:-1]} and {trimap.shape}")
+    if trimap.size == 0 or image.size == 0:
+        raise ValueError(f"the image is empty: shape {image.shape}")
+    image = image.astype(np.float64)
+    if not np.isfinite(image).all():
+        bad = int(np.count_nonzero(~np.isfinite(image)))
+        raise ValueError(f"the image holds {bad} NaN or infinite values: fill them first, in CT with air (-1024)")
+    stray = ~np.isin(trimap, (BACKGROUND, UNKNOWN, FOREGROUND))
+    if stray.any():
+        some = ", ".join(str(v) for v in np.unique(trimap[stray])[:5])
+        raise ValueError(f"the trimap holds {some}: only 0 (background), 128 (unknown) and 255 (foreground) may occur")
+    if axes == 2:
+        image, trimap = image[None], trimap[None]
+    return image, trimap, axes
+
+
+def _checked_spacing(spacing: Sequence[float] | None, axes: int) -> np.ndarray:
+    """Spacing along z, y, x in mm, 0 along the axis that a 2D image lacks."""
+    values = np.ones(axes) if spacing is None else np.asarray(spacing, dtype=np.float64)
+    if values.shape != (axes,) or not np.isfinite(values).all() or (values <= 0).any():
+        raise ValueError(f"spacing must be {axes} lengths in mm above 0, one a spatial axis, not {spacing!r}")
+    return np.concatenate([np.zeros(3 - axes), values])
+
+
+def _checked_ranges(intensity_range: Any, channels: int) -> np.ndarray:
+    """One (low, high) a channel."""
+    try:
+        ranges = np.asarray(intensity_range, dtype=np.float64)
+    except (TypeError, ValueError):
+        ranges = np.empty(0)
+    if ranges.shape == (2,):
+        ranges = np.tile(ranges, (channels, 1))
+    if ranges.shape != (channels, 2) or not np.isfinite(ranges).all() or (ranges[:, 0] >= ranges[:, 1]).any():
+        raise ValueError(
+            f"intensity_range must be (low, high) with low < high, or {channels} such pairs, not {intensity_range!r}"
+        )
+    return ranges

@@ -1,0 +1,356 @@
+"""The linear systems: the matting Laplacians as operators, and conjugate gradients for
+`(L + lambda D) a = lambda D S` (paper, Eq. 2 and 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from raymat.matting.compiled import compiled
+
+# The relative residual at which a solve ends: |b - A a| / |b|, rows divided by their diagonal entries. That is what a
+# voxel is off by, the same for any lambda. Closed-form systems need more of it than well-conditioned graphs.
+TOLERANCE = 5e-7
+MAX_ITERATIONS = 5000
+
+
+@dataclass(frozen=True)
+class SolveInfo:
+    """How the solution of one matte went.
+
+    Attributes
+    ----------
+    iterations: conjugate-gradient steps.
+    residual: |b - A a| / |b|, rows divided by their diagonal entries, computed anew from the returned solution.
+    converged: whether the residual came below the tolerance. False is a fact for quality control, not an error.
+    seconds: time spent on this matte; work shared by several mattes is counted in equal parts.
+    unknowns: voxels marked unknown in the trimap.
+    solver: the solver and preconditioner; "none" where nothing was unknown.
+    """
+
+    iterations: int
+    residual: float
+    converged: bool
+    seconds: float
+    unknowns: int
+    solver: str
+
+
+@dataclass(frozen=True)
+class System:
+    """A matting energy `a^T L a - 2 a^T pull` over the voxels that it couples.
+
+    Attributes
+    ----------
+    variables: (n,) flat indices of those voxels in the region of interest. Every other known voxel stands
+        alone and keeps its S.
+    laplacian: p -> L p for each row of p, (k, n).
+    diagonal: (n,) diagonal of L.
+    pull: (n,) what the data terms add to the right-hand side, or None.
+    symmetric: whether L is. Conjugate gradients need it, stabilised biconjugate gradients do not.
+    tolerance: the relative residual at which a solve ends.
+    """
+
+    variables: np.ndarray
+    laplacian: Callable[[np.ndarray], np.ndarray]
+    diagonal: np.ndarray
+    pull: np.ndarray | None = None
+    symmetric: bool = True
+    tolerance: float = TOLERANCE
+
+    @property
+    def solver(self) -> str:
+        """The method by which the system is solved, and its preconditioner."""
+        return "cg, jacobi" if self.symmetric else "bicgstab, jacobi"
+
+
+class GraphLaplacian:
+    """`L = diag(W 1) - W`, `W = (W + W^T) / 2`, from the directed edges i -> j of a neighbourhood graph.
+
+    Parameters
+    ----------
+    i, j: (e,) ends of the edges, in 0 .. n - 1. An edge may occur more than once; weights add up.
+    weight: (e,) weights, not negative.
+    n: number of vertices.
+
+    Attributes
+    ----------
+    start, column, weight: W in compressed sparse rows.
+    diagonal: (n,) row sums of W.
+    """
+
+    def __init__(self, i: np.ndarray, j: np.ndarray, weight: np.ndarray, n: int) -> None:
+        self.start, self.column, self.weight, self.diagonal = _both_ways(i, j, weight, n)
+
+    def __call__(self, p: np.ndarray) -> np.ndarray:
+        """L p for each row of p, (k, n)."""
+        return _graph_apply(p, self.start, self.column, self.weight, self.diagonal)
+
+
+@compiled
+def _both_ways(i, j, weight, n):
+    """Compressed rows of (W + W^T) / 2, columns ascending, and its row sums.
+
+    Weights are kept in single precision, which halves what a product reads; both directions hold the same number, and
+    the row sums are those of what is kept.
+    """
+    start = np.zeros(n + 1, dtype=np.int64)
+    for e in range(len(i)):
+        start[i[e] + 1] += 1
+        start[j[e] + 1] += 1
+    for v in range(n):
+        start[v + 1] += start[v]
+    place = start[:-1].copy()
+    unsorted = np.empty(2 * len(i), dtype=np.uint32)
+    half = np.empty(2 * len(i), dtype=np.float32)
+    degree = np.zeros(n)
+    for e in range(len(i)):
+        a, b, w = i[e], j[e], np.float32(0.5 * weight[e])
+        unsorted[place[a]], half[place[a]] = b, w
+        place[a] += 1
+        unsorted[place[b]], half[place[b]] = a, w
+        place[b] += 1
+    # A symmetric matrix is its own transpose, and transposing sorts the rows. What occurs twice is merged on the way.
+    column = np.empty(2 * len(i), dtype=np.uint32)
+    value = np.empty(2 * len(i), dtype=np.float32)
+    place = start[:-1].copy()
+    for v in range(n):
+        for e in range(start[v], start[v + 1]):
+            a = unsorted[e]
+            last = place[a] - 1
+            if last >= start[a] and column[last] == v:
+                value[last] += half[e]
+            else:
+                column[place[a]], value[place[a]] = v, half[e]
+                place[a] += 1
+    merged = np.zeros(n + 1, dtype=np.int64)
+    for v in range(n):
+        length = place[v] - start[v]
+        merged[v + 1] = merged[v] + length
+        for s in range(length):
+            column[merged[v] + s], value[merged[v] + s] = column[start[v] + s], value[start[v] + s]
+            degree[v] += value[merged[v] + s]
+    return merged, column[: merged[n]].copy(), value[: merged[n]].copy(), degree
+
+
+@compiled
+def _graph_apply(p, start, column, weight, degree):
+    y = np.empty_like(p)
+    k, n = p.shape
+    if k == 2:  # a method and its "+": one walk over the edges serves both
+        both = np.empty((n, 2))
+        for v in range(n):
+            both[v, 0], both[v, 1] = p[0, v], p[1, v]
+        for v in range(n):
+            one, two = degree[v] * both[v, 0], degree[v] * both[v, 1]
+            for e in range(start[v], start[v + 1]):
+                j, w = column[e], weight[e]
+                one -= w * both[j, 0]
+                two -= w * both[j, 1]
+            y[0, v], y[1, v] = one, two
+        return y
+    for q in range(k):
+        for v in range(n):
+            one = degree[v] * p[q, v]
+            for e in range(start[v], start[v + 1]):
+                one -= weight[e] * p[q, column[e]]
+            y[q, v] = one
+    return y
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solver returns: a (n,), its steps, the relative residual of a, and whether that is small enough."""
+
+    a: np.ndarray
+    iterations: int
+    residual: float
+    converged: bool
+
+
+def solve(system: System, known: np.ndarray, S: Sequence[np.ndarray], constraint_weight: float) -> list[Solution]:
+    """Solve `(L + lambda D) a = lambda D S + pull` by a Krylov method with the diagonal as preconditioner.
+
+    Several S are solved side by side: every product with L serves all of them. Each takes the steps it would take
+    alone, to the bit.
+
+    Parameters
+    ----------
+    system: System over n variables.
+    known: bool array (n,), D.
+    S: float64 arrays (n,), alpha of the known voxels, one for each solution.
+    constraint_weight: lambda.
+
+    Returns
+    -------
+    list of Solution, not clipped.
+    """
+    penalty = constraint_weight * known
+    diagonal = system.diagonal + penalty
+    # A voxel that nothing ties (edges of weight 0, say) has an empty row: it keeps its start.
+    inverse = np.where(diagonal > 0, 1.0 / np.where(diagonal > 0, diagonal, 1.0), 0.0)
+
+    solver = conjugate_gradients if system.symmetric else stabilised_biconjugate_gradients
+    running = {}
+    for which, s in enumerate(S):
+        b = penalty * s if system.pull is None else penalty * s + system.pull
+        running[which] = solver(b, np.where(known, s, 0.5), inverse, system.tolerance, MAX_ITERATIONS)
+    asked = {which: next(steps) for which, steps in running.items()}
+    solutions: dict[int, Solution] = {}
+    while asked:
+        p = np.stack(list(asked.values()))
+        Ap = system.laplacian(p)
+        following = {}
+        for which, p_q, Ap_q in zip(asked, p, Ap, strict=True):
+            _add_product(Ap_q, penalty, p_q)
+            try:
+                following[which] = running[which].send(Ap_q)
+            except StopIteration as end:
+                solutions[which] = end.value
+        asked = following
+    return [solutions[which] for which in range(len(S))]
+
+
+Steps = Generator[np.ndarray, np.ndarray, Solution]
+
+
+def conjugate_gradients(
+    b: np.ndarray, x: np.ndarray, inverse_diagonal: np.ndarray, tolerance: float, max_iterations: int
+) -> Steps:
+    """Preconditioned conjugate gradients (Y. Saad, "Iterative methods for sparse linear systems", 2003, algorithm 9.1).
+
+    A generator: it yields vectors p, takes A p in return, and ends with the solution. So whoever holds A can serve
+    several right-hand sides with one product.
+
+    Parameters
+    ----------
+    b, x: (n,) right-hand side and start; x is overwritten.
+    inverse_diagonal: (n,) Jacobi preconditioner of A, which is symmetric and positive (semi)definite.
+    tolerance: of |b - A x| / |b|, rows divided by their diagonal entries.
+    max_iterations: bound on the steps.
+    """
+    scale = _norm(b, inverse_diagonal)
+    if scale == 0.0:
+        yield x
+        return Solution(np.zeros_like(x), 0, 0.0, True)
+    iterations = 0
+    residual = np.inf
+    while True:
+        r = b - (yield x)
+        last, residual = residual, _norm(r, inverse_diagonal) / scale
+        # Where rounding has parted the running r from b - A x, start anew from x while that helps.
+        if residual <= tolerance or iterations >= max_iterations or not residual < 0.5 * last:
+            return Solution(x, iterations, float(residual), bool(residual <= tolerance))
+        p = inverse_diagonal * r
+        rz = _dot(r, p)
+        while iterations < max_iterations:
+            Ap = yield p
+            pAp = _dot(p, Ap)
+            if not pAp > 0.0:  # no step along p lowers the energy
+                break
+            zz, rz_new = _step(rz / pAp, x, r, p, Ap, inverse_diagonal)
+            iterations += 1
+            if np.sqrt(zz) <= 0.99 * tolerance * scale:
+                break
+            _turn(rz_new / rz, p, r, inverse_diagonal)
+            rz = rz_new
+
+
+def stabilised_biconjugate_gradients(
+    b: np.ndarray, x: np.ndarray, inverse_diagonal: np.ndarray, tolerance: float, max_iterations: int
+) -> Steps:
+    """BiCGSTAB (H. A. van der Vorst, 1992; Y. Saad, "Iterative methods for sparse linear systems", algorithm 7.7),
+    preconditioned from the right, for matrices that are not quite symmetric. Two products a step.
+
+    A generator with the parameters of `conjugate_gradients`.
+    """
+    scale = _norm(b, inverse_diagonal)
+    if scale == 0.0:
+        yield x
+        return Solution(np.zeros_like(x), 0, 0.0, True)
+    iterations = 0
+    residual = np.inf
+    while True:
+        r = b - (yield x)
+        last, residual = residual, _norm(r, inverse_diagonal) / scale
+        # A breakdown, or rounding that has parted r from b - A x, is met with a new start from x while that helps.
+        if residual <= tolerance or iterations >= max_iterations or not residual < 0.5 * last:
+            return Solution(x, iterations, float(residual), bool(residual <= tolerance))
+        shadow, p = r.copy(), r.copy()
+        rho = _dot(shadow, r)
+        while iterations < max_iterations:
+            p_hat = inverse_diagonal * p
+            v = yield p_hat
+            turned = _dot(shadow, v)
+            if turned == 0.0:
+                break
+            alpha = rho / turned
+            s = r - alpha * v
+            s_hat = inverse_diagonal * s
+            t = yield s_hat
+            tt = _dot(t, t)
+            omega = _dot(t, s) / tt if tt > 0.0 else 0.0
+            x += alpha * p_hat + omega * s_hat
+            r = s - omega * t
+            iterations += 1
+            rho_new = _dot(shadow, r)
+            if _norm(r, inverse_diagonal) <= 0.9 * tolerance * scale or rho_new == 0.0 or omega == 0.0:
+                break
+            p = r + (rho_new / rho) * (alpha / omega) * (p - omega * v)
+            rho = rho_new
+
+
+# Sums in eight interleaved parts: fast without fastmath, in the same order on every machine and for any number of
+# threads, which a BLAS does not promise.
+@compiled
+def _dot(a, b):
+    part = np.zeros(8)
+    whole = len(a) - len(a) % 8
+    for i in range(0, whole, 8):
+        for s in range(8):
+            part[s] += a[i + s] * b[i + s]
+    for i in range(whole, len(a)):
+        part[0] += a[i] * b[i]
+    return ((part[0] + part[1]) + (part[2] + part[3])) + ((part[4] + part[5]) + (part[6] + part[7]))
+
+
+def _norm(r, inverse_diagonal):
+    z = inverse_diagonal * r
+    return np.sqrt(_dot(z, z))
+
+
+@compiled
+def _step(length, x, r, p, Ap, inverse_diagonal):
+    for i in range(len(x)):
+        x[i] += length * p[i]
+        r[i] -= length * Ap[i]
+    zz = np.zeros(8)
+    rz = np.zeros(8)
+    whole = len(r) - len(r) % 8
+    for i in range(0, whole, 8):
+        for s in range(8):
+            z = inverse_diagonal[i + s] * r[i + s]
+            zz[s] += z * z
+            rz[s] += z * r[i + s]
+    for i in range(whole, len(r)):
+        z = inverse_diagonal[i] * r[i]
+        zz[0] += z * z
+        rz[0] += z * r[i]
+    return (
+        ((zz[0] + zz[1]) + (zz[2] + zz[3])) + ((zz[4] + zz[5]) + (zz[6] + zz[7])),
+        ((rz[0] + rz[1]) + (rz[2] + rz[3])) + ((rz[4] + rz[5]) + (rz[6] + rz[7])),
+    )
+
+
+@compiled
+def _turn(beta, p, r, inverse_diagonal):
+    for i in range(len(p)):
+        p[i] = inverse_diagonal[i] * r[i] + beta * p[i]
+
+
+@compiled
+def _add_product(y, a, b):
+    for i in range(len(y)):
+        y[i] += a[i] * b[i]

@@ -1,0 +1,276 @@
+"""The record that every room speaks: one nodule, from its crop to its chosen matte.
+
+Arrays are (z, y, x); in the Arrow form an array is a struct of raw bytes (C order, little endian), shape and dtype, so
+that plain pyarrow, pandas or DuckDB can open it without raymat:
+``np.frombuffer(a["data"], a["dtype"]).reshape(a["shape"])``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+ACCEPTED, REJECTED, EXCLUDED, FAILED = OUTCOMES = ("accepted", "rejected", "excluded", "failed")
+
+
+class InputError(ValueError):
+    """Input that cannot be used as it is; the message names the file or nodule, what is wrong and what to do."""
+
+
+class NoduleExcluded(Exception):
+    """The nodule is sound but the rules leave it out (too few readers, say); the message is the reason."""
+
+
+@dataclass
+class Matte:
+    """One candidate: a method's alpha, how its solve went, and its scores.
+
+    Attributes
+    ----------
+    method : one of ``raymat.matting.METHODS``
+    alpha : float32 (z, y, x), 0 to 1
+    iterations, residual, converged, seconds, unknowns, solver : as in ``raymat.matting.SolveInfo``
+    scores : name of a quality term to its value, 0 (bad) to 1 (good)
+    score : the combined score, 0 to 1; NaN before quality control
+    """
+
+    method: str
+    alpha: np.ndarray
+    iterations: int = 0
+    residual: float = 0.0
+    converged: bool = True
+    seconds: float = 0.0
+    unknowns: int = 0
+    solver: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
+    score: float = float("nan")
+
+
+@dataclass
+class Nodule:
+    """A nodule on its way from the source to the dataset.
+
+    A source fills in the first part on the scanner's grid; ``raymat.prepare`` brings it to the working grid and adds
+    the trimap; the solvers add ``candidates``, quality control ``method``; the build gives it its one ``outcome``.
+
+    Attributes
+    ----------
+    nodule_id, patient_id : str
+    source : str
+        "lidc", "cases" or "phantoms".
+    image : float32 (z, y, x), HU
+    spacing : (z, y, x) mm
+    origin : (z, y, x) mm, patient coordinates (LPS) of the centre of voxel [0, 0, 0]
+    direction : 3 x 3, (z, y, x) rows and columns
+    readers : list of uint8 (z, y, x), 1 inside
+    trimap : uint8 (z, y, x), 0 background, 128 unknown, 255 foreground; None before it is made
+    true_alpha : float32 (z, y, x), phantoms only
+    metadata : dict
+        What the source knows beyond the images (series UID, annotation ids, ratings, further columns of a case table).
+    notes : list of str
+        What a user should know about this nodule ("more than four marks", "padded with air").
+    candidates : list of Matte
+    method : str or None
+        The chosen candidate.
+    outcome : one of ``OUTCOMES``; stage, reason : where and why it was rejected, excluded or failed
+    """
+
+    nodule_id: str
+    patient_id: str
+    source: str
+    image: np.ndarray | None = None
+    spacing: tuple[float, float, float] | None = None
+    origin: tuple[float, float, float] | None = None
+    direction: np.ndarray | None = None
+    readers: list[np.ndarray] = field(default_factory=list)
+    trimap: np.ndarray | None = None
+    true_alpha: np.ndarray | None = None
+    metadata: dict = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    candidates: list[Matte] = field(default_factory=list)
+    method: str | None = None
+    outcome: str | None = None
+    stage: str | None = None
+    reason: str | None = None
+    key: str = ""
+
+    @property
+    def mattes(self) -> dict[str, np.ndarray]:
+        """Method to alpha, float32 (z, y, x)."""
+        return {matte.method: matte.alpha for matte in self.candidates}
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Method to combined quality score."""
+        return {matte.method: matte.score for matte in self.candidates}
+
+    @property
+    def alpha(self) -> np.ndarray | None:
+        """The chosen matte, float32 (z, y, x); None where none was chosen."""
+        return self.mattes.get(self.method) if self.method else None
+
+
+ARRAY = pa.struct([("data", pa.large_binary()), ("shape", pa.list_(pa.int32())), ("dtype", pa.string())])
+MATTE = pa.struct(
+    [
+        ("method", pa.string()),
+        ("alpha", ARRAY),
+        ("iterations", pa.int32()),
+        ("residual", pa.float64()),
+        ("converged", pa.bool_()),
+        ("seconds", pa.float64()),
+        ("unknowns", pa.int64()),
+        ("solver", pa.string()),
+        ("scores", pa.map_(pa.string(), pa.float64())),
+        ("score", pa.float64()),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        ("nodule_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("source", pa.string()),
+        ("key", pa.string()),
+        ("outcome", pa.string()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("method", pa.string()),
+        ("spacing", pa.list_(pa.float64())),
+        ("origin", pa.list_(pa.float64())),
+        ("direction", pa.list_(pa.float64())),
+        ("metadata", pa.string()),
+        ("notes", pa.list_(pa.string())),
+        ("image", ARRAY),
+        ("readers", pa.list_(ARRAY)),
+        ("trimap", ARRAY),
+        ("true_alpha", ARRAY),
+        ("mattes", pa.list_(MATTE)),
+    ]
+)
+
+
+def array_to_struct(array: np.ndarray | None) -> dict | None:
+    """An array as the Arrow struct of bytes, shape and dtype."""
+    if array is None:
+        return None
+    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    # Bytes, no memoryview: pyarrow 25 never lets go of a memoryview that it has taken a value from.
+    return {"data": array.tobytes(), "shape": list(array.shape), "dtype": array.dtype.str}
+
+
+def struct_to_array(value: pa.StructScalar, copy: bool = True) -> np.ndarray | None:
+    """The inverse of ``array_to_struct``; without ``copy`` a read-only view of Arrow's memory.
+
+    Raises
+    ------
+    InputError
+        Bytes, shape and dtype disagree, or the dtype is no plain number.
+    """
+    if not value.is_valid:
+        return None
+    try:
+        dtype = np.dtype(value["dtype"].as_py())
+        if dtype.kind not in "iufb":
+            raise ValueError(f"dtype {dtype} is refused")
+        array = np.frombuffer(value["data"].as_buffer(), dtype).reshape(value["shape"].as_py())
+    except (TypeError, ValueError) as error:
+        raise InputError(f"an array of the record is damaged ({error})") from error
+    return array.copy() if copy else array
+
+
+def to_row(nodule: Nodule, packed: bool = False) -> dict:
+    """The nodule as a row of ``SCHEMA``; its mattes ``packed`` as in ``to_table``."""
+    box = matte_box(nodule.trimap) if packed and nodule.candidates else ...
+    return {
+        "nodule_id": nodule.nodule_id,
+        "patient_id": nodule.patient_id,
+        "source": nodule.source,
+        "key": nodule.key,
+        "outcome": nodule.outcome,
+        "stage": nodule.stage,
+        "reason": nodule.reason,
+        "method": nodule.method,
+        "spacing": None if nodule.spacing is None else [float(v) for v in nodule.spacing],
+        "origin": None if nodule.origin is None else [float(v) for v in nodule.origin],
+        "direction": None if nodule.direction is None else np.asarray(nodule.direction, float).ravel().tolist(),
+        "metadata": json.dumps(nodule.metadata, sort_keys=True, default=str),
+        "notes": list(nodule.notes),
+        "image": array_to_struct(nodule.image),
+        "readers": [array_to_struct(mask) for mask in nodule.readers],
+        "trimap": array_to_struct(nodule.trimap),
+        "true_alpha": array_to_struct(nodule.true_alpha),
+        "mattes": [
+            {
+                "method": m.method,
+                "alpha": array_to_struct(m.alpha[box]),
+                "iterations": m.iterations,
+                "residual": m.residual,
+                "converged": m.converged,
+                "seconds": m.seconds,
+                "unknowns": m.unknowns,
+                "solver": m.solver,
+                "scores": list(m.scores.items()),
+                "score": m.score,
+            }
+            for m in nodule.candidates
+        ],
+    }
+
+
+def matte_box(trimap: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box that holds all of the trimap but background: outside it every matte is 0."""
+    box = []
+    for axis in range(trimap.ndim):
+        inside = np.flatnonzero((trimap != 0).any(axis=tuple(other for other in range(trimap.ndim) if other != axis)))
+        box.append(slice(int(inside[0]), int(inside[-1]) + 1) if inside.size else slice(0, 0))
+    return tuple(box)
+
+
+def to_table(nodules: list[Nodule], packed: bool = False) -> pa.Table:
+    """Nodules as one Arrow table of ``SCHEMA``.
+
+    With ``packed`` the mattes are cut to ``matte_box``, a tenth and less of what they are: for the way between workers.
+    ``from_table`` gives them back whole.
+    """
+    return pa.Table.from_pylist([to_row(nodule, packed) for nodule in nodules], schema=SCHEMA)
+
+
+def from_table(table: pa.Table, copy: bool = True) -> list[Nodule]:
+    """The nodules of an Arrow table of ``SCHEMA``; without ``copy`` their arrays are read-only views of its memory."""
+    return [_from_row({name: table[name][i] for name in SCHEMA.names}, copy) for i in range(table.num_rows)]
+
+
+def _from_row(row: dict[str, pa.Scalar], copy: bool) -> Nodule:
+    def elements(scalar: pa.ListScalar) -> pa.Array | list:
+        return scalar.values if scalar.is_valid else []
+
+    trimap = struct_to_array(row["trimap"], copy)
+
+    def matte(struct: pa.StructScalar) -> Matte:
+        plain = {name: struct[name].as_py() for name in struct if name not in ("alpha", "scores")}
+        alpha = struct_to_array(struct["alpha"], copy)
+        if trimap is not None and alpha.shape != trimap.shape:
+            packed, alpha = alpha, np.zeros(trimap.shape, alpha.dtype)
+            alpha[matte_box(trimap)] = packed
+        return Matte(**plain, alpha=alpha, scores=dict(struct["scores"].as_py() or []))
+
+    plain = {name: row[name].as_py() for name in ("nodule_id", "patient_id", "source", "outcome", "stage", "reason")}
+    spacing, origin, direction = (row[name].as_py() for name in ("spacing", "origin", "direction"))
+    return Nodule(
+        **plain,
+        image=struct_to_array(row["image"], copy),
+        spacing=tuple(spacing) if spacing else None,
+        origin=tuple(origin) if origin else None,
+        direction=np.array(direction).reshape(3, 3) if direction else None,
+        readers=[struct_to_array(mask, copy) for mask in elements(row["readers"])],
+        trimap=trimap,
+        true_alpha=struct_to_array(row["true_alpha"], copy),
+        metadata=json.loads(row["metadata"].as_py() or "{}"),
+        notes=list(row["notes"].as_py() or []),
+        candidates=[matte(struct) for struct in elements(row["mattes"])],
+        method=row["method"].as_py(),
+        key=row["key"].as_py() or "",
+    )

@@ -1,0 +1,1 @@
+"""The only rooms that know Ray: each takes plain functions from elsewhere and runs them on a cluster."""

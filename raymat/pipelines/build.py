@@ -1,0 +1,438 @@
+"""The build on Ray Data: plan, then read and prepare -> solve -> score -> commit, nodule by nodule.
+
+Nodules travel as Arrow rows of ``raymat.nodule.SCHEMA``, one a block. The work itself is in ``raymat.steps`` and
+``raymat.store``; here it is only placed on the cluster. What the last stage emits, and so all that the driver sees of a
+nodule, is its small outcome row.
+"""
+
+from __future__ import annotations
+
+import datetime
+import faulthandler
+import logging
+import secrets
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+import ray.exceptions
+from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask, TaskPoolStrategy
+from ray.data.block import BlockMetadata
+
+from raymat.lock import held
+from raymat.nodule import FAILED, InputError, Nodule, from_table, to_table
+from raymat.pipelines.cluster import GIB, Pools, connected, size_pools, thread_environment
+from raymat.pipelines.progress import Progress
+from raymat.sources import NoduleRef, Source
+from raymat.steps import SOLVE_KEY_LENGTH, BuildParameters, counted, ended, read_and_prepare, score, solve
+from raymat.store import MANIFEST, OUTCOME, Store
+
+logger = logging.getLogger(__name__)
+
+MAX_TRIES = 3
+# The largest nodules take a minute or two.
+NODULE_TIMEOUT_S = 600.0
+INDEX_ROWS, INDEX_SECONDS = 5_000, 60.0
+WORK = MANIFEST.append(pa.field("reuse", pa.string()))
+
+
+@dataclass
+class Plan:
+    """What a build has to do.
+
+    Attributes
+    ----------
+    total : nodules of the source
+    committed : those that stand already
+    changed : those that were committed with another input, parameter or solver version and are done again
+    rescored : those of ``changed`` whose mattes still hold, so that only quality is judged anew
+    retried : failed ones that are tried again
+    absent : nodules that are committed here but that the source no longer names
+    work : names of the work list's parts in the store
+    """
+
+    total: int = 0
+    committed: int = 0
+    changed: int = 0
+    rescored: int = 0
+    retried: int = 0
+    absent: int = 0
+    work: list[str] = field(default_factory=list)
+
+    @property
+    def to_do(self) -> int:
+        return self.total - self.committed
+
+
+@dataclass
+class Result:
+    """How a build ended: ``outcomes`` are rows of ``raymat.store.OUTCOME`` for every nodule of the manifest."""
+
+    plan: Plan
+    outcomes: pa.Table
+    seconds: float
+
+    @property
+    def counts(self) -> Counter[str]:
+        return Counter(self.outcomes["outcome"].to_pylist())
+
+
+def plan_build(
+    store: Store, source: Source, parameters: BuildParameters, retry_failed: bool = False, part_rows: int = 256
+) -> Plan:
+    """Write the manifest and, from what is not committed yet, the work list."""
+
+    def rows() -> Iterator[dict]:
+        for ref in source.plan():
+            yield {**vars(ref), "key": parameters.key(ref)}
+
+    plan = Plan(total=store.write_manifest(rows()))
+    index = store.index()
+    keys = index["key"].combine_chunks()
+    failed = pc.equal(index["outcome"], FAILED)
+    standing = keys.filter(pc.invert(failed)) if retry_failed else keys
+    # A failed solve has no mattes to judge anew.
+    reusable = index.filter(pc.greater(pc.list_value_length(index["solves"]), 0))
+    reusable_keys = pc.utf8_slice_codeunits(reusable["key"], 0, SOLVE_KEY_LENGTH).combine_chunks()
+    nodules_before = index["nodule_id"].combine_chunks()
+    named = store.manifest(["nodule_id"])["nodule_id"].combine_chunks()
+    plan.absent = pc.sum(pc.invert(pc.is_in(nodules_before.unique(), named))).as_py() or 0
+    for name in store.listing("worklist"):
+        store.delete(name)
+    for number, part in enumerate(store.manifest_parts()):
+        manifest = store.read_table(part)
+        stands = pc.is_in(manifest["key"], standing)
+        plan.committed += pc.sum(stands).as_py() or 0
+        todo = manifest.filter(pc.invert(stands)).combine_chunks()
+        tried = pc.is_in(todo["key"], keys)
+        plan.retried += pc.sum(tried).as_py() or 0
+        plan.changed += pc.sum(pc.and_not(pc.is_in(todo["nodule_id"], nodules_before), tried)).as_py() or 0
+        match = pc.index_in(pc.utf8_slice_codeunits(todo["key"], 0, SOLVE_KEY_LENGTH), reusable_keys)
+        shards = reusable["shard"].combine_chunks().take(match) if todo.num_rows else pa.array([], pa.string())
+        plan.rescored += len(shards) - shards.null_count
+        todo = todo.append_column("reuse", shards)
+        for start in range(0, todo.num_rows, part_rows):
+            name = f"worklist/{number:06d}-{start:06d}.parquet"
+            store.write_table(name, todo.slice(start, part_rows))
+            plan.work.append(name)
+    return plan
+
+
+class WorkList(Datasource):
+    """The parts of the work list, each read by one task, one nodule's reference a row."""
+
+    def __init__(self, store: Store, names: list[str]) -> None:
+        super().__init__()
+        self.store, self.names = store, names
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None, data_context=None) -> list:
+        def task(name: str) -> ReadTask:
+            store = self.store
+
+            def read() -> Iterator[pa.Table]:
+                table = store.read_table(name)
+                yield from (table.slice(i, 1) for i in range(table.num_rows))
+
+            metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+            return ReadTask(read, metadata, schema=WORK, per_task_row_limit=per_task_row_limit)
+
+        return [task(name) for name in self.names]
+
+
+@dataclass(frozen=True)
+class Tries:
+    """Counts a nodule's tries in the store before each piece of work, so that one that kills its worker ends as failed.
+
+    A worker that dies leaves its mark standing; Ray gives the nodule to another, which sees the marks of this build. A
+    nodule that takes longer than ``limit_s`` ends its worker, however deep in compiled code it hangs; the worker's log
+    then shows where.
+    """
+
+    store: Store
+    session: str
+    limit_s: float = NODULE_TIMEOUT_S
+
+    def run(self, stage: str, nodule: Nodule, work: Callable[[], Nodule]) -> Nodule:
+        begun = self.store.begin_attempt(nodule.key, stage, self.session)
+        if len(begun) > MAX_TRIES:
+            lasted = [earlier - later for earlier, later in pairwise(begun)]
+            if min(lasted) >= self.limit_s:
+                reason = f"{stage} took longer than {self.limit_s:g} s, {MAX_TRIES} times (--nodule-timeout)"
+            else:
+                reason = f"its worker died {MAX_TRIES} times (killed, out of memory or crashed) in {stage}"
+            done = ended(nodule, FAILED, stage, reason)
+        else:
+            faulthandler.dump_traceback_later(self.limit_s, exit=True, file=sys.__stderr__)
+            try:
+                done = work()
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+        self.store.end_attempts(nodule.key, stage, self.session)
+        return done
+
+
+def _read_stage(table: pa.Table, source: Source, parameters: BuildParameters, tries: Tries) -> pa.Table:
+    row = table.to_pylist()[0]
+    reuse, key = row.pop("reuse"), row.pop("key")
+    ref = NoduleRef(**row)
+    nodule = Nodule(ref.nodule_id, ref.patient_id, ref.source, key=key)
+
+    def work() -> Nodule:
+        if reuse:
+            solved = {n.key[:SOLVE_KEY_LENGTH]: n for n in tries.store.read_shard(reuse)}[key[:SOLVE_KEY_LENGTH]]
+            solved.key, solved.outcome, solved.stage, solved.reason, solved.method = key, None, None, None, None
+            return solved
+        return read_and_prepare(source, ref, parameters)
+
+    return to_table([tries.run("read", nodule, work)], packed=True)
+
+
+class SolveStage:
+    """An actor that runs the solvers on one nodule at a time."""
+
+    def __init__(self, parameters: BuildParameters, tries: Tries) -> None:
+        self.parameters, self.tries = parameters, tries
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        nodule = from_table(table, copy=False)[0]
+        if nodule.outcome or nodule.candidates:
+            return table
+        return to_table([self.tries.run("solve", nodule, lambda: solve(nodule, self.parameters))], packed=True)
+
+
+class ScoreStage:
+    """An actor that judges the mattes of one nodule at a time."""
+
+    def __init__(self, parameters: BuildParameters, tries: Tries) -> None:
+        self.parameters, self.tries = parameters, tries
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        nodule = from_table(table, copy=False)[0]
+        if nodule.outcome:
+            return table
+        return to_table([self.tries.run("score", nodule, lambda: score(nodule, self.parameters))], packed=True)
+
+
+def _commit_stage(table: pa.Table, store: Store, session: str) -> pa.Table:
+    nodules = from_table(table, copy=False)
+    sound = [nodule for nodule in nodules if nodule.outcome != FAILED]
+    commits = [store.commit(to_table(sound))] if sound else []
+    # A failed nodule stands alone and apart from other sessions' tries, so that a later success can take its place.
+    failed = [nodule for nodule in nodules if nodule.outcome == FAILED]
+    commits += [store.commit(to_table([nodule]), suffix=f"-{session}") for nodule in failed]
+    return pa.concat_tables(commits)
+
+
+def nodules_per_shard(total: int) -> int:
+    """How many nodules a commit holds: one while files are few, up to 16 where an object each would cost too much.
+
+    More would hold a worker's memory full: a nodule with its eight mattes is 40 to 130 MB before it is compressed.
+    """
+    return int(np.clip(total // 20_000, 1, 16))
+
+
+def stream(
+    store: Store, source: Source, parameters: BuildParameters, plan: Plan, pools: Pools, tries: Tries
+) -> Iterable[pa.Table]:
+    """Run the stages over the work list; yields outcome rows as nodules are committed."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    # They advise on memory that the pools below declare.
+    context.issue_detectors_config.detectors = []
+    # One nodule may use up all its tries while nothing else is left to do.
+    context.execution_no_progress_timeout_s = int((MAX_TRIES + 1) * tries.limit_s + 300)
+    # What stops the build (a store that cannot be written) is raised as it is and told once, see `_build`.
+    context.raise_original_map_exception = True
+    logging.getLogger("ray.data._internal.execution.streaming_executor_state").setLevel(logging.CRITICAL)
+    # One nodule a block: blocks are cut at this size, and a row is never cut.
+    context.target_max_block_size = 1
+    threads = {"env_vars": thread_environment(pools.solve_cpus)} if pools.solve_cpus >= 2 else None
+    shard = nodules_per_shard(plan.total)
+    # A fixed size: a pool that shrinks while the disk is slow does not grow back in time.
+    solvers = ActorPoolStrategy(size=pools.solve_workers, max_tasks_in_flight_per_actor=2)
+    nodules = ray.data.read_datasource(
+        WorkList(store, plan.work), num_cpus=pools.read_cpus / 2, concurrency=1, override_num_blocks=len(plan.work)
+    )
+    nodules = nodules.map_batches(
+        _read_stage,
+        fn_kwargs={"source": source, "parameters": parameters, "tries": tries},
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=pools.read_cpus,
+        memory=pools.read_memory_gib * GIB,
+        compute=TaskPoolStrategy(pools.read_workers),
+    )
+    nodules = nodules.map_batches(
+        SolveStage,
+        fn_constructor_kwargs={"parameters": parameters, "tries": tries},
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=solvers,
+        num_cpus=pools.solve_cpus,
+        memory=pools.solve_memory_gib * GIB,
+        runtime_env=threads,
+    )
+    nodules = nodules.map_batches(
+        ScoreStage,
+        fn_constructor_kwargs={"parameters": parameters, "tries": tries},
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=pools.score_workers),
+        num_cpus=pools.score_cpus,
+        memory=pools.score_memory_gib * GIB,
+    )
+    committed = nodules.map_batches(
+        _commit_stage,
+        fn_kwargs={"store": store, "session": tries.session},
+        batch_size=None if shard == 1 else shard,
+        batch_format="pyarrow",
+        num_cpus=pools.commit_cpus,
+        memory=pools.commit_memory_gib * GIB,
+    )
+    return committed.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+class _IndexWriter:
+    """Gathers outcome rows into index parts, written now and then."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.rows, self.count, self.last = store, [], 0, time.monotonic()
+
+    def add(self, rows: pa.Table) -> None:
+        self.rows.append(rows)
+        self.count += rows.num_rows
+        if self.count >= INDEX_ROWS or time.monotonic() - self.last >= INDEX_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.rows:
+            self.store.add_to_index(pa.concat_tables(self.rows))
+        self.rows, self.count, self.last = [], 0, time.monotonic()
+
+
+def build(
+    store: Store,
+    source: Source,
+    parameters: BuildParameters,
+    pools: Pools | None = None,
+    retry_failed: bool = False,
+    say: Callable[[str], None] = print,
+    on_progress: Callable[[Counter, float, bool], None] | None = None,
+    address: str | None = None,
+    nodule_timeout_s: float = NODULE_TIMEOUT_S,
+) -> Result:
+    """Build the dataset, or go on where an earlier build of the same output stopped.
+
+    Parameters
+    ----------
+    store : where the dataset is
+    source : where the nodules come from
+    parameters : what decides the arrays
+    pools : what each stage may hold of the cluster; sized from the cluster where None
+    retry_failed : try again what failed in an earlier build
+    say : called with each line for the person who watches
+    on_progress : called with the counts of outcomes so far, the seconds since the start, and whether all is done
+    address : the Ray cluster; None for the one this process is on, else a local one, where there is work to do
+    nodule_timeout_s : seconds that one stage may take on one nodule; its worker is then ended and the nodule tried
+        again, three times in all
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    InputError
+        The source or the store cannot be used, another build is at work in it, or the pools would starve the build.
+    """
+    session = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+    tries = Tries(store, session, nodule_timeout_s)
+    with held(store, session):
+        return _build(store, source, parameters, pools or Pools(), retry_failed, say, on_progress, address, tries)
+
+
+def _build(
+    store: Store,
+    source: Source,
+    parameters: BuildParameters,
+    pools: Pools,
+    retry_failed: bool,
+    say: Callable[[str], None],
+    on_progress: Callable[[Counter, float, bool], None] | None,
+    address: str | None,
+    tries: Tries,
+) -> Result:
+    start = time.monotonic()
+    plan = plan_build(store, source, parameters, retry_failed)
+    say(describe(plan))
+    if plan.to_do:
+        with connected(address):
+            pools = size_pools(pools)
+            say(
+                f"{counted(pools.solve_workers, 'solve worker')} of {pools.solve_cpus:g} CPU and "
+                f"{pools.solve_memory_gib:g} GiB, {counted(pools.read_workers, 'reader')}, "
+                f"{counted(pools.score_workers, 'scorer')}"
+            )
+            progress, index = Progress(plan.to_do, say), _IndexWriter(store)
+            try:
+                for rows in stream(store, source, parameters, plan, pools, tries):
+                    rows = rows.cast(OUTCOME)
+                    index.add(rows)
+                    progress.add(rows["outcome"].to_pylist())
+                    if on_progress:
+                        on_progress(progress.counts, time.monotonic() - start, progress.done == plan.to_do)
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, InputError):
+                    what = str(error.cause).splitlines()[0]  # Ray adds lines of its own
+                    raise InputError(
+                        f"{what}; what is committed stands: mend this and run the same command again"
+                    ) from None
+                raise
+            finally:
+                index.flush()
+        store.compact_index()
+    for folder in ("worklist", "attempts"):
+        for name in store.listing(folder):
+            store.delete(name)
+    removed = store.remove_superseded()
+    if removed:
+        say(f"{counted(removed, 'file')} of nodules that were done again removed")
+    outcomes = store.outcomes()
+    if outcomes.num_rows != plan.total:
+        raise InputError(
+            f"{store.root}: {plan.total - outcomes.num_rows} of {plan.total} nodules have no outcome; run the same "
+            "command again to finish them"
+        )
+    return Result(plan, outcomes, time.monotonic() - start)
+
+
+def describe(plan: Plan) -> str:
+    """The plan in one line."""
+    line = f"{counted(plan.total, 'nodule')}, "
+    line += (
+        f"{plan.committed} committed already, {plan.to_do} to do" if plan.to_do else "all committed: nothing to solve"
+    )
+    if plan.changed:
+        line += f"; {plan.changed} of them again, as their input, a parameter or the solvers changed"
+    if plan.rescored:
+        line += f" ({plan.rescored} need only be scored)"
+    if plan.retried:
+        line += f"; {plan.retried} that failed are tried again"
+    if plan.absent:
+        line += (
+            f"; {counted(plan.absent, 'nodule')} of an earlier source, not named by this one, "
+            "leave the dataset (the files stay)"
+        )
+    return line

@@ -1,0 +1,140 @@
+"""The main job whole: source, build, pictures and the MLflow run; what `raymat build` and its job run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+from raymat import pictures
+from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, OUTCOMES, REJECTED
+from raymat.pipelines.build import NODULE_TIMEOUT_S, Result, build
+from raymat.pipelines.cluster import Pools
+from raymat.pipelines.progress import in_words
+from raymat.sources import Source, digest
+from raymat.steps import BuildParameters
+from raymat.store import Store
+from raymat.tracking import Run, how_to_look
+
+CONTACT_SHEET = "contact_sheet.png"
+SHEET_NODULES = 12
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to build, from what, where and how.
+
+    Attributes
+    ----------
+    source, source_name : the source and how the run's parameters call it
+    out : folder or URI of the dataset
+    tracking_uri : the MLflow store; None for no run
+    address : the Ray cluster; None for the one this job runs on, else a local one
+    """
+
+    source: Source
+    source_name: str
+    out: str
+    parameters: BuildParameters = field(default_factory=BuildParameters)
+    pools: Pools = field(default_factory=Pools)
+    retry_failed: bool = False
+    nodule_timeout_s: float = NODULE_TIMEOUT_S
+    tracking_uri: str | None = None
+    address: str | None = None
+
+
+def build_dataset(job: Job, say: Callable[[str], None] = print) -> Result:
+    """Build the dataset, draw its contact sheet, log its run. Says what came out and where to look.
+
+    Raises
+    ------
+    InputError
+        The source, the output, the cluster or the MLflow store cannot be used; found before any work is done.
+    """
+    store = Store.create(job.out)
+    flat = flatten({"source": job.source_name, "out": job.out, **asdict(job.parameters)})
+    run = Run(job.tracking_uri, f"build {job.out}", flat) if job.tracking_uri else None
+    status = "FAILED"
+    try:
+        result = build(
+            store,
+            job.source,
+            job.parameters,
+            job.pools,
+            job.retry_failed,
+            say,
+            run.progress if run else None,
+            job.address,
+            job.nodule_timeout_s,
+        )
+        sheet = draw_contact_sheet(store, result)
+        if run:
+            manifest = store.manifest(["nodule_id", "fingerprint"]).to_pylist()
+            run.outcomes(result.outcomes, result.seconds, digest(*(v for row in manifest for v in row.values())))
+            run.figure("chosen_methods.png", pictures.method_histogram(chosen_methods(result)))
+            if sheet is not None:
+                run.figure(CONTACT_SHEET, sheet)
+        say(summary(result))
+        say(f"dataset        {job.out}   (raymat inspect {job.out})")
+        if sheet is not None:
+            say(f"contact sheet  {store.path(CONTACT_SHEET)}")
+        if run:
+            say(f"MLflow         {how_to_look(job.tracking_uri)}")
+        status = "FINISHED"
+        return result
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        if run:
+            run.end(status)
+
+
+def flatten(parameters: dict, prefix: str = "") -> dict[str, object]:
+    """Nested parameters with dotted names."""
+    flat: dict[str, object] = {}
+    for key, value in parameters.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def chosen_methods(result: Result) -> Counter[str]:
+    """How often each method was chosen among the accepted nodules."""
+    rows = result.outcomes.select(["outcome", "method"]).to_pylist()
+    return Counter(row["method"] for row in rows if row["outcome"] == ACCEPTED)
+
+
+def draw_contact_sheet(store: Store, result: Result):
+    """Draw nodules evenly spread over the dataset, write the sheet beside it and return the figure (None for none)."""
+    rows = result.outcomes.select(["key", "shard", "outcome"]).to_pylist()
+    rows = [row for row in rows if row["outcome"] in (ACCEPTED, REJECTED)]
+    if not rows:
+        return None
+    step = max(1, len(rows) // SHEET_NODULES)
+    nodules = (store.read_committed(row["key"], row["shard"]) for row in rows[::step][:SHEET_NODULES])
+    figure = pictures.contact_sheet(nodules)
+    store.write(CONTACT_SHEET, pictures.png_bytes(figure))
+    return figure
+
+
+def summary(result: Result) -> str:
+    """The table of outcomes, why nodules were not accepted, and the chosen methods."""
+    counts = result.counts
+    lines = ["", *(f"{name:<10}{counts[name]:>7}" for name in OUTCOMES), f"{'in all':<10}{sum(counts.values()):>7}"]
+    for outcome in (FAILED, REJECTED, EXCLUDED):
+        rows = [row for row in result.outcomes.to_pylist() if row["outcome"] == outcome]
+        lines += [f"  {outcome} {row['nodule_id']}: {row['reason']}" for row in rows[:10]]
+        if len(rows) > 10:
+            lines.append(f"  ... and {len(rows) - 10} more {outcome} (raymat inspect lists them)")
+    if counts[FAILED]:
+        lines.append("  (--retry-failed tries the failed ones again)")
+    chosen = ", ".join(f"{method} {n}" for method, n in chosen_methods(result).most_common())
+    if chosen:
+        lines.append(f"chosen     {chosen}")
+    lines.append(f"time       {in_words(result.seconds)}")
+    return "\n".join([*lines, ""])
+
+
+def exit_status(result: Result) -> int:
+    """0 where no nodule failed, else 1."""
+    return 1 if result.counts[FAILED] else 0

@@ -1,0 +1,424 @@
+"""The terms of quality: what can be said of a matte from its image, its trimap and its readers alone.
+
+Every term is a number from 0 (bad) to 1 (good). Errors e, all in units of alpha or of a share of the lesion, become
+terms by `1 / (1 + (e / h)^2)`, h being the error at which a term has fallen to one half: flat where errors are
+harmless, never negative, and falling on for as long as they grow.
+
+What all mattes of one nodule share (its box, its noise, what it says of pure lesion and pure background) is computed
+once, in a ``Scene``; the arrays of every function here are those of the scene's box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+BACKGROUND, UNKNOWN, FOREGROUND = 0, 128, 255
+
+SHELL_MM = 3.0  # known background looked at around the lesion
+PURE_MM = 2.0  # half width of the windows in which pure background counts as smooth
+RIM_MM = 1.5  # unknown region this near to the foreground counts as the lesion's interior
+SOFT_TISSUE = 30.0  # HU of solid lesion tissue without contrast medium
+# Radius of a lesion (of the sphere of its non-background voxels) below which the scanner's blur leaves no voxel of it
+# pure, and above which the densest part surely is.
+BLURRED_MM, PLATEAU_MM = 4.5, 8.5
+LEAST_CONTRAST = 0.25  # of the contrast: where lesion and background differ less the image cannot tell them apart
+LOCAL_MM = 1.0  # half width of the windows in which alpha should be a linear function of the image
+FLAT = 0.02  # standard deviation, in units of the contrast, below which a window of the image explains nothing
+LEVELS = (0.25, 0.5)  # of the matte's median over the body: the levels whose islands and holes are looked for
+
+# The errors at which a term has fallen to one half: found on phantoms and real crops, sound and spoiled, together with
+# ``selection.WEIGHTS``, and rounded.
+HALF_EXPLAINED = 0.3
+HALF_INTERIOR = 0.15
+HALF_KNOWN = 0.002
+HALF_FOREGROUND = 0.25
+HALF_LOCAL = 0.045
+HALF_CONTINUITY = 0.25
+HALF_ISLANDS = 0.02
+HALF_HOLES = 0.01
+HALF_NOISE = 0.022
+HALF_OVERLAP = 0.35
+HALF_VOLUME = 0.5
+
+VOLUME_TOLERANCE = 0.15  # share of a reader's volume that a matte may lie beyond the readers' range unpunished
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A nodule as the scores see it: the box around its non-background region, and what its mattes share.
+
+    Attributes
+    ----------
+    box : slices (z, y, x) of the nodule's grid
+    voxel_mm3 : volume of a voxel
+    image : float32 (z, y, x), in the image's unit (HU), outliers clipped
+    foreground, unknown : bool (z, y, x)
+    body : bool (z, y, x), foreground; where the trimap has none, unknown
+    contrast : pure lesion against background in the image's unit, negative for a dark lesion; 0 where either is missing
+    expected : float32, alpha as the image's level alone would have it, at the voxels of ``told``
+    told : bool (z, y, x), non-background voxels where the image can tell lesion from background
+    expected_inside : float32, the same against lung alone, at the voxels of ``interior``
+    interior : bool (z, y, x), foreground and its rim
+    filling : share of the lesion's own density that three quarters of the foreground have; 1 without foreground
+    windows : the two windows of the local terms, (z, y, x) voxels, odd
+    mean, variance : for each of them float32 (z, y, x), of the image in units of the contrast
+    inside, outside : flat indices of the ends of every face between a foreground and an unknown voxel
+    step : image step over those faces, in units of the contrast
+    readers_mean : float32 (z, y, x), or None without readers
+    readers_mm3 : the readers' volumes; empty without readers
+    """
+
+    box: tuple[slice, slice, slice]
+    voxel_mm3: float
+    image: np.ndarray
+    foreground: np.ndarray
+    unknown: np.ndarray
+    body: np.ndarray
+    contrast: float
+    expected: np.ndarray
+    told: np.ndarray
+    expected_inside: np.ndarray
+    interior: np.ndarray
+    filling: float
+    windows: tuple[tuple[int, int, int], tuple[int, int, int]]
+    mean: tuple[np.ndarray, np.ndarray]
+    variance: tuple[np.ndarray, np.ndarray]
+    inside: np.ndarray
+    outside: np.ndarray
+    step: np.ndarray
+    readers_mean: np.ndarray | None
+    readers_mm3: tuple[float, ...]
+
+
+def scene(
+    image: np.ndarray,
+    trimap: np.ndarray,
+    readers: Sequence[np.ndarray],
+    spacing: Sequence[float],
+    pure_lesion: float | None = SOFT_TISSUE,
+) -> Scene:
+    """What the scores of a nodule's mattes share.
+
+    Parameters
+    ----------
+    image : float (z, y, x), HU (or any unit: the scores use contrasts alone)
+    trimap : uint8 (z, y, x), 0 background, 128 unknown, 255 foreground
+    readers : masks (z, y, x), 1 inside; may be empty
+    spacing : (z, y, x) mm
+    pure_lesion : what a small lesion's tissue would measure without the scanner's blur; None where nothing is known of
+        it (no CT), then the lesion's own densest part stands for it
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, or the trimap has nothing but background.
+    """
+    for name, array in (("trimap", trimap), *((f"readers[{r}]", mask) for r, mask in enumerate(readers))):
+        if array.shape != image.shape:
+            raise ValueError(f"{name} has shape {array.shape}, the image {image.shape}")
+    spacing = tuple(float(s) for s in spacing)
+    box = _box(trimap != BACKGROUND, [round(SHELL_MM / s) for s in spacing])
+    part = trimap[box]
+    foreground, unknown = part == FOREGROUND, part == UNKNOWN
+    background = part == BACKGROUND
+    # Air outside the field of view and metal would count for more than the lesion in every square.
+    image = image[box].astype(np.float32)
+    image = np.clip(image, *np.percentile(image, (0.5, 99.5)))
+    body = foreground if foreground.any() else unknown
+    contrast = _contrast(image, body, background)
+    # In units of the contrast and about the lesion, so that float32 keeps the small variances.
+    lesion_mean = float(image[body].mean(dtype=np.float64))
+    image = (image - np.float32(lesion_mean)) / np.float32(abs(contrast) or 1.0)
+
+    expected, told, expected_inside, interior, filling = _expected(
+        image, foreground, unknown, body, (pure_lesion, lesion_mean, contrast), spacing
+    )
+    windows = _window(LOCAL_MM, spacing), (3, 3, 3)
+    mean = tuple(ndimage.uniform_filter(image, window) for window in windows)
+    square = image * image
+    variance = tuple(
+        np.maximum(ndimage.uniform_filter(square, window) - m * m, 0.0) for window, m in zip(windows, mean, strict=True)
+    )
+    inside, outside = _faces(foreground, unknown)
+    flat = image.ravel()
+    return Scene(
+        box=box,
+        voxel_mm3=float(np.prod(spacing)),
+        image=image,
+        foreground=foreground,
+        unknown=unknown,
+        body=body,
+        contrast=contrast,
+        expected=expected,
+        told=told,
+        expected_inside=expected_inside,
+        interior=interior,
+        filling=filling,
+        windows=windows,
+        mean=mean,
+        variance=variance,
+        inside=inside,
+        outside=outside,
+        step=np.abs(flat[inside] - flat[outside]),
+        readers_mean=np.mean([mask[box] for mask in readers], axis=0, dtype=np.float32) if readers else None,
+        readers_mm3=tuple(float(np.count_nonzero(mask)) * float(np.prod(spacing)) for mask in readers),
+    )
+
+
+def term(error: float, half: float) -> float:
+    """`1 / (1 + (error / half)^2)`: 1 without error, 1/2 at `half`; 0 for an error that is no number."""
+    return float(1.0 / (1.0 + (error / half) ** 2)) if np.isfinite(error) else 0.0
+
+
+def explained(alpha: np.ndarray, scene: Scene) -> float:
+    """How well `I = alpha F + (1 - alpha) B` (paper, Eq. 1) explains the image with F and B as they are known.
+
+    B is the background's smooth mean near by. F is the level of the lesion's densest tenth where the lesion is large
+    enough to have a plateau, and that of soft tissue, if denser, where it is so small that blur leaves none of it pure.
+    `e` is the root mean square, over the non-background voxels where F and B differ, of alpha less
+    `(I - B) / (F - B)`, both averaged over 3 x 3 x 3 voxels against noise. An inverted matte, or another nodule's,
+    fails here.
+    """
+    return term(_distance(alpha, scene, scene.told, scene.expected), HALF_EXPLAINED)
+
+
+def interior(alpha: np.ndarray, scene: Scene) -> float:
+    """Whether the interior has the alpha of its density (paper, section 4.2: the foreground need not be pure lesion).
+
+    As ``explained``, over the foreground and its rim alone and with B the level of the background's emptier quarter:
+    inside a lesion it is lung that lesion tissue took the place of, even beside a chest wall.
+    """
+    return term(_distance(alpha, scene, scene.interior, scene.expected_inside), HALF_INTERIOR)
+
+
+def known(alpha: np.ndarray, scene: Scene) -> float:
+    """Whether the matte keeps out of the known background: `e` is the share of its alpha that lies there.
+
+    Every solver leaves it at 0; a matte of another trimap or another nodule has some.
+    """
+    total = float(alpha.sum(dtype=np.float64))
+    inside = float(alpha[scene.foreground | scene.unknown].sum(dtype=np.float64))
+    return term((total - inside) / total, HALF_KNOWN) if total else 0.0
+
+
+def foreground(alpha: np.ndarray, scene: Scene) -> float:
+    """Whether the known foreground is lesion.
+
+    `e` is one less the lower quartile, over the foreground, of the image's level: 0 for the background's emptier
+    quarter, 1 for the foreground's own densest tenth. One number for all mattes of a nodule: where the trimap has
+    slipped off the lesion none is any good.
+    """
+    return term(1.0 - scene.filling, HALF_FOREGROUND)
+
+
+def local_fit(alpha: np.ndarray, scene: Scene) -> float:
+    """Whether alpha is linear in the image in every small window, as Eq. 1 with locally constant F and B says.
+
+    Least squares of alpha on I in a window leaves `var(alpha) - cov(alpha, I)^2 / var(I)`, all of `var(alpha)` where
+    alpha falls as the lesion's contrast rises. `e^2` is the mean of that over the unknown region. This is what the
+    matting Laplacian of closed-form matting measures (A. Levin et al., "A closed-form solution to natural image
+    matting", IEEE TPAMI 30(2), 2008), here as a number for any method's matte.
+    """
+    return term(_unexplained(alpha, scene, 0), HALF_LOCAL)
+
+
+def noise(alpha: np.ndarray, scene: Scene) -> float:
+    """Smoothness of the unknown band: as ``local_fit`` in the smallest window, 3 x 3 x 3 voxels, where what the image
+    does not explain of alpha is roughness."""
+    return term(_unexplained(alpha, scene, 1), HALF_NOISE)
+
+
+def continuity(alpha: np.ndarray, scene: Scene) -> float:
+    """Whether the interior goes on at the foreground's edge (paper, figure 6: "not numerically continuous").
+
+    Over the faces between foreground voxels p and unknown voxels q, `e` is the mean of `|alpha_p - alpha_q|` beyond the
+    image's own step `|I_p - I_q| / contrast`. 1 where the trimap has no such face.
+    """
+    if not scene.inside.size:
+        return 1.0
+    flat = alpha.ravel()
+    jump = np.abs(flat[scene.inside] - flat[scene.outside])
+    return term(float(np.mean(np.maximum(jump - scene.step, 0.0), dtype=np.float64)), HALF_CONTINUITY)
+
+
+def islands(alpha: np.ndarray, scene: Scene) -> float:
+    """No lesion apart from the lesion: `e` is the larger share, over ``LEVELS``, of the alpha at or above a level that
+    lies in components (26-connected) without a voxel of the body."""
+    worst, whole = 0.0, float(np.median(alpha[scene.body]))
+    if not whole:
+        return 0.0
+    for level in LEVELS:
+        reached = alpha >= level * whole
+        labels, n = ndimage.label(reached, np.ones((3, 3, 3)))
+        main = np.zeros(n + 1, bool)
+        main[labels[scene.body]] = True
+        if main[1:].all():
+            continue
+        mass = np.bincount(labels[reached], alpha[reached], n + 1)
+        worst = max(worst, float(mass[~main].sum() / mass.sum()))
+    return term(worst, HALF_ISLANDS)
+
+
+def holes(alpha: np.ndarray, scene: Scene) -> float:
+    """No hole closed in by lesion: `e` is the larger, over ``LEVELS``, of the alpha missing below a level in components
+    (6-connected) that do not reach the known background, as a share of all alpha."""
+    worst, total, whole = 0.0, float(alpha.sum(dtype=np.float64)), float(np.median(alpha[scene.body]))
+    if not whole:
+        return 0.0
+    outside = ~(scene.foreground | scene.unknown)
+    for level in LEVELS:
+        below = alpha < level * whole
+        labels, n = ndimage.label(below)
+        reached = np.zeros(n + 1, bool)
+        reached[labels[outside]] = True
+        if reached[1:].all():
+            continue
+        missing = np.bincount(labels[below], level * whole - alpha[below], n + 1)
+        worst = max(worst, float(missing[~reached].sum() / total))
+    return term(worst, HALF_HOLES)
+
+
+def overlap(alpha: np.ndarray, scene: Scene) -> float:
+    """Agreement with the readers' mean mask m: `e = 1 - 2 sum(alpha m) / sum(alpha^2 + m^2)`, one less the soft Dice.
+
+    Raises
+    ------
+    ValueError
+        The nodule has no readers.
+    """
+    if scene.readers_mean is None:
+        raise ValueError("overlap needs readers' masks")
+    m = scene.readers_mean
+    total = float(np.vdot(alpha, alpha)) + float(np.vdot(m, m))
+    return term(1.0 - 2.0 * float(np.vdot(alpha, m)) / total, HALF_OVERLAP) if total else 0.0
+
+
+def volume(alpha: np.ndarray, scene: Scene) -> float:
+    """Whether the matte's volume (the sum of alpha) lies inside the readers' range: `e` is how far it lies beyond the
+    smallest or largest reader's volume and ``VOLUME_TOLERANCE`` on top, as the logarithm of the ratio.
+
+    Raises
+    ------
+    ValueError
+        The nodule has no readers.
+    """
+    if not scene.readers_mm3:
+        raise ValueError("volume needs readers' masks")
+    mm3 = float(alpha.sum(dtype=np.float64)) * scene.voxel_mm3
+    low, high = min(scene.readers_mm3) * (1.0 - VOLUME_TOLERANCE), max(scene.readers_mm3) * (1.0 + VOLUME_TOLERANCE)
+    if not mm3 or not low:
+        return 0.0
+    return term(max(np.log(low / mm3), np.log(mm3 / high), 0.0), HALF_VOLUME)
+
+
+def _box(region: np.ndarray, margin: Sequence[int]) -> tuple[slice, slice, slice]:
+    """The box around a region, grown by ``margin`` voxels an axis inside the grid."""
+    if not region.any():
+        raise ValueError("the trimap has nothing but background")
+    box = []
+    for axis, grow in enumerate(margin):
+        hit = np.flatnonzero(region.any(axis=tuple(a for a in range(region.ndim) if a != axis)))
+        box.append(slice(max(int(hit[0]) - grow, 0), min(int(hit[-1]) + grow + 1, region.shape[axis])))
+    return tuple(box)
+
+
+def _window(half_mm: float, spacing: Sequence[float]) -> tuple[int, int, int]:
+    """The odd window that reaches ``half_mm``, at least one voxel, to every side."""
+    return tuple(2 * max(1, round(half_mm / s)) + 1 for s in spacing)
+
+
+def _contrast(image: np.ndarray, body: np.ndarray, background: np.ndarray) -> float:
+    """Root mean square of the background about the lesion's mean, with the sign of their difference.
+
+    Large beside lung even where most of the background is chest wall, whose mean would be the lesion's own.
+    """
+    if not background.any():
+        return 0.0
+    lesion = float(image[body].mean(dtype=np.float64))
+    difference = lesion - image[background].astype(np.float64)
+    return float(np.sqrt(np.mean(difference**2)) * (1.0 if difference.mean() >= 0 else -1.0))
+
+
+def _expected(
+    image: np.ndarray,
+    foreground: np.ndarray,
+    unknown: np.ndarray,
+    body: np.ndarray,
+    levels: tuple[float | None, float, float],
+    spacing: Sequence[float],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+    """``Scene.expected``, ``told``, ``expected_inside``, ``interior`` and ``filling``."""
+    pure_lesion, lesion_mean, contrast = levels
+    region = foreground | unknown
+    background = ~region
+    rim = ndimage.maximum_filter(foreground, _window(RIM_MM, spacing)) & unknown
+    interior = foreground | rim if foreground.any() else unknown
+    if not contrast or not background.any():
+        nothing = np.zeros(0, np.float32)
+        return nothing, np.zeros_like(region), nothing, np.zeros_like(region), 1.0
+    sign = np.float32(np.sign(contrast))
+    smooth = sign * ndimage.uniform_filter(image, 3)
+    # From here on the lesion is the brighter side, 0 its mean, 1 the contrast.
+    lesion = densest = float(np.percentile(smooth[body], 90))
+    if pure_lesion is not None:
+        radius = (0.75 / np.pi * np.count_nonzero(region) * float(np.prod(spacing))) ** (1.0 / 3.0)
+        plateau = float(np.clip((radius - BLURRED_MM) / (PLATEAU_MM - BLURRED_MM), 0.0, 1.0))
+        tissue = float(sign) * (pure_lesion - lesion_mean) / abs(contrast)
+        lesion = plateau * densest + (1.0 - plateau) * max(densest, tissue)
+
+    weight = background.astype(np.float32)
+    level = np.float32(np.median(sign * image[background]))
+    window = _window(PURE_MM, spacing)
+    share = ndimage.uniform_filter(weight, window)
+    # Where a window holds almost no background that of the whole side takes its place.
+    near = ndimage.uniform_filter(weight * (sign * image - level), window) / (share + np.float32(0.02)) + level
+    told = region & (lesion - near >= LEAST_CONTRAST)
+    expected = np.clip((smooth[told] - near[told]) / (np.float32(lesion) - near[told]), 0.0, 1.0)
+    empty = float(np.percentile(sign * image[background], 25))
+    filling = 1.0
+    if foreground.any():
+        quarter = float(np.percentile(smooth[foreground], 25))
+        filling = (quarter - empty) / max(densest - empty, LEAST_CONTRAST)
+    scale = max(lesion - empty, LEAST_CONTRAST)
+    expected_inside = np.clip((smooth[interior] - empty) / scale, 0.0, 1.0).astype(np.float32)
+    return expected, told, expected_inside, interior, float(np.clip(filling, 0.0, 1.0))
+
+
+def _distance(alpha: np.ndarray, scene: Scene, where: np.ndarray, expected: np.ndarray) -> float:
+    """Root mean square of smoothed alpha less what is expected; 0 where nothing is, no number without contrast."""
+    if not scene.contrast:
+        return float("nan")
+    if not expected.size:
+        return 0.0
+    return float(np.sqrt(np.mean((ndimage.uniform_filter(alpha, 3)[where] - expected) ** 2, dtype=np.float64)))
+
+
+def _unexplained(alpha: np.ndarray, scene: Scene, which: int) -> float:
+    """Root mean, over the unknown region, of what least squares on the image leaves of alpha's variance in windows."""
+    if not scene.contrast or not scene.unknown.any():
+        return 0.0 if scene.contrast else float("inf")
+    window, at = scene.windows[which], scene.unknown
+    mean = ndimage.uniform_filter(alpha, window)[at]
+    variance = np.maximum(ndimage.uniform_filter(alpha * alpha, window)[at] - mean**2, 0.0)
+    covariance = ndimage.uniform_filter(alpha * scene.image, window)[at] - mean * scene.mean[which][at]
+    covariance = np.maximum(covariance * np.float32(np.sign(scene.contrast)), 0.0)
+    fit = covariance**2 / np.maximum(scene.variance[which][at], FLAT**2)
+    return float(np.sqrt(np.mean(variance - np.minimum(fit, variance), dtype=np.float64)))
+
+
+def _faces(foreground: np.ndarray, unknown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Flat indices of both ends of every face between a foreground and an unknown voxel."""
+    index = np.arange(foreground.size, dtype=np.int32).reshape(foreground.shape)
+    inside, outside = [], []
+    for axis in range(foreground.ndim):
+        low = tuple(slice(None, -1) if a == axis else slice(None) for a in range(foreground.ndim))
+        high = tuple(slice(1, None) if a == axis else slice(None) for a in range(foreground.ndim))
+        for p, q in ((low, high), (high, low)):
+            face = foreground[p] & unknown[q]
+            inside.append(index[p][face])
+            outside.append(index[q][face])
+    return np.concatenate(inside), np.concatenate(outside)

@@ -1,0 +1,244 @@
+"""One score a matte, the best of the candidates, and a floor that rejects (paper, section 3, "Quality Control").
+
+The combined score is the product of the terms, each to the power of its weight: a matte is as good as its faults allow,
+and no number of good terms makes up for a hole. Its logarithm is a weighted sum, so that each term's share of a low
+score can be read off. Where there are no readers their terms are absent and the other weights rise in proportion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from raymat.matting import METHODS
+from raymat.nodule import ACCEPTED, REJECTED, InputError, Nodule
+from raymat.quality import scores
+
+# Their sum sets where the scores lie: sound mattes at 0.4 to 0.95, a floor of 0.33.
+WEIGHTS = {
+    "explained": 0.25,
+    "interior": 0.3,
+    "known": 0.6,
+    "foreground": 0.5,
+    "local_fit": 0.1,
+    "noise": 0.35,
+    "continuity": 0.1,
+    "islands": 0.6,
+    "holes": 0.4,
+    "overlap": 0.1,
+    "volume": 0.1,
+    "converged": 0.1,
+}
+
+TERMS = {
+    "explained": scores.explained,
+    "interior": scores.interior,
+    "known": scores.known,
+    "foreground": scores.foreground,
+    "local_fit": scores.local_fit,
+    "continuity": scores.continuity,
+    "islands": scores.islands,
+    "holes": scores.holes,
+    "noise": scores.noise,
+    "overlap": scores.overlap,
+    "volume": scores.volume,
+}
+READERS_TERMS = ("overlap", "volume")
+
+WORDS = {
+    "explained": "does not explain the image",
+    "interior": "interior does not have the alpha of its density",
+    "known": "reaches into the known background",
+    "foreground": "foreground of the trimap is not lesion",
+    "local_fit": "does not follow the image's edges",
+    "continuity": "interior not continuous with the edge",
+    "islands": "stray islands",
+    "holes": "holes inside",
+    "noise": "noisy unknown band",
+    "overlap": "disagrees with the readers",
+    "volume": "volume outside the readers' range",
+    "converged": "solver did not converge",
+    "finite": "not a number",
+    "lesion": "no lesion at all",
+}
+LOW = 0.5  # a term below this is named in words
+
+
+@dataclass(frozen=True)
+class QualityParameters:
+    """How terms become a score.
+
+    Attributes
+    ----------
+    weights : term to the power it enters the score with, not negative; a term left out counts for nothing
+    floor : score below which the best candidate is not good enough and the nodule is rejected
+    pure_lesion : HU of solid lesion tissue, for lesions too small to show it; None where images are no CT
+    version : name of the scoring; part of what a built record depends on
+    """
+
+    weights: Mapping[str, float] = field(default_factory=lambda: dict(WEIGHTS))
+    floor: float = 0.33
+    pure_lesion: float | None = scores.SOFT_TISSUE
+    version: str = "1"
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.weights) - set(WEIGHTS))
+        if unknown:
+            raise InputError(f"unknown quality terms {', '.join(unknown)}; there are {', '.join(WEIGHTS)}")
+        if not all(weight >= 0 for weight in self.weights.values()) or not sum(self.weights.values()) > 0:
+            raise InputError("quality weights must not be negative, and one must be above 0")
+        if not 0 <= self.floor <= 1:
+            raise InputError(f"the quality floor must lie between 0 and 1, not {self.floor}")
+
+
+@dataclass(frozen=True)
+class MatteQuality:
+    """A matte's terms, name to 0..1, and their combination, 0..1."""
+
+    terms: dict[str, float]
+    score: float
+
+
+def score_mattes(
+    image: np.ndarray,
+    trimap: np.ndarray,
+    readers: Sequence[np.ndarray],
+    mattes: Mapping[str, np.ndarray],
+    converged: Mapping[str, bool],
+    spacing: Sequence[float],
+    parameters: QualityParameters | None = None,
+) -> dict[str, MatteQuality]:
+    """Terms and score of every matte of one nodule.
+
+    Parameters
+    ----------
+    image : float (z, y, x), HU
+    trimap : uint8 (z, y, x), 0 background, 128 unknown, 255 foreground
+    readers : masks (z, y, x), 1 inside; empty where the trimap was given
+    mattes : method to alpha, float (z, y, x), 0 to 1
+    converged : method to whether its solver converged; absent means yes
+    spacing : (z, y, x) mm
+
+    Returns
+    -------
+    dict in the order of ``mattes``. A matte with a NaN, or with nothing but 0, scores 0.
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, or the trimap has nothing but background.
+    """
+    parameters = parameters or QualityParameters()
+    shared = scores.scene(image, trimap, readers, spacing, parameters.pure_lesion)
+    result = {}
+    for method, alpha in mattes.items():
+        if alpha.shape != image.shape:
+            raise ValueError(f"matte {method} has shape {alpha.shape}, the image {image.shape}")
+        part = np.ascontiguousarray(alpha[shared.box], dtype=np.float32)
+        if not np.isfinite(part).all():
+            result[method] = MatteQuality({"finite": 0.0}, 0.0)
+        elif not part.any():
+            result[method] = MatteQuality({"lesion": 0.0}, 0.0)
+        else:
+            terms = {
+                name: term(part, shared)
+                for name, term in TERMS.items()
+                if parameters.weights.get(name) and (readers or name not in READERS_TERMS)
+            }
+            if parameters.weights.get("converged"):
+                terms["converged"] = float(converged.get(method, True))
+            result[method] = MatteQuality(terms, combine(terms, parameters))
+    return result
+
+
+def combine(terms: Mapping[str, float], parameters: QualityParameters) -> float:
+    """The product of the terms, each to the power of its weight.
+
+    Weights of absent terms go to those present in proportion. ``converged`` is a fact of 0 or 1; one half stands for
+    its 0, so that it lowers a score without deciding it: a solver that stopped early can still have a good matte.
+    """
+    weights = {name: parameters.weights.get(name, 0.0) for name in terms}
+    present = sum(weights.values())
+    if not present:
+        return 0.0
+    raised = sum(parameters.weights.values()) / present
+    values = {name: 0.5 + 0.5 * value if name == "converged" else value for name, value in terms.items()}
+    return float(np.prod([values[name] ** (weight * raised) for name, weight in weights.items()]))
+
+
+def explain(terms: Mapping[str, float]) -> list[str]:
+    """What is wrong with a matte, in words, worst first; empty where no term is low."""
+    low = sorted((value, name) for name, value in terms.items() if value < LOW)
+    return [WORDS[name] for _, name in low]
+
+
+def choose(
+    qualities: Mapping[str, MatteQuality], parameters: QualityParameters | None = None
+) -> tuple[str | None, str | None]:
+    """The best candidate, or why there is none.
+
+    Returns
+    -------
+    method : the method of the highest score, the first in the order of ``METHODS`` where scores are equal; None where
+        even that one lies below the floor
+    reason : why the nodule is rejected; None where a method was chosen
+    """
+    parameters = parameters or QualityParameters()
+    if not qualities:
+        return None, "no candidate matte"
+    order = {method: place for place, method in enumerate(METHODS)}
+    best = min(qualities, key=lambda method: (-qualities[method].score, order.get(method, len(order)), method))
+    quality = qualities[best]
+    if quality.score >= parameters.floor and quality.score > 0:
+        return best, None
+    # Where no single term is low the product of several middling ones is: the lowest is the one to name.
+    words = explain(quality.terms) or [WORDS[min(quality.terms, key=quality.terms.get)]]
+    reason = f"best score {quality.score:.2f} ({best}) is below the floor {parameters.floor:.2f}: {', '.join(words)}"
+    return None, reason
+
+
+def assess(nodule: Nodule, parameters: QualityParameters | None = None) -> Nodule:
+    """The nodule with its candidates scored, one chosen, and its outcome.
+
+    Returns
+    -------
+    A new ``Nodule``: ``accepted`` with a ``method``, or ``rejected`` with stage "quality" and a reason.
+
+    Raises
+    ------
+    InputError
+        The nodule has no image, trimap, spacing or candidates, or their shapes differ.
+    """
+    parameters = parameters or QualityParameters()
+    for name in ("image", "trimap", "spacing"):
+        if getattr(nodule, name) is None:
+            raise InputError(f"{nodule.nodule_id}: quality needs the nodule's {name}")
+    if not nodule.candidates:
+        raise InputError(f"{nodule.nodule_id}: there is no candidate matte to assess")
+    try:
+        qualities = score_mattes(
+            nodule.image,
+            nodule.trimap,
+            nodule.readers,
+            nodule.mattes,
+            {matte.method: matte.converged for matte in nodule.candidates},
+            nodule.spacing,
+            parameters,
+        )
+    except ValueError as error:
+        raise InputError(f"{nodule.nodule_id}: {error}") from error
+    candidates = [
+        replace(matte, scores=dict(qualities[matte.method].terms), score=qualities[matte.method].score)
+        for matte in nodule.candidates
+    ]
+    method, reason = choose(qualities, parameters)
+    return replace(
+        nodule,
+        candidates=candidates,
+        method=method,
+        outcome=ACCEPTED if method else REJECTED,
+        stage=None if method else "quality",
+        reason=reason,
+    )

@@ -1,0 +1,67 @@
+"""Where nodules come from: LIDC-IDRI's archive, a table of cases, phantoms of known alpha; one interface for all three.
+
+A source *plans* (one small reference a nodule, no pixels read) and *reads* (one reference to one ``Nodule`` on the
+scanner's own grid). It is a small picklable object: plans are made where the build is started, reads happen on workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from raymat.nodule import Nodule
+
+
+@dataclass(frozen=True)
+class NoduleRef:
+    """What the manifest holds of a nodule.
+
+    Attributes
+    ----------
+    nodule_id : unique within the source
+    patient_id : str
+    source : "lidc", "cases" or "phantoms"
+    readers : how many readers' masks it has; -1 where a trimap is given instead
+    fingerprint : digest of everything ``read`` will use (paths, sizes, times of change, annotation ids)
+    location : JSON, what ``read`` needs to find it
+    problem : why it cannot be read, where planning has seen that already; empty where all is well
+    """
+
+    nodule_id: str
+    patient_id: str
+    source: str
+    readers: int
+    fingerprint: str
+    location: str
+    problem: str = ""
+
+
+class Source(Protocol):
+    """A source of nodules."""
+
+    def plan(self) -> Iterator[NoduleRef]:
+        """Every nodule of the source, in a fixed order, each id once.
+
+        Raises
+        ------
+        InputError
+            The source as a whole cannot be used (no such folder, no series in it, columns missing).
+        """
+
+    def read(self, ref: NoduleRef) -> Nodule:
+        """The nodule's image, readers' masks (or trimap) and placement on the scanner's grid.
+
+        Raises
+        ------
+        InputError
+            This nodule cannot be read; the message names the file and says what to do.
+        NoduleExcluded
+            The nodule is left out by a rule.
+        """
+
+
+def digest(*parts: object) -> str:
+    """A short hexadecimal digest of the parts' text; equal for equal parts in every process."""
+    return hashlib.blake2b("\x1f".join(str(part) for part in parts).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,355 @@
+"""Any lesion of any modality: a table with an image and one mask a reader, or a trimap, in each row."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import stat
+from array import array
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raymat.nodule import InputError, Nodule
+from raymat.sources import NoduleRef, digest
+from raymat.volume import PLACEMENT_TOLERANCE_MM, Grid, read_volume
+
+SOURCE_VERSION = "cases-1"
+OWN_COLUMNS = ("case_id", "patient_id", "image", "masks", "trimap")
+BATCH_ROWS = 4096
+ROWS_NAMED = 10
+# Formats whose header names the file that holds the voxels, by the endings those go by.
+DETACHED = {
+    ".mhd": (".raw", ".zraw"),
+    ".nhdr": (".raw", ".raw.gz", ".raw.bz2"),
+    ".hdr": (".img", ".img.gz"),
+    ".img": (".hdr",),
+}
+
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class CasesSource:
+    """A CSV or Parquet table with the columns ``case_id, patient_id, image, masks``.
+
+    ``masks`` holds one file a reader, separated by ``;``. A ``trimap`` column may stand in for ``masks``, for the whole
+    table or row by row. Paths are relative to the table's folder and stay inside it; images are of any format
+    SimpleITK reads. Further columns are carried through into ``metadata`` as they stand.
+
+    Attributes
+    ----------
+    table : path of the table; its ending tells the format (``.csv``, ``.parquet``)
+    allow_absolute : whether absolute paths may lead out of the table's folder
+    """
+
+    table: str
+    allow_absolute: bool = False
+
+    kind = "cases"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "table", os.path.abspath(self.table))
+
+    def plan(self) -> Iterator[NoduleRef]:
+        """One reference a row, in the table's order; rows that share a case id become one that tells of them.
+
+        The table is streamed three times at most, its ids kept as 8 bytes each. Rows count from 1, the header left out.
+
+        Raises
+        ------
+        InputError
+            The table is missing, unreadable or empty, or lacks columns.
+        """
+        columns = self._columns()
+        missing = [name for name in ("case_id", "patient_id", "image") if name not in columns]
+        if not {"masks", "trimap"} & set(columns):
+            missing.append("masks (or trimap)")
+        if missing:
+            raise InputError(
+                f"{self.table}: missing columns: {', '.join(missing)}; the table has {', '.join(columns) or 'none'}"
+            )
+        repeated = sorted({name for name in columns if columns.count(name) > 1})
+        if repeated:
+            raise InputError(f"{self.table}: columns named twice: {', '.join(repeated)}")
+        duplicates = self._duplicates()
+        return self._references(duplicates)
+
+    def read(self, ref: NoduleRef) -> Nodule:
+        """The case's image, masks (or trimap) and placement, as the files have them.
+
+        Raises
+        ------
+        InputError
+            A file is missing or no 3D image, has voxels that are not finite, or a mask or trimap has another shape or
+            placement than the image, is empty, or has stray values.
+        """
+        if ref.problem:
+            raise InputError(ref.problem)
+        place = json.loads(ref.location)
+        trimap = self._path(place["trimap"]) if place["trimap"] else None
+        masks = [] if trimap else [self._path(mask) for mask in place["masks"]]
+        image, readers, trimap, grid = read_case(self._path(place["image"]), masks, trimap)
+        return Nodule(
+            nodule_id=ref.nodule_id,
+            patient_id=ref.patient_id,
+            source=self.kind,
+            image=image,
+            spacing=tuple(grid.spacing),
+            origin=tuple(grid.origin),
+            direction=np.asarray(grid.direction),
+            readers=readers,
+            trimap=trimap,
+            metadata={**place["metadata"], **{key: place[key] for key in ("image", "masks", "trimap") if place[key]}},
+        )
+
+    def _references(self, duplicates: dict[str, list[int]]) -> Iterator[NoduleRef]:
+        for number, row in self._rows():
+            case_id = _text(row.get("case_id"))
+            if case_id in duplicates:
+                rows = duplicates[case_id]
+                if number == rows[0]:
+                    named = ", ".join(map(str, rows[:ROWS_NAMED])) + (" ..." if len(rows) > ROWS_NAMED else "")
+                    problem = f"{self.table}: case id {case_id!r} stands in rows {named}: give each case its own id"
+                    yield self._problem(case_id, row, problem)
+                continue
+            yield self._reference(number, case_id, row)
+
+    def _reference(self, number: int, case_id: str, row: Row) -> NoduleRef:
+        where = f"{self.table}, row {number}"
+        if None in row:
+            problem = f"{where}: the row has {'more' if row[None] else 'fewer'} cells than the header has columns"
+            return self._problem(case_id or f"unnamed-row-{number}", row, problem)
+        image, masks, trimap = (_text(row.get(name)) for name in ("image", "masks", "trimap"))
+        for name in ("case_id", "patient_id", "image"):
+            if not _text(row[name]):
+                return self._problem(case_id or f"unnamed-row-{number}", row, f"{where}: the cell of {name} is empty")
+        if bool(masks) == bool(trimap):
+            problem = "both masks and a trimap: give one of them" if masks else "neither masks nor a trimap"
+            return self._problem(case_id, row, f"{where} ({case_id}): {problem}")
+        mask_list = [cell.strip() for cell in masks.split(";")] if masks else []
+        if not all(mask_list):
+            return self._problem(case_id, row, f"{where} ({case_id}): an empty entry among the masks {masks!r}")
+        if len(set(mask_list)) < len(mask_list):
+            return self._problem(case_id, row, f"{where} ({case_id}): one file named twice among the masks {masks!r}")
+        states = []
+        for cell in (image, *mask_list, *([trimap] if trimap else [])):
+            try:
+                states.append(_state(self._path(cell)))
+            except InputError as error:
+                return self._problem(case_id, row, f"{where} ({case_id}): {error}")
+        metadata = {name: _plain(value) for name, value in row.items() if name not in OWN_COLUMNS}
+        location = {"image": image, "masks": mask_list, "trimap": trimap, "metadata": metadata}
+        text = json.dumps(location, sort_keys=True)
+        return NoduleRef(
+            nodule_id=case_id,
+            patient_id=_text(row["patient_id"]),
+            source=self.kind,
+            readers=len(mask_list) or -1,
+            fingerprint=digest(SOURCE_VERSION, row["patient_id"], text, *states),
+            location=text,
+        )
+
+    def _problem(self, nodule_id: str, row: Row, problem: str) -> NoduleRef:
+        patient_id = _text(row.get("patient_id"))
+        return NoduleRef(nodule_id, patient_id, self.kind, 0, digest(SOURCE_VERSION, problem), "{}", problem)
+
+    def _path(self, cell: str) -> str:
+        """The file that a cell names; the one place where cells become paths."""
+        base = os.path.dirname(self.table)
+        if "\0" in cell:
+            raise InputError(f"the path {cell!r} holds a zero byte: mend the table")
+        path = os.path.normpath(os.path.join(base, cell))
+        if os.path.commonpath([base, path]) != base and not (self.allow_absolute and os.path.isabs(cell)):
+            raise InputError(f"the path {cell!r} leads out of the table's folder {base}: move the file or the table")
+        return path
+
+    def _duplicates(self) -> dict[str, list[int]]:
+        """Case ids that stand in more than one row, with their rows (the first few)."""
+        hashes = array("Q")
+        for _, row in self._rows(["case_id"]):
+            hashes.append(_hash(_text(row.get("case_id"))))
+        if not hashes:
+            raise InputError(f"{self.table}: the table has no rows")
+        ordered = np.sort(np.frombuffer(hashes, dtype=np.uint64))
+        suspects = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+        if not suspects:
+            return {}
+        rows = defaultdict(list)
+        for number, row in self._rows(["case_id"]):
+            case_id = _text(row.get("case_id"))
+            if case_id and _hash(case_id) in suspects and len(rows[case_id]) <= ROWS_NAMED:
+                rows[case_id].append(number)
+        return {case_id: numbers for case_id, numbers in rows.items() if len(numbers) > 1}
+
+    def _columns(self) -> list[str]:
+        if not os.path.isfile(self.table):
+            raise InputError(f"{self.table}: no such table")
+        if self._is_parquet:
+            return self._parquet().schema_arrow.names
+        with open(self.table, encoding="utf-8-sig", newline="") as file:
+            try:
+                return next(csv.reader(file), [])
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise InputError(f"{self.table}: not a CSV file in UTF-8: {error}") from error
+
+    def _rows(self, columns: list[str] | None = None) -> Iterator[tuple[int, Row]]:
+        """Row number (from 1) and cells by column; key None holds what a row has too many (or [], too few) of."""
+        if self._is_parquet:
+            number = 0
+            try:
+                for batch in self._parquet().iter_batches(BATCH_ROWS, columns=columns):
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield number, row
+            except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+                raise InputError(f"{self.table}: damaged after row {number}: {error}") from error
+            return
+        number = 0
+        with open(self.table, encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(file)
+            try:
+                header = next(lines, [])
+                for cells in lines:
+                    if not cells:
+                        continue
+                    number += 1
+                    row: Row = dict(zip(header, cells, strict=False))
+                    if len(cells) != len(header):
+                        row[None] = cells[len(header) :]
+                    yield number, row
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise InputError(f"{self.table}: damaged after row {number}: {error}") from error
+
+    @property
+    def _is_parquet(self) -> bool:
+        return self.table.lower().endswith((".parquet", ".pq"))
+
+    def _parquet(self) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(self.table)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{self.table}: not a Parquet file: {error}") from error
+
+
+def _hash(case_id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(case_id.encode(), digest_size=8).digest(), "little")
+
+
+def _text(cell: object) -> str:
+    if isinstance(cell, list):
+        return ";".join(_text(item) for item in cell)
+    return "" if cell is None else str(cell).strip()
+
+
+def _plain(cell: object) -> object:
+    """A cell as JSON has it."""
+    return cell if cell is None or isinstance(cell, (str, int, float, bool)) else str(cell)
+
+
+def read_case(
+    image: str | Path, masks: Sequence[str | Path], trimap: str | Path | None = None
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray | None, Grid]:
+    """An image with its readers' masks, or with a trimap, checked to lie on one grid.
+
+    Parameters
+    ----------
+    image, masks, trimap : files of any format SimpleITK reads; masks are one a reader
+
+    Returns
+    -------
+    image : float32 (z, y, x), HU where it is CT
+    readers : list of uint8 (z, y, x), 1 inside
+    trimap : uint8 (z, y, x) of 0, 128 and 255, or None
+    grid : Grid
+
+    Raises
+    ------
+    InputError
+        A file is missing or no 3D image, has voxels that are not finite, or a mask or trimap has another shape or
+        placement than the image, is empty, or has stray values.
+    """
+    values, grid = _read(Path(image))
+    readers = [_read_mask(Path(mask), grid, Path(image)) for mask in masks]
+    given = _read_trimap(Path(trimap), grid, Path(image)) if trimap else None
+    return values.astype(np.float32), readers, given, grid
+
+
+def _state(path: str) -> str:
+    """Size and time of change of a file, and of the one beside it that holds its voxels."""
+    root, ending = os.path.splitext(path)
+    states = []
+    for file in (path, *(root + other for other in DETACHED.get(ending.lower(), ()))):
+        try:
+            found = os.stat(file)
+        except FileNotFoundError:
+            if file == path:
+                raise InputError(f"{path}: no such file") from None
+            continue
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}") from error
+        if stat.S_ISDIR(found.st_mode):
+            raise InputError(f"{path}: a folder, not an image file")
+        states.append(f"{found.st_size}:{found.st_mtime_ns}")
+    return " ".join(states)
+
+
+def _read(path: Path) -> tuple[np.ndarray, Grid]:
+    values, grid = read_volume(path)
+    if values.dtype.kind not in "iuf":
+        raise InputError(f"{path}: voxels must be whole or real numbers, not {values.dtype}")
+    if values.dtype.kind == "f":
+        bad = ~np.isfinite(values)
+        if bad.any():
+            first = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise InputError(
+                f"{path}: {np.count_nonzero(bad)} voxels are NaN or infinite, the first at {first} (z, y, x)"
+            )
+    return values, grid
+
+
+def _read_on(path: Path, grid: Grid, image_path: Path) -> np.ndarray:
+    values, own = _read(path)
+    if own.shape != grid.shape:
+        raise InputError(f"{path}: {own.shape} voxels (z, y, x), but {image_path.name} has {grid.shape}")
+    apart = own.placement_difference(grid)
+    if apart > PLACEMENT_TOLERANCE_MM:
+        raise InputError(
+            f"{path}: lies up to {apart:.2f} mm from {image_path.name}: origin, spacing or direction differ; "
+            "resample it onto the image's grid"
+        )
+    return values
+
+
+def _read_mask(path: Path, grid: Grid, image_path: Path) -> np.ndarray:
+    values = _read_on(path, grid, image_path)
+    inside = values != 0
+    marked = values[inside]
+    if marked.size == 0:
+        raise InputError(f"{path}: the mask is empty")
+    if (marked != marked[0]).any():
+        some = ", ".join(f"{v:g}" for v in np.unique(values)[:5])
+        raise InputError(f"{path}: a mask holds 0 and one other value, this one more: {some} ...; one file a reader")
+    return inside.astype(np.uint8)
+
+
+def _read_trimap(path: Path, grid: Grid, image_path: Path) -> np.ndarray:
+    values = _read_on(path, grid, image_path)
+    stray = ~np.isin(values, (0, 128, 255))
+    if stray.any():
+        some = ", ".join(f"{v:g}" for v in np.unique(values[stray])[:5])
+        raise InputError(
+            f"{path}: a trimap holds 0 (background), 128 (unknown) and 255 (foreground); found {some} in "
+            f"{np.count_nonzero(stray)} voxels"
+        )
+    for name, value in (("background", 0), ("unknown", 128), ("foreground", 255)):
+        if not (values == value).any():
+            raise InputError(f"{path}: the trimap has no {name} voxels")
+    return values.astype(np.uint8)

@@ -1,0 +1,25 @@
+"""CT phantoms of known alpha, drawn from LIDC-IDRI's readers' contours and ratings: see docs/phantoms.md."""
+
+from raymat.sources.phantom.choice import Case, choose
+from raymat.sources.phantom.draw import Phantom, draw_phantom
+from raymat.sources.phantom.source import (
+    VERSION,
+    PhantomSource,
+    is_phantom_folder,
+    phantom_of,
+    write_phantom,
+    write_phantoms,
+)
+
+__all__ = [
+    "VERSION",
+    "Case",
+    "Phantom",
+    "PhantomSource",
+    "choose",
+    "draw_phantom",
+    "is_phantom_folder",
+    "phantom_of",
+    "write_phantom",
+    "write_phantoms",
+]

@@ -1,0 +1,184 @@
+"""One nodule's way through the build, as plain functions: read and prepare, solve, assess.
+
+Each step takes a nodule and returns a nodule. What goes wrong with it becomes its outcome here and nowhere else, so
+that one nodule can never harm another; a nodule that has an outcome passes the later steps untouched.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+
+from raymat.matting import METHODS, SOLVER_VERSION, HUWindow, SolveInfo, estimate_all
+from raymat.nodule import EXCLUDED, FAILED, InputError, Matte, Nodule, NoduleExcluded
+from raymat.prepare import PREPARE_VERSION, PrepareParameters, prepare
+from raymat.quality import QualityParameters, assess
+from raymat.sources import NoduleRef, Source, digest
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MattingParameters:
+    """What the solvers are given (specification's defaults).
+
+    Attributes
+    ----------
+    methods : subset of ``raymat.matting.METHODS``
+    window_level, window_width : HU, the window that calibrates the "+" methods' foreground (Eq. 4)
+    constraint_weight : lambda of Eq. 3
+    roi_margin : mm
+    """
+
+    methods: tuple[str, ...] = METHODS
+    window_level: float = -600.0
+    window_width: float = 1500.0
+    constraint_weight: float = 100.0
+    roi_margin: float = 8.0
+
+    def __post_init__(self) -> None:
+        unknown = [method for method in self.methods if method not in METHODS]
+        if unknown or not self.methods:
+            raise InputError(f"unknown methods {unknown}; choose one or more of {', '.join(METHODS)}")
+        try:
+            HUWindow(self.window_level, self.window_width)
+        except ValueError as error:
+            raise InputError(
+                f"the window (level {self.window_level:g}, width {self.window_width:g}): {error}"
+            ) from None
+        if not self.constraint_weight > 0:
+            raise InputError(f"the constraint weight must be above 0, not {self.constraint_weight:g}")
+
+
+@dataclass(frozen=True)
+class BuildParameters:
+    """All that decides what a dataset's arrays are.
+
+    Attributes
+    ----------
+    min_readers : nodules with fewer readers' masks are excluded (those with a given trimap are not)
+    prepare, matting, quality : the parameters of each step
+    """
+
+    min_readers: int = 4
+    prepare: PrepareParameters = field(default_factory=PrepareParameters)
+    matting: MattingParameters = field(default_factory=MattingParameters)
+    quality: QualityParameters = field(default_factory=QualityParameters)
+
+    def solve_key(self, ref: NoduleRef) -> str:
+        """Digest of all that the nodule's mattes depend on."""
+        return digest(ref.nodule_id, ref.fingerprint, ref.problem, self.min_readers, *self._solve_parts())[:24]
+
+    def key(self, ref: NoduleRef) -> str:
+        """Digest of all that the nodule's record depends on; begins with its ``solve_key``."""
+        return self.solve_key(ref) + digest(repr(sorted(asdict(self.quality).items())))[:8]
+
+    def _solve_parts(self) -> list[str]:
+        parts = [repr(sorted(asdict(step).items())) for step in (self.prepare, self.matting)]
+        return [*parts, PREPARE_VERSION, SOLVER_VERSION]
+
+
+SOLVE_KEY_LENGTH = 24
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things: "1 reader", "3 readers"."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _guarded(stage: str, nodule: Nodule, work: Callable[[Nodule], Nodule]) -> Nodule:
+    try:
+        return work(nodule)
+    except NoduleExcluded as error:
+        return ended(nodule, EXCLUDED, stage, str(error))
+    except InputError as error:
+        return ended(nodule, FAILED, stage, str(error))
+    except Exception as error:
+        logger.exception("nodule %s: %s failed", nodule.nodule_id, stage)
+        return ended(nodule, FAILED, stage, f"{type(error).__name__}: {error}")
+
+
+def ended(nodule: Nodule, outcome: str, stage: str, reason: str) -> Nodule:
+    """The nodule with its outcome and without the arrays that nobody will look at."""
+    return replace(
+        nodule,
+        image=None,
+        readers=[],
+        trimap=None,
+        true_alpha=None,
+        candidates=[],
+        outcome=outcome,
+        stage=stage,
+        reason=reason,
+    )
+
+
+def read_and_prepare(source: Source, ref: NoduleRef, parameters: BuildParameters) -> Nodule:
+    """The nodule on the working grid with its trimap, or with the outcome that ends its way here."""
+
+    def work(nodule: Nodule) -> Nodule:
+        if ref.problem:
+            raise InputError(ref.problem)
+        if 0 <= ref.readers < parameters.min_readers:
+            raise NoduleExcluded(f"{counted(ref.readers, 'reader')}, fewer than the {parameters.min_readers} asked for")
+        return replace(prepare(source.read(ref), parameters.prepare), key=nodule.key)
+
+    start = Nodule(ref.nodule_id, ref.patient_id, ref.source, key=parameters.key(ref))
+    return _guarded("read", start, work)
+
+
+def solve_volume(
+    image: np.ndarray,
+    trimap: np.ndarray,
+    spacing: tuple[float, float, float],
+    intensity_range: tuple[float, float],
+    parameters: MattingParameters,
+) -> dict[str, tuple[np.ndarray, SolveInfo]]:
+    """``raymat.matting.estimate_all`` with the parameters of a build; arrays and spacing (z, y, x), HU, mm."""
+    return estimate_all(
+        image,
+        trimap,
+        methods=parameters.methods,
+        spacing=spacing,
+        intensity_range=intensity_range,
+        calibration=HUWindow(parameters.window_level, parameters.window_width),
+        constraint_weight=parameters.constraint_weight,
+        roi_margin=parameters.roi_margin,
+    )
+
+
+def solve(nodule: Nodule, parameters: BuildParameters) -> Nodule:
+    """The nodule with one candidate matte a method."""
+
+    def work(nodule: Nodule) -> Nodule:
+        mattes = solve_volume(
+            nodule.image, nodule.trimap, nodule.spacing, parameters.prepare.intensity_range, parameters.matting
+        )
+        candidates = [
+            Matte(
+                method=method,
+                alpha=alpha,
+                iterations=int(info.iterations),
+                residual=float(info.residual),
+                converged=bool(info.converged),
+                seconds=float(info.seconds),
+                unknowns=int(info.unknowns),
+                solver=str(info.solver),
+            )
+            for method, (alpha, info) in mattes.items()
+        ]
+        return replace(nodule, candidates=candidates)
+
+    if nodule.outcome or nodule.candidates:
+        return nodule
+    return _guarded("solve", nodule, work)
+
+
+def score(nodule: Nodule, parameters: BuildParameters) -> Nodule:
+    """The nodule with scores, the chosen method and its outcome."""
+    if nodule.outcome:
+        return nodule
+    return _guarded("quality", nodule, lambda nodule: assess(nodule, parameters.quality))

@@ -1,0 +1,200 @@
+"""Volumes and where they lie in the patient.
+
+Everywhere inside raymat an array is indexed ``[z, y, x]`` and every triple that belongs to it (spacing, origin, the
+rows and columns of direction) is in the same (z, y, x) order. SimpleITK's (x, y, z) appears in this file alone.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+
+from raymat.nodule import InputError
+
+PLACEMENT_TOLERANCE_MM = 0.1
+
+WHOLE = (".nrrd", ".mha")  # header and voxels in one file, plain or deflated
+DEFLATED = 1100  # more bytes than deflate ever makes of one
+LINE_BYTES = 900
+LARGEST = 1e30
+MEASURES = re.compile(rb"dim|size|spac|origin|matrix|offset|orientation|rotation|position", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A voxel grid in patient coordinates (DICOM's LPS, mm).
+
+    Attributes
+    ----------
+    shape : (z, y, x) voxels
+    spacing : (z, y, x) mm
+    origin : (z, y, x) mm, the centre of voxel [0, 0, 0]
+    direction : 3 x 3 array, column a is the patient direction, as (z, y, x), along which index a grows
+    """
+
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float]
+    direction: np.ndarray
+
+    def to_patient(self, index) -> np.ndarray:
+        """Patient coordinates (z, y, x) in mm of voxel indices ``[..., 3]``, fractions allowed."""
+        step = np.asarray(self.direction) * np.asarray(self.spacing)
+        return np.asarray(self.origin) + np.asarray(index, dtype=float) @ step.T
+
+    def crop(self, start, shape) -> Grid:
+        """The grid of ``shape`` voxels that begins at voxel ``start``, which may lie outside."""
+        return Grid(tuple(int(n) for n in shape), self.spacing, tuple(self.to_patient(start).tolist()), self.direction)
+
+    def placement_difference(self, other: Grid) -> float:
+        """The largest distance in mm between the corners of two grids of one shape."""
+        corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij")).reshape(3, -1).T
+        return float(np.linalg.norm(self.to_patient(corners) - other.to_patient(corners), axis=1).max())
+
+
+def to_sitk(array: np.ndarray, grid: Grid) -> sitk.Image:
+    """A SimpleITK image of ``array`` (z, y, x), placed on ``grid``."""
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(tuple(grid.spacing[::-1]))
+    image.SetOrigin(tuple(grid.origin[::-1]))
+    image.SetDirection(np.asarray(grid.direction)[::-1, ::-1].ravel().tolist())
+    return image
+
+
+def grid_of(image: sitk.Image) -> Grid:
+    """The grid of a 3D SimpleITK image."""
+    direction = np.array(image.GetDirection()).reshape(3, 3)[::-1, ::-1].copy()
+    return Grid(image.GetSize()[::-1], image.GetSpacing()[::-1], image.GetOrigin()[::-1], direction)
+
+
+def read_volume(path: str | Path) -> tuple[np.ndarray, Grid]:
+    """Read a 3D image of any format SimpleITK knows.
+
+    Returns
+    -------
+    array : (z, y, x), the file's own dtype
+    grid : Grid
+
+    Raises
+    ------
+    InputError
+        The file is missing, unreadable or not a 3D image of one channel.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+    name = Path(path).name.lower()
+    if name.endswith((".nrrd", ".nhdr", ".mha", ".mhd")):
+        _verify_text_header(path)
+    if name.endswith((".nii", ".nii.gz")):
+        _verify_nifti(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        if name.endswith(WHOLE):
+            _verify_size(path, reader.GetSize())
+        image = reader.Execute()
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise InputError(f"{path}: SimpleITK cannot read it: {lines[-1]}") from error
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(
+            f"{path}: expected a 3D image of one channel, found {image.GetDimension()}D of "
+            f"{image.GetNumberOfComponentsPerPixel()} channels"
+        )
+    grid = grid_of(image)
+    if not np.isfinite([*grid.spacing, *grid.origin, *grid.direction.flat]).all():
+        raise InputError(
+            f"{path}: spacing {grid.spacing}, origin {grid.origin} or direction {grid.direction.tolist()} (z, y, x) of "
+            "its header is not finite; mend the header"
+        )
+    return sitk.GetArrayFromImage(image), grid
+
+
+def _verify_size(path: str | Path, shape: tuple[int, ...]) -> None:
+    # Readers make room for the voxels, and some fill it, before they see that the file is short.
+    size = Path(path).stat().st_size
+    if any(n < 1 for n in shape) or math.prod(shape) > DEFLATED * size:
+        raise InputError(
+            f"{path}: its header claims {' x '.join(map(str, shape))} voxels, which its {size} bytes cannot hold: "
+            "truncated or damaged; copy it again"
+        )
+
+
+def _verify_text_header(path: str | Path) -> None:
+    # On a damaged header the libraries below SimpleITK do worse than fail: teem (NRRD) overruns its buffers at a long
+    # line, MetaIO dies of a negative number of dimensions, ITK hangs over a direction whose squares overflow.
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            text = line.strip()
+            if not text or text.startswith(b"ElementDataFile"):
+                return
+            if b":=" in text or text.startswith(b"#"):  # free text of NRRD
+                continue
+            if len(text) > LINE_BYTES:
+                raise InputError(f"{path}: line {number} of its header has {len(text)} bytes: damaged; copy it again")
+            field, _, value = text.replace(b"=", b":", 1).partition(b":")
+            if MEASURES.search(field):
+                _verify_measures(f"{path}: {field.decode('latin1').strip()}", value)
+
+
+def _verify_measures(where: str, value: bytes) -> None:
+    for word in re.split(rb"[\s(),]+", value):
+        try:
+            number = float(word)
+        except ValueError:
+            continue  # "none", "left-posterior-superior"
+        negative = number < 0 and where.lower().endswith(("dims", "dimsize", "dimension", "sizes"))
+        if abs(number) > LARGEST or negative:
+            raise InputError(f"{where} of its header holds {number:g}: damaged; copy it again")
+
+
+NIFTI_ERRORS = (
+    OSError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    zlib.error,
+    nibabel.filebasedimages.ImageFileError,
+    nibabel.spatialimages.HeaderDataError,
+)
+
+
+def _verify_nifti(path: str | Path) -> None:
+    # ITK's NIfTI reader turns NaN into 0 and fills a truncated file up with 0, both without a word.
+    try:
+        image = nibabel.load(path)
+        _verify_size(path, image.shape)
+        values = np.asanyarray(image.dataobj)
+    except InputError:
+        raise
+    except NIFTI_ERRORS as error:
+        raise InputError(f"{path}: truncated or damaged ({error}); copy it again") from error
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        x, y, z = np.argwhere(~np.isfinite(values))[0][:3]
+        raise InputError(
+            f"{path}: {np.count_nonzero(~np.isfinite(values))} voxels are NaN or infinite, the first at "
+            f"({z}, {y}, {x}) (z, y, x); replace them"
+        )
+
+
+def write_volume(path: str | Path, array: np.ndarray, grid: Grid) -> None:
+    """Write ``array`` (z, y, x) at its place in the patient; the format follows the file name (``.nii.gz``, ``.nrrd``).
+
+    Raises
+    ------
+    InputError
+        The file cannot be written, or its ending names no format SimpleITK writes.
+    """
+    try:
+        sitk.WriteImage(to_sitk(array, grid), str(path), useCompression=True)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise InputError(f"{path}: cannot be written: {lines[-1]}") from error

@@ -1,0 +1,195 @@
+"""The build on a real local Ray, from real files: outcomes, resume, equal arrays, and no fault that spreads."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import raymat
+from raymat.nodule import InputError
+from raymat.pipelines.build import build, nodules_per_shard, plan_build
+from raymat.pipelines.cluster import Pools
+from raymat.prepare import PrepareParameters
+from raymat.quality import QualityParameters
+from raymat.sources.cases import CasesSource
+from raymat.steps import BuildParameters, MattingParameters
+from raymat.store import Store
+from raymat.volume import Grid, write_volume
+
+pytestmark = pytest.mark.ray
+
+PARAMETERS = BuildParameters(
+    min_readers=2, prepare=PrepareParameters(crop_px=24, spacing_mm=1.0), quality=QualityParameters(floor=0.0)
+)
+GRID = Grid((14, 28, 28), (1.0, 1.0, 1.0), (-50.0, 10.0, 20.0), np.eye(3))
+
+
+def write_cases(folder, n: int) -> str:
+    """A table of n small nodules, two readers each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["case_id,patient_id,image,masks,malignancy"]
+    z, y, x = np.indices(GRID.shape)
+    for i in range(n):
+        rng = np.random.default_rng(i)
+        distance = np.sqrt((z - 7) ** 2 + (y - 14) ** 2 + (x - 14 - i % 3) ** 2)
+        alpha = np.clip(5.5 - distance, 0, 1)
+        image = -850 + 880 * alpha + rng.normal(0, 20, GRID.shape)
+        write_volume(folder / f"{i}.nii.gz", image.astype(np.float32), GRID)
+        for reader, radius in enumerate((4.6, 5.6)):
+            write_volume(folder / f"{i}.r{reader}.nii.gz", (distance < radius).astype(np.uint8), GRID)
+        lines.append(f"case{i},p{i // 2},{i}.nii.gz,{i}.r0.nii.gz;{i}.r1.nii.gz,{1 + i % 5}")
+    (folder / "cases.csv").write_text("\n".join(lines) + "\n")
+    return str(folder / "cases.csv")
+
+
+def arrays(path) -> dict:
+    """Every array of every nodule, by id and name, as bytes."""
+    found = {}
+    for nodule in raymat.load(path, outcomes=("accepted", "rejected")):
+        named = {"image": nodule.image, "trimap": nodule.trimap, **nodule.mattes}
+        named |= {f"reader{i}": mask for i, mask in enumerate(nodule.readers)}
+        found |= {(nodule.nodule_id, name): array.tobytes() for name, array in named.items()}
+    return found
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def built(ray_cluster, tmp_path_factory):
+    """A table of six cases, the dataset built from it and the build's result."""
+    folder = tmp_path_factory.mktemp("built")
+    table = write_cases(folder / "cases", 6)
+    store = Store.create(folder / "dataset")
+    return table, store, build(store, CasesSource(table), PARAMETERS, say=quiet)
+
+
+def test_every_nodule_is_there_with_eight_mattes_and_its_further_columns(built):
+    _, store, result = built
+    assert result.counts == {"accepted": 6}
+    nodules = list(raymat.load(store.root))
+    assert [nodule.nodule_id for nodule in nodules] == [f"case{i}" for i in range(6)]
+    for nodule in nodules:
+        assert set(nodule.mattes) == set(raymat.matting.METHODS)
+        assert nodule.method in nodule.mattes
+        assert json.dumps(nodule.metadata).count("malignancy") == 1
+        unknown = nodule.trimap == 128
+        assert all(((alpha >= 0) & (alpha <= 1)).all() and alpha[unknown].std() > 0 for alpha in nodule.mattes.values())
+
+
+def test_the_same_command_again_solves_nothing_and_says_so(built):
+    table, store, _ = built
+    said = []
+    before = store.listing("nodules")
+    again = build(store, CasesSource(table), PARAMETERS, say=said.append)
+    assert said == ["6 nodules, all committed: nothing to solve"]
+    assert again.plan.to_do == 0
+    assert again.counts == {"accepted": 6}
+    assert store.listing("nodules") == before
+
+
+def test_workers_and_order_change_nothing_in_the_arrays(built, tmp_path):
+    table, store, _ = built
+    lines = Path(table).read_text().splitlines()
+    shuffled = table.replace("cases.csv", "shuffled.csv")
+    Path(shuffled).write_text("\n".join([lines[0], *lines[:0:-1]]) + "\n")
+    one = Store.create(tmp_path / "one")
+    build(one, CasesSource(shuffled), PARAMETERS, Pools(solve_workers=1), say=quiet)
+    assert arrays(one.root) == arrays(store.root)
+
+
+def test_an_interrupted_build_goes_on_where_it_stopped(built, tmp_path):
+    table, store, _ = built
+    part = tmp_path / "part"
+    shutil.copytree(store.root, part)
+    shutil.rmtree(part / "outcomes")
+    kept = Store.open(part)
+    lost = kept.listing("nodules")[:2]
+    for name in lost:
+        kept.delete(name)
+    stamps = {name: (part / name).stat().st_mtime_ns for name in kept.listing("nodules")}
+    result = build(kept, CasesSource(table), PARAMETERS, say=quiet)
+    assert (result.plan.committed, result.plan.to_do) == (4, 2)
+    assert {name: (part / name).stat().st_mtime_ns for name in stamps} == stamps
+    assert arrays(part) == arrays(store.root)
+
+
+def test_nodules_that_the_source_no_longer_names_are_counted_out_loud(built, tmp_path):
+    table, store, _ = built
+    shutil.copytree(store.root, tmp_path / "copy")
+    fewer = Path(table.replace("cases.csv", "fewer.csv"))
+    fewer.write_text("\n".join(Path(table).read_text().splitlines()[:3]) + "\n")
+    said = []
+    result = build(Store.open(tmp_path / "copy"), CasesSource(str(fewer)), PARAMETERS, say=said.append)
+    assert result.counts == {"accepted": 2}
+    assert "4 nodules of an earlier source" in said[0]
+    assert len(Store.open(tmp_path / "copy").listing("nodules")) == 6
+
+
+def test_changed_quality_is_judged_anew_without_solving(built, tmp_path):
+    table, store, _ = built
+    shutil.copytree(store.root, tmp_path / "copy")
+    strict = BuildParameters(2, PARAMETERS.prepare, quality=QualityParameters(floor=1.0))
+    said = []
+    result = build(Store.open(tmp_path / "copy"), CasesSource(table), strict, say=said.append)
+    assert result.plan.changed == result.plan.rescored == 6
+    assert "need only be scored" in said[0]
+    assert result.counts == {"rejected": 6}
+    before = {row["nodule_id"]: [s["seconds"] for s in row["solves"]] for row in store.outcomes().to_pylist()}
+    after = {row["nodule_id"]: [s["seconds"] for s in row["solves"]] for row in result.outcomes.to_pylist()}
+    assert after == before
+    assert len(Store.open(tmp_path / "copy").listing("nodules")) == 6
+
+
+def test_a_changed_parameter_or_input_redoes_what_depends_on_it(built, tmp_path):
+    table, store, _ = built
+    folder = tmp_path / "cases"
+    shutil.copytree(store.root, tmp_path / "copy")
+    shutil.copytree(table.removesuffix("/cases.csv"), folder, copy_function=shutil.copy2)
+    copy = Store.open(tmp_path / "copy")
+    assert plan_build(copy, CasesSource(table), PARAMETERS).to_do == 0
+    window = BuildParameters(2, PARAMETERS.prepare, MattingParameters(window_level=-500.0), PARAMETERS.quality)
+    assert plan_build(copy, CasesSource(table), window).changed == 6
+    same = plan_build(copy, CasesSource(str(folder / "cases.csv")), PARAMETERS)
+    assert same.changed == 0
+    write_volume(folder / "3.nii.gz", np.full(GRID.shape, -800.0, np.float32), GRID)
+    assert plan_build(copy, CasesSource(str(folder / "cases.csv")), PARAMETERS).changed == 1
+
+
+def test_each_bad_nodule_has_its_own_outcome_and_the_rest_stands(ray_cluster, tmp_path):
+    table = write_cases(tmp_path / "cases", 3)
+    folder = tmp_path / "cases"
+    write_volume(folder / "nan.nii.gz", np.full(GRID.shape, np.nan, np.float32), GRID)
+    (folder / "cut.nii.gz").write_bytes((folder / "0.nii.gz").read_bytes()[:200])
+    with open(table, "a") as file:
+        file.write("missing,p,none.nii.gz,0.r0.nii.gz;0.r1.nii.gz,1\n")
+        file.write("nan,p,nan.nii.gz,0.r0.nii.gz;0.r1.nii.gz,1\n")
+        file.write("cut,p,cut.nii.gz,0.r0.nii.gz;0.r1.nii.gz,1\n")
+        file.write("one-reader,p,0.nii.gz,0.r0.nii.gz,1\n")
+    store = Store.create(tmp_path / "dataset")
+    result = build(store, CasesSource(table), PARAMETERS, say=quiet)
+    assert result.counts == {"accepted": 3, "failed": 3, "excluded": 1}
+    rows = {row["nodule_id"]: row for row in result.outcomes.to_pylist()}
+    assert "none.nii.gz" in rows["missing"]["reason"]
+    assert "nan.nii.gz" in rows["nan"]["reason"]
+    assert "cut.nii.gz" in rows["cut"]["reason"]
+    assert rows["one-reader"]["reason"] == "1 reader, fewer than the 2 asked for"
+
+    shutil.copy(folder / "0.nii.gz", folder / "cut.nii.gz")
+    retried = build(store, CasesSource(table), PARAMETERS, retry_failed=True, say=quiet)
+    assert retried.counts == {"accepted": 4, "failed": 2, "excluded": 1}
+
+
+def test_a_dataset_of_many_nodules_commits_several_at_once():
+    assert [nodules_per_shard(n) for n in (1, 2_600, 40_000, 200_000, 10_000_000)] == [1, 1, 2, 10, 16]
+
+
+def test_pools_that_cannot_start_are_refused(built, tmp_path):
+    table, _, _ = built
+    store = Store.create(tmp_path / "dataset")
+    with pytest.raises(InputError, match="would never start"):
+        build(store, CasesSource(table), PARAMETERS, Pools(solve_workers=9), say=quiet)
+    assert store.listing("nodules") == []

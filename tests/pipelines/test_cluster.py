@@ -1,0 +1,49 @@
+"""Sizing of the pools: every CPU used, and never a build that cannot start."""
+
+import pytest
+
+from raymat.nodule import InputError
+from raymat.pipelines.cluster import Pools, thread_environment
+from raymat.pipelines.progress import Progress, in_words
+
+
+@pytest.mark.parametrize(("cpus", "solvers"), [(1, 1), (2, 2), (4, 4), (16, 16), (1000, 1000)])
+def test_solvers_fill_the_cluster_and_leave_room_for_the_ends(cpus, solvers):
+    pools = Pools().sized(cpus, memory_gib=4 * cpus)
+    assert pools.solve_workers == solvers
+    held = pools.solve_workers * pools.solve_cpus + pools.score_workers * pools.score_cpus
+    assert held + pools.read_cpus + pools.commit_cpus <= cpus + 1e-6
+
+
+def test_memory_bounds_the_solvers():
+    assert Pools(solve_memory_gib=4).sized(16, memory_gib=10).solve_workers == 2
+
+
+def test_pools_that_would_starve_the_ends_are_refused():
+    with pytest.raises(InputError, match="would never start"):
+        Pools(solve_workers=2, solve_cpus=1).sized(2, memory_gib=16)
+
+
+def test_pools_that_need_more_memory_than_there_is_are_refused():
+    with pytest.raises(InputError, match="GiB"):
+        Pools(solve_workers=2, solve_memory_gib=9).sized(8, memory_gib=16)
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(0.8, "1"), (1, "1"), (4, "4")])
+def test_a_worker_has_as_many_threads_as_cpus(cpus, threads):
+    assert set(thread_environment(cpus).values()) == {threads}
+
+
+def test_progress_counts_outcomes_and_says_how_far_it_is(capsys):
+    lines = []
+    progress = Progress(3, lines.append, every=0)
+    progress.add(["accepted"])
+    progress.add(["failed", "accepted"])
+    assert lines[0].startswith("1/3 nodules (33 %)")
+    assert lines[-1].startswith("3/3 nodules (100 %)")
+    assert lines[-1].endswith("2 accepted, 1 failed")
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(42.4, "42 s"), (190, "3 min 10 s"), (7500, "2 h 05 min")])
+def test_durations_in_words(seconds, words):
+    assert in_words(seconds) == words

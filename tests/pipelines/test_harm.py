@@ -1,0 +1,203 @@
+"""Real harm to real processes of a build: nothing committed is lost or solved again, nothing is left without a word."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from raymat.lock import held
+from raymat.pipelines.build import build
+from raymat.sources.cases import CasesSource
+from raymat.store import Store
+from tests.conftest import REPOSITORY
+from tests.pipelines.test_build import PARAMETERS, arrays, quiet, write_cases
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+SMALL = ["--min-readers", "2", "--crop-px", "24", "--spacing-mm", "1", "--floor", "0", "--no-tracking"]
+HARM = Path(__file__).parent / "harm"
+
+
+@pytest.fixture(scope="module")
+def cases(ray_cluster, tmp_path_factory):
+    """A table of 60 small nodules and the arrays of an undisturbed build."""
+    folder = tmp_path_factory.mktemp("harm")
+    table = write_cases(folder / "cases", 60)
+    store = Store.create(folder / "undisturbed")
+    build(store, CasesSource(table), PARAMETERS, say=quiet)
+    return table, arrays(store.root)
+
+
+def start(table: str, out: Path, *arguments: str, **harm: object) -> subprocess.Popen:
+    """`raymat build` in a process of its own, with its own local Ray."""
+    environment = os.environ | {"PYTHONPATH": str(HARM), "RAYMAT_HARM": json.dumps(harm)}
+    environment.pop("RAY_ADDRESS", None)
+    command = [sys.executable, "-m", "raymat", "build", "--cases", table, "-o", str(out), *SMALL, *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
+
+
+def committed(out: Path) -> set[str]:
+    if not (out / "dataset.json").is_file():
+        return set()
+    return set(Store.open(out).index()["nodule_id"].to_pylist())
+
+
+def await_commits(out: Path, count: int) -> None:
+    """Return as soon as so many files are committed, or all of them, or after two minutes."""
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("nodules/*/*.parquet"))) < min(count, 60) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def test_a_driver_killed_at_any_moment_loses_nothing_and_repeats_nothing(cases, tmp_path):
+    table, expected = cases
+    out, record = tmp_path / "dataset", tmp_path / "solves"
+    record.touch()
+    dice = random.Random(int(os.environ.get("RAYMAT_SEED", "0")))
+    seen = set()
+    for kill in range(20):
+        before, lines = committed(out), len(record.read_text().splitlines())
+        process = start(table, out, record=str(record), slow=0.4)
+        if kill % 2:
+            await_commits(out, len(before) + dice.randint(1, 5))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(dice.uniform(0.0, 0.5) if kill % 2 else dice.uniform(0.5, 10.0))
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+        seen.add(len(committed(out)))
+        assert before <= committed(out)
+        assert not before & set(record.read_text().splitlines()[lines:]), "a committed nodule was solved again"
+    before, lines = committed(out), len(record.read_text().splitlines())
+    said, _ = (process := start(table, out, record=str(record))).communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert len(seen - {0, 60}) > 3, "the build was hardly ever killed in its midst"
+    assert not before & set(record.read_text().splitlines()[lines:])
+    assert arrays(out) == expected
+    assert not list(out.rglob("*.tmp")), "unfinished writes were left"
+
+
+def test_a_nodule_that_kills_its_worker_or_hangs_fails_alone_and_can_be_retried(cases, tmp_path):
+    table, expected = cases
+    few = Path(table).with_name("few.csv")
+    few.write_text("".join(Path(table).read_text().splitlines(keepends=True)[:9]))
+    out, record = tmp_path / "dataset", tmp_path / "solves"
+    harm = {"record": str(record), "exit": "case1", "kill": "case4", "hang": "case6"}
+    said, _ = (process := start(str(few), out, "--nodule-timeout", "12", **harm)).communicate(timeout=400)
+    assert process.returncode == 1, said
+    rows = {row["nodule_id"]: row for row in Store.open(out).outcomes().to_pylist()}
+    failed = {name: row["reason"] for name, row in rows.items() if row["outcome"] == "failed"}
+    assert set(failed) == {"case1", "case4", "case6"}
+    assert "worker died 3 times" in failed["case1"]
+    assert "worker died 3 times" in failed["case4"]
+    assert "longer than 12 s, 3 times" in failed["case6"]
+    assert all(f"failed {name}" in said for name in failed)
+    tries = Counter(record.read_text().splitlines())
+    assert {name: tries[name] for name in failed} == dict.fromkeys(failed, 3)
+    said, _ = (process := start(str(few), out, "--retry-failed", record=str(record))).communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert arrays(out) == {key: data for key, data in expected.items() if key[0] in rows}
+
+
+def test_a_second_build_of_the_same_output_is_refused_while_the_first_lives(cases, tmp_path):
+    table, _ = cases
+    out, record = tmp_path / "dataset", tmp_path / "solves"
+    first = start(table, out, record=str(record), slow=0.2)
+    deadline = time.monotonic() + 60
+    while len(committed(out)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    said, _ = (second := start(table, out, record=str(tmp_path / "other"))).communicate(timeout=60)
+    assert second.returncode == 2
+    assert f"process {first.pid} on" in said
+    assert not (tmp_path / "other").exists()
+    first.kill()
+    first.communicate(timeout=60)
+    with held(Store.open(out), "taken over at once, as its process is gone"):
+        assert committed(out)
+
+
+LOSING_A_NODE = """
+import sys, threading, time
+import ray
+from ray.cluster_utils import Cluster
+from raymat.pipelines.build import build
+from raymat.pipelines.cluster import Pools
+from raymat.sources.cases import CasesSource
+from raymat.store import Store
+from tests.pipelines.test_build import PARAMETERS
+
+table, out = sys.argv[1:]
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+node = cluster.add_node(num_cpus=1)
+store = Store.create(out)
+
+def harm():
+    while len(store.listing("nodules")) < 6:
+        time.sleep(0.2)
+    cluster.remove_node(node, allow_graceful=False)
+    print("node removed", flush=True)
+    time.sleep(3)
+    cluster.add_node(num_cpus=1)
+
+thread = threading.Thread(target=harm)
+thread.start()
+result = build(store, CasesSource(table), PARAMETERS, Pools(solve_workers=2, solve_cpus=0.6), address=cluster.address)
+thread.join()
+print("outcomes", dict(result.counts), flush=True)
+cluster.shutdown()
+"""
+
+
+def test_a_build_goes_on_when_a_node_is_gone(cases, tmp_path):
+    table, expected = cases
+    out = tmp_path / "dataset"
+    harm = {"record": str(tmp_path / "solves"), "slow": 0.4}
+    environment = os.environ | {"PYTHONPATH": f"{HARM}{os.pathsep}{REPOSITORY}", "RAYMAT_HARM": json.dumps(harm)}
+    environment.pop("RAY_ADDRESS", None)
+    command = [sys.executable, "-c", LOSING_A_NODE, table, str(out)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "node removed" in done.stdout
+    assert arrays(out) == expected
+
+
+FULL_DISK = """
+mkdir "$OUT" && mount -t tmpfs -o size="$SIZE" tmpfs "$OUT" || exit 99
+"$@"
+echo "status $?"
+ls "$OUT"/nodules/*/* | grep -c parquet
+find "$OUT" -name "*.tmp"
+mount -o remount,size=64m "$OUT"
+"$@"
+echo "status $?"
+cp -r "$OUT" "$KEPT"
+"""
+
+
+def test_a_full_disk_stops_the_build_with_a_clear_word_and_it_goes_on_when_there_is_room(cases, tmp_path):
+    if subprocess.run(["unshare", "-Urm", "true"], check=False).returncode:
+        pytest.skip("this machine allows no mount in a namespace of its own")
+    table, expected = cases
+    few = Path(table).with_name("twelve.csv")
+    few.write_text("".join(Path(table).read_text().splitlines(keepends=True)[:13]))
+    places = {"OUT": str(tmp_path / "out"), "KEPT": str(tmp_path / "kept"), "SIZE": "500k"}
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | places
+    command = ["unshare", "-Urm", "sh", "-c", FULL_DISK, "sh", sys.executable, "-m", "raymat", "build"]
+    command += ["--cases", str(few), "-o", places["OUT"], *SMALL]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    first, _, then = done.stdout.partition("status ")
+    assert then.startswith("2\n"), done.stdout + done.stderr
+    assert 0 < int(then.splitlines()[1]) < 12
+    assert ".tmp" not in then
+    assert "No space left on device" in first + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    assert then.splitlines()[-1] == "status 0", done.stdout + done.stderr
+    assert arrays(tmp_path / "kept") == {key: data for key, data in expected.items() if int(key[0][4:]) < 12}

@@ -1,0 +1,224 @@
+"""The store: what is committed stands, whole and once."""
+
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import raymat
+from raymat.nodule import InputError, Matte, Nodule, from_table, to_table
+from raymat.store import Store, shard_name
+
+SHAPE = (3, 4, 5)
+
+
+def a_nodule(name="a", outcome="accepted", key=None, **more) -> Nodule:
+    rng = np.random.default_rng(len(name))
+    return Nodule(
+        name,
+        f"patient-{name}",
+        "cases",
+        image=rng.normal(size=SHAPE).astype(np.float32),
+        spacing=(2.5, 0.7, 0.7),
+        origin=(-100.0, 10.0, 20.0),
+        direction=np.diag([1.0, -1.0, -1.0]),
+        readers=[np.ones(SHAPE, np.uint8)] * 2,
+        trimap=np.full(SHAPE, 128, np.uint8),
+        candidates=[Matte("cf+", rng.random(SHAPE).astype(np.float32), 7, 1e-6, scores={"agreement": 0.5}, score=0.7)],
+        method="cf+",
+        metadata={"malignancy": [1, 2]},
+        notes=["padded"],
+        outcome=outcome,
+        key=key or f"key-{name}",
+        **more,
+    )
+
+
+def a_failure(name="a", reason="broken", key=None) -> Nodule:
+    return Nodule(name, "p", "cases", outcome="failed", stage="read", reason=reason, key=key or f"key-{name}")
+
+
+def manifest_row(name, key=None) -> dict:
+    row = {"nodule_id": name, "patient_id": "p", "source": "cases", "readers": 4, "fingerprint": "f", "location": "{}"}
+    return row | {"problem": "", "key": key or f"key-{name}"}
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store.create(tmp_path / "dataset")
+
+
+def test_a_nodule_comes_back_as_it_was_committed(store):
+    nodule = a_nodule(true_alpha=np.zeros(SHAPE, np.float32))
+    store.commit(to_table([nodule]))
+    store.write_manifest([manifest_row("a")])
+    back = next(raymat.load(store.root))
+    for name in ("nodule_id", "patient_id", "spacing", "origin", "metadata", "notes", "method", "outcome", "scores"):
+        assert getattr(back, name) == getattr(nodule, name)
+    for name in ("image", "direction", "trimap", "true_alpha", "alpha"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(nodule, name))
+    assert back.image.dtype == np.float32
+    assert len(back.readers) == 2
+    assert back.candidates[0].scores == {"agreement": 0.5}
+
+
+def test_mattes_packed_for_the_way_between_workers_come_back_whole():
+    nodule = a_nodule()
+    nodule.trimap[:] = 0
+    nodule.trimap[1:, 2, 3:] = 128
+    nodule.candidates[0].alpha[nodule.trimap == 0] = 0
+    packed = to_table([nodule], packed=True)
+    assert packed["mattes"][0][0]["alpha"]["shape"].as_py() == [2, 1, 2]
+    np.testing.assert_array_equal(from_table(packed)[0].mattes["cf+"], nodule.mattes["cf+"])
+
+
+def test_plain_pyarrow_pandas_and_duckdb_read_the_arrays(store):
+    nodule = a_nodule()
+    store.commit(to_table([nodule]))
+    folder = f"{store.root}/nodules"
+    structs = [
+        pq.read_table(folder)["image"].to_pylist()[0],
+        pd.read_parquet(folder)["image"][0],
+        duckdb.sql(f"select image from read_parquet('{folder}/**/*.parquet')").fetchall()[0][0],
+    ]
+    for struct in structs:
+        image = np.frombuffer(struct["data"], struct["dtype"]).reshape(struct["shape"])
+        np.testing.assert_array_equal(image, nodule.image)
+
+
+def test_outcomes_follow_the_manifest_and_leave_strangers_out(store):
+    store.commit(to_table([a_nodule("b"), a_nodule("gone")]))
+    store.commit(to_table([a_nodule("a", outcome="rejected")]))
+    store.write_manifest([manifest_row("a"), manifest_row("not yet"), manifest_row("b")])
+    assert store.outcomes()["nodule_id"].to_pylist() == ["a", "b"]
+    assert [nodule.nodule_id for nodule in raymat.load(store.root)] == ["b"]
+    assert [n.nodule_id for n in raymat.load(store.root, outcomes=("accepted", "rejected"))] == ["a", "b"]
+
+
+def test_the_index_finds_shards_that_no_part_knows(store):
+    known = store.commit(to_table([a_nodule("a")]))
+    store.add_to_index(known)
+    unknown = store.commit(to_table([a_nodule("b")]))
+    assert store.index().sort_by("nodule_id").to_pylist() == known.to_pylist() + unknown.to_pylist()
+
+
+def test_compacting_keeps_every_row_in_one_part(store):
+    for name in "abc":
+        store.add_to_index(store.commit(to_table([a_nodule(name)])))
+    rows = store.compact_index()
+    assert rows.num_rows == 3
+    assert len(store.listing("outcomes")) == 1
+    assert store.compact_index().equals(rows)
+
+
+def test_the_index_forgets_a_shard_that_was_deleted(store):
+    store.add_to_index(store.commit(to_table([a_nodule("a")])))
+    store.delete(shard_name(["key-a"]))
+    assert store.index().num_rows == 0
+
+
+def test_a_later_success_takes_the_place_of_a_failure_whatever_the_order(store):
+    store.add_to_index(store.commit(to_table([a_failure("a")]), suffix="-20260101T000000-aa"))
+    store.add_to_index(store.commit(to_table([a_nodule("a")])))
+    store.write_manifest([manifest_row("a")])
+    assert store.outcomes()["outcome"].to_pylist() == ["accepted"]
+    assert store.remove_superseded() == 1
+    assert store.outcomes()["outcome"].to_pylist() == ["accepted"]
+
+
+def test_of_two_failures_the_later_one_stands(store):
+    store.commit(to_table([a_failure(reason="first")]), suffix="-20260101T000000-aa")
+    store.commit(to_table([a_failure(reason="second")]), suffix="-20260102T000000-aa")
+    assert store.index()["reason"].to_pylist() == ["second"]
+
+
+def test_superseded_nodules_go_and_nodules_of_an_absent_source_stay(store):
+    store.commit(to_table([a_nodule("a", key="old")]))
+    store.commit(to_table([a_nodule("a", key="new")]))
+    store.commit(to_table([a_nodule("elsewhere")]))
+    store.write_manifest([manifest_row("a", key="new")])
+    assert store.remove_superseded() == 1
+    assert sorted(store.index()["key"].to_pylist()) == ["key-elsewhere", "new"]
+
+
+def test_a_new_manifest_takes_the_place_of_the_old(store):
+    store.write_manifest([manifest_row(str(i)) for i in range(7)], part_rows=3)
+    assert store.manifest().num_rows == 7
+    store.write_manifest([manifest_row("a")])
+    assert store.manifest()["nodule_id"].to_pylist() == ["a"]
+
+
+def test_a_write_that_fails_leaves_nothing_behind(store, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match="No space left"):
+        store.commit(to_table([a_nodule()]))
+    monkeypatch.undo()
+    assert store.listing("nodules") == []
+    assert not list(Path(store.root).rglob("*.tmp"))
+
+
+def test_a_nodule_without_outcome_is_not_committed(store):
+    with pytest.raises(ValueError, match="without an outcome"):
+        store.commit(to_table([a_nodule(outcome=None)]))
+
+
+def test_a_folder_of_other_things_is_refused(tmp_path):
+    (tmp_path / "thesis.doc").write_text("mine")
+    with pytest.raises(InputError, match=r"thesis\.doc"):
+        Store.create(tmp_path)
+
+
+def test_an_unwritable_place_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file/dataset"):
+        Store.create(tmp_path / "file" / "dataset")
+
+
+def test_what_is_no_dataset_is_said(tmp_path):
+    with pytest.raises(InputError, match="no raymat dataset"):
+        raymat.load(tmp_path)
+
+
+def test_a_damaged_shard_is_named(store):
+    rows = store.commit(to_table([a_nodule()]))
+    name = rows["shard"][0].as_py()
+    store.write(name, store.read(name)[:-100])
+    with pytest.raises(InputError, match=name):
+        store.read_shard(name)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_records_made_and_dropped_leave_no_memory_behind():
+    def anonymous_mib() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("RssAnon:")[1].split()[0]) // 1024
+
+    before = anonymous_mib()
+    for _ in range(40):
+        image = np.ones((40, 256, 256), np.float32)  # 10 MiB
+        from_table(to_table([Nodule("a", "p", "cases", image=image, outcome="accepted", key="k")]), copy=False)
+    assert anonymous_mib() - before < 200
+
+
+@pytest.mark.parametrize("dtype", ["O", "V4", "f8"])
+def test_arrays_that_are_no_plain_numbers_or_of_another_size_are_refused(store, dtype):
+    table = to_table([a_nodule()])
+    rows = table.to_pylist()
+    rows[0]["image"]["dtype"] = dtype
+    with pytest.raises(InputError, match="damaged"):
+        from_table(pa.Table.from_pylist(rows, schema=table.schema))
+
+
+def test_open_tries_are_counted_by_session(store):
+    assert len(store.begin_attempt("k", "solve", "s1")) == 1
+    assert len(store.begin_attempt("k", "solve", "s1")) == 2
+    assert len(store.begin_attempt("k", "solve", "s2")) == 1
+    store.end_attempts("k", "solve", "s1")
+    assert len(store.begin_attempt("k", "solve", "s1")) == 1
