@@ -20,7 +20,8 @@ from raymat.store import Store
 from tests.conftest import REPOSITORY
 from tests.pipelines.test_build import PARAMETERS, arrays, quiet, write_cases
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+# Each builds many times over, in processes that start anew: slow machines need longer than other tests may take.
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SMALL = ["--min-readers", "2", "--crop-px", "24", "--spacing-mm", "1", "--floor", "0", "--no-tracking"]
 HARM = Path(__file__).parent / "harm"
@@ -72,12 +73,12 @@ def test_a_driver_killed_at_any_moment_loses_nothing_and_repeats_nothing(cases, 
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(dice.uniform(0.0, 0.5) if kill % 2 else dice.uniform(0.5, 10.0))
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
         seen.add(len(committed(out)))
         assert before <= committed(out)
         assert not before & set(record.read_text().splitlines()[lines:]), "a committed nodule was solved again"
     before, lines = committed(out), len(record.read_text().splitlines())
-    said, _ = (process := start(table, out, record=str(record))).communicate(timeout=300)
+    said, _ = (process := start(table, out, record=str(record))).communicate(timeout=900)
     assert process.returncode == 0, said
     assert len(seen - {0, 60}) > 3, "the build was hardly ever killed in its midst"
     assert not before & set(record.read_text().splitlines()[lines:])
@@ -91,7 +92,7 @@ def test_a_nodule_that_kills_its_worker_or_hangs_fails_alone_and_can_be_retried(
     few.write_text("".join(Path(table).read_text().splitlines(keepends=True)[:9]))
     out, record = tmp_path / "dataset", tmp_path / "solves"
     harm = {"record": str(record), "exit": "case1", "kill": "case4", "hang": "case6"}
-    said, _ = (process := start(str(few), out, "--nodule-timeout", "12", **harm)).communicate(timeout=400)
+    said, _ = (process := start(str(few), out, "--nodule-timeout", "12", **harm)).communicate(timeout=900)
     assert process.returncode == 1, said
     rows = {row["nodule_id"]: row for row in Store.open(out).outcomes().to_pylist()}
     failed = {name: row["reason"] for name, row in rows.items() if row["outcome"] == "failed"}
@@ -102,7 +103,7 @@ def test_a_nodule_that_kills_its_worker_or_hangs_fails_alone_and_can_be_retried(
     assert all(f"failed {name}" in said for name in failed)
     tries = Counter(record.read_text().splitlines())
     assert {name: tries[name] for name in failed} == dict.fromkeys(failed, 3)
-    said, _ = (process := start(str(few), out, "--retry-failed", record=str(record))).communicate(timeout=200)
+    said, _ = (process := start(str(few), out, "--retry-failed", record=str(record))).communicate(timeout=900)
     assert process.returncode == 0, said
     assert arrays(out) == {key: data for key, data in expected.items() if key[0] in rows}
 
@@ -111,15 +112,15 @@ def test_a_second_build_of_the_same_output_is_refused_while_the_first_lives(case
     table, _ = cases
     out, record = tmp_path / "dataset", tmp_path / "solves"
     first = start(table, out, record=str(record), slow=0.2)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(committed(out)) < 3 and time.monotonic() < deadline:
         time.sleep(0.5)
-    said, _ = (second := start(table, out, record=str(tmp_path / "other"))).communicate(timeout=60)
+    said, _ = (second := start(table, out, record=str(tmp_path / "other"))).communicate(timeout=300)
     assert second.returncode == 2
     assert f"process {first.pid} on" in said
     assert not (tmp_path / "other").exists()
     first.kill()
-    first.communicate(timeout=60)
+    first.communicate(timeout=300)
     with held(Store.open(out), "taken over at once, as its process is gone"):
         assert committed(out)
 
@@ -163,7 +164,7 @@ def test_a_build_goes_on_when_a_node_is_gone(cases, tmp_path):
     environment = os.environ | {"PYTHONPATH": f"{HARM}{os.pathsep}{REPOSITORY}", "RAYMAT_HARM": json.dumps(harm)}
     environment.pop("RAY_ADDRESS", None)
     command = [sys.executable, "-c", LOSING_A_NODE, table, str(out)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "node removed" in done.stdout
     assert arrays(out) == expected
@@ -192,7 +193,7 @@ def test_a_full_disk_stops_the_build_with_a_clear_word_and_it_goes_on_when_there
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | places
     command = ["unshare", "-Urm", "sh", "-c", FULL_DISK, "sh", sys.executable, "-m", "raymat", "build"]
     command += ["--cases", str(few), "-o", places["OUT"], *SMALL]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
     first, _, then = done.stdout.partition("status ")
     assert then.startswith("2\n"), done.stdout + done.stderr
     assert 0 < int(then.splitlines()[1]) < 12
