@@ -12,6 +12,7 @@ from pathlib import Path
 from raymat import __version__
 from raymat.matting import METHODS
 from raymat.nodule import ACCEPTED, OUTCOMES, InputError, NoduleExcluded
+from raymat.places import is_uri, refuse_credentials
 from raymat.prepare import PrepareParameters, make_trimap
 from raymat.quality import QualityParameters
 from raymat.sources import Source
@@ -204,7 +205,9 @@ def build_parameters(options: argparse.Namespace) -> BuildParameters:
 def open_source(options: argparse.Namespace) -> tuple[Source, str, str]:
     """The source asked for, what to call it, and where its dataset goes by default."""
     for given in (options.cases, options.lidc):
-        if given and not Path(given).exists():
+        if given and is_uri(given):
+            refuse_credentials(given)
+        elif given and not Path(given).exists():
             raise InputError(f"{given}: no such file or folder")
     if options.cases:
         return CasesSource(options.cases), f"cases {options.cases}", "raymat-cases"
@@ -219,7 +222,7 @@ def open_source(options: argparse.Namespace) -> tuple[Source, str, str]:
 
 def phantom_source(out: str, n: int, seed: int) -> PhantomSource:
     """Phantoms drawn as they are read: beside the dataset, or on each worker's own disk for an object store."""
-    beside = f"raymat-phantom-scans-{seed}" if "://" in out else f"{out}/scans"
+    beside = f"raymat-phantom-scans-{seed}" if is_uri(out) else f"{out}/scans"
     return PhantomSource(str(Path(beside).absolute()), n, seed)
 
 
@@ -230,9 +233,11 @@ def run_build(options: argparse.Namespace) -> int:
     from raymat.pipelines.dataset import Job, build_dataset, exit_status
     from raymat.tracking import in_submitted_job, tracking_uri
 
+    if options.out and is_uri(options.out):
+        refuse_credentials(options.out)
     source, name, default_out = open_source(options)
     out = options.out or default_out
-    if in_submitted_job() and "://" not in out and not Path(out).is_absolute():
+    if in_submitted_job() and not is_uri(out) and not Path(out).is_absolute():
         raise InputError(f"-o {out}: a job's folder is thrown away; give an absolute path that all nodes see, or a URI")
     job = Job(
         source=source,

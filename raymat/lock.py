@@ -15,12 +15,14 @@ import time
 from collections.abc import Iterator
 
 from raymat.nodule import InputError
+from raymat.places import Unreachable
 from raymat.store import Store
 
 NAME = "build.lock"
 BEAT_S = 20.0
 DEAD_AFTER_S = 120.0
-SETTLE_S = 0.2  # in which two that begin at once have both written
+# In which two that begin at once have both written; a put may be on its way for longer than a rename.
+SETTLE_S, STORE_SETTLE_S = 0.2, 3.0
 
 
 @contextlib.contextmanager
@@ -39,7 +41,7 @@ def held(store: Store, session: str) -> Iterator[None]:
     """
     refuse_if_held(store, session)
     _write(store, session)
-    time.sleep(SETTLE_S)
+    time.sleep(SETTLE_S if store.is_local else STORE_SETTLE_S)
     refuse_if_held(store, session)
     done = threading.Event()
 
@@ -53,11 +55,21 @@ def held(store: Store, session: str) -> Iterator[None]:
     thread.start()
     try:
         yield
-    finally:
+    except Unreachable:
+        # The lock stays, its holder soon dead: to ask the store again would only take as long again.
         done.set()
-        thread.join()
-        with contextlib.suppress(InputError, OSError):
-            store.delete(NAME)
+        raise
+    except BaseException:
+        _release(store, done, thread)
+        raise
+    _release(store, done, thread)
+
+
+def _release(store: Store, done: threading.Event, thread: threading.Thread) -> None:
+    done.set()
+    thread.join()
+    with contextlib.suppress(InputError, OSError):
+        store.delete(NAME)
 
 
 def refuse_if_held(store: Store, session: str) -> None:

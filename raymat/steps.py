@@ -1,7 +1,8 @@
 """One nodule's way through the build, as plain functions: read and prepare, solve, assess.
 
 Each step takes a nodule and returns a nodule. What goes wrong with it becomes its outcome here and nowhere else, so
-that one nodule can never harm another; a nodule that has an outcome passes the later steps untouched.
+that one nodule can never harm another; a nodule that has an outcome passes the later steps untouched. What is no
+nodule's fault, a store that does not answer, is raised on.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from raymat.matting import METHODS, SOLVER_VERSION, HUWindow, SolveInfo, estimate_all
 from raymat.nodule import EXCLUDED, FAILED, InputError, Matte, Nodule, NoduleExcluded
+from raymat.places import Unreachable
 from raymat.prepare import PREPARE_VERSION, PrepareParameters, prepare
 from raymat.quality import QualityParameters, assess
 from raymat.sources import NoduleRef, Source, digest
@@ -92,6 +94,8 @@ def counted(number: int, thing: str) -> str:
 def _guarded(stage: str, nodule: Nodule, work: Callable[[Nodule], Nodule]) -> Nodule:
     try:
         return work(nodule)
+    except Unreachable:
+        raise
     except NoduleExcluded as error:
         return ended(nodule, EXCLUDED, stage, str(error))
     except InputError as error:

@@ -4,7 +4,7 @@
     OUT/manifest/*.parquet         every nodule of the source: reference and key
     OUT/nodules/ab/<shard>.parquet committed nodules (``raymat.nodule.SCHEMA``), one to a few dozen a file
     OUT/outcomes/*.parquet         the index: one small row a committed nodule, without arrays
-    OUT/attempts/ab/<key>.*        marks of work under way, so that a nodule that kills its worker is known
+    OUT/worklist/*.parquet         what a running build has to do; none after it
 
 A nodule's *key* is the digest of all that its record depends on; a shard is named by the digest of the keys in it. A
 shard exists or it does not: on a local disk it is written beside its place and renamed, in an object store it is one
@@ -14,10 +14,10 @@ that was solved for another key of the same nodule is *superseded*: it stays unt
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raymat.nodule import ACCEPTED, FAILED, OUTCOMES, SCHEMA, InputError, Nodule, from_table
+from raymat.places import Unreachable, open_filesystem, store_error
 
 FORMAT = "raymat dataset"
 FORMAT_VERSION = 1
@@ -103,23 +104,6 @@ def shard_name(keys: Iterable[str], suffix: str = "") -> str:
     return f"nodules/{name[:2]}/{name}{suffix}.parquet"
 
 
-def open_filesystem(path: str | Path) -> tuple[pafs.FileSystem, str]:
-    """The pyarrow filesystem of a local path or URI (``s3://bucket/prefix``) and the path within it.
-
-    Raises
-    ------
-    InputError
-        The URI's scheme is unknown or its service cannot be set up.
-    """
-    text = str(path)
-    if "://" not in text:
-        return pafs.LocalFileSystem(), str(Path(text).expanduser().absolute())
-    try:
-        return pafs.FileSystem.from_uri(text)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{text}: not a place that can be opened ({error})") from error
-
-
 @dataclass
 class Store:
     """A dataset under ``root`` of a filesystem; picklable, used by driver and workers alike."""
@@ -139,10 +123,7 @@ class Store:
         filesystem, root = open_filesystem(path)
         store = cls(filesystem, root)
         if not store.exists("dataset.json"):
-            try:
-                strangers = filesystem.get_file_info(pafs.FileSelector(root, allow_not_found=True))
-            except OSError as error:
-                raise InputError(f"{path}: cannot be written ({error})") from error
+            strangers = store._find("", recursive=False)
             if strangers:
                 raise InputError(
                     f"{path}: holds {Path(strangers[0].path).name} and no raymat dataset; name a new or empty folder"
@@ -150,7 +131,7 @@ class Store:
             note = {"format": FORMAT, "format_version": FORMAT_VERSION}
             store.write("dataset.json", json.dumps(note, indent=1).encode())
         store.read_format()
-        probe = f"attempts/writable-{uuid.uuid4().hex}"
+        probe = f"writable-{uuid.uuid4().hex}"
         store.write(probe, b"")
         store.delete(probe)
         return store
@@ -185,18 +166,32 @@ class Store:
             )
         return note
 
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
     def path(self, name: str) -> str:
         return f"{self.root}/{name}"
 
     def exists(self, name: str) -> bool:
-        try:
+        with self._answering(name):
             return self.filesystem.get_file_info(self.path(name)).type != pafs.FileType.NotFound
-        except OSError as error:
-            raise InputError(f"{self.path(name)}: cannot be reached ({error})") from error
 
     def read(self, name: str) -> bytes:
-        with self.filesystem.open_input_stream(self.path(name)) as stream:
+        """The bytes of a file; raises FileNotFoundError where it is not there, InputError where it cannot be read."""
+        with self._answering(name), self.filesystem.open_input_stream(self.path(name)) as stream:
             return stream.read()
+
+    @contextlib.contextmanager
+    def _answering(self, name: str) -> Iterator[None]:
+        """What the store itself does wrong as an InputError; a file that is not there stays a FileNotFoundError."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            known = store_error(self.path(name), error)
+            raise known or InputError(f"{self.path(name)}: cannot be reached ({error.strerror or error})") from error
 
     def write(self, name: str, data: bytes | pa.Buffer) -> None:
         """Write a file so that it is there whole or not at all.
@@ -208,14 +203,15 @@ class Store:
         """
         path = self.path(name)
         try:
-            if isinstance(self.filesystem, pafs.LocalFileSystem):
+            if self.is_local:
                 self._write_and_rename(path, data)
             else:
                 # An object appears when its upload completes: this is the one put.
                 with self.filesystem.open_output_stream(path) as stream:
                     stream.write(data)
         except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+            known = store_error(path, error)
+            raise known or InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
     @staticmethod
     def _write_and_rename(path: str, data: bytes | pa.Buffer) -> None:
@@ -233,21 +229,23 @@ class Store:
 
     def delete(self, name: str) -> None:
         """Delete a file; one that is gone already is no error."""
-        try:
+        with contextlib.suppress(FileNotFoundError), self._answering(name):
             self.filesystem.delete_file(self.path(name))
-        except FileNotFoundError:
-            return
-        except OSError:
-            if self.exists(name):
-                raise
+
+    def delete_all(self, folder: str) -> None:
+        """Delete every file below ``folder``, a thousand a request in an object store."""
+        with self._answering(folder):
+            self.filesystem.delete_dir_contents(self.path(folder), missing_dir_ok=True)
+
+    def _find(self, folder: str, recursive: bool = True) -> list[pafs.FileInfo]:
+        selector = pafs.FileSelector(self.path(folder).rstrip("/"), recursive=recursive, allow_not_found=True)
+        with self._answering(folder):
+            return self.filesystem.get_file_info(selector)
 
     def listing(self, folder: str, suffix: str = "") -> list[str]:
         """Names (relative to the root) of the files below ``folder``, sorted; unfinished writes left out."""
-        selector = pafs.FileSelector(self.path(folder), recursive=True, allow_not_found=True)
         start = len(self.root) + 1
-        names = (
-            info.path[start:] for info in self.filesystem.get_file_info(selector) if info.type == pafs.FileType.File
-        )
+        names = (info.path[start:] for info in self._find(folder) if info.type == pafs.FileType.File)
         return sorted(name for name in names if name.endswith(suffix) and not name.endswith(".tmp"))
 
     def write_table(self, name: str, table: pa.Table) -> None:
@@ -264,7 +262,8 @@ class Store:
             table = file.read(columns=columns)
             table.validate(full=True)
         except (OSError, pa.ArrowException) as error:
-            raise self._damaged(name, error) from error
+            known = store_error(self.path(name), error)
+            raise (known if isinstance(known, Unreachable) else self._damaged(name, error)) from error
         return table
 
     def _damaged(self, name: str, why: object) -> InputError:
@@ -412,8 +411,7 @@ class Store:
 
     def size_bytes(self) -> int:
         """Bytes of all committed shards."""
-        selector = pafs.FileSelector(self.path("nodules"), recursive=True, allow_not_found=True)
-        return sum(info.size or 0 for info in self.filesystem.get_file_info(selector))
+        return sum(info.size or 0 for info in self._find("nodules"))
 
     def read_shard(self, name: str) -> list[Nodule]:
         """The nodules of a shard, arrays and all."""
@@ -423,24 +421,6 @@ class Store:
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             # Sound Parquet of the right columns, in which an array or a text is not what its nodule needs.
             raise self._damaged(name, error) from error
-
-    # Marks of work under way ------------------------------------------------------------------------------------------
-
-    def begin_attempt(self, key: str, stage: str, session: str) -> list[float]:
-        """Mark that work on ``key`` begins; returns how many seconds ago each open try of this session began, this one
-        last."""
-        folder = f"attempts/{key[:2]}/{key}"
-        self.write(f"{folder}/{session}-{stage}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}", b"")
-        begun = sorted(int(name.rsplit("-", 2)[1]) for name in self._marks(folder, f"{session}-"))
-        return [(time.time_ns() - at) / 1e9 for at in begun]
-
-    def end_attempts(self, key: str, stage: str, session: str) -> None:
-        """Take back the marks of a stage that came to its end."""
-        for name in self._marks(f"attempts/{key[:2]}/{key}", f"{session}-{stage}-"):
-            self.delete(name)
-
-    def _marks(self, folder: str, start: str) -> list[str]:
-        return [name for name in self.listing(folder) if name.startswith(f"{folder}/{start}")]
 
 
 def _digest_of(table: pa.Table) -> str:

@@ -214,11 +214,3 @@ def test_arrays_that_are_no_plain_numbers_or_of_another_size_are_refused(store, 
     rows[0]["image"]["dtype"] = dtype
     with pytest.raises(InputError, match="damaged"):
         from_table(pa.Table.from_pylist(rows, schema=table.schema))
-
-
-def test_open_tries_are_counted_by_session(store):
-    assert len(store.begin_attempt("k", "solve", "s1")) == 1
-    assert len(store.begin_attempt("k", "solve", "s1")) == 2
-    assert len(store.begin_attempt("k", "solve", "s2")) == 1
-    store.end_attempts("k", "solve", "s1")
-    assert len(store.begin_attempt("k", "solve", "s1")) == 1

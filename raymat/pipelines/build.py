@@ -25,11 +25,13 @@ import ray.data
 import ray.exceptions
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask, TaskPoolStrategy
 from ray.data.block import BlockMetadata
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymat.lock import held
 from raymat.nodule import FAILED, InputError, Nodule, from_table, to_table
 from raymat.pipelines.cluster import GIB, Pools, connected, size_pools, thread_environment
 from raymat.pipelines.progress import Progress
+from raymat.places import Unreachable
 from raymat.sources import NoduleRef, Source
 from raymat.steps import SOLVE_KEY_LENGTH, BuildParameters, counted, ended, read_and_prepare, score, solve
 from raymat.store import MANIFEST, OUTCOME, Store
@@ -104,8 +106,7 @@ def plan_build(
     nodules_before = index["nodule_id"].combine_chunks()
     named = store.manifest(["nodule_id"])["nodule_id"].combine_chunks()
     plan.absent = pc.sum(pc.invert(pc.is_in(nodules_before.unique(), named))).as_py() or 0
-    for name in store.listing("worklist"):
-        store.delete(name)
+    store.delete_all("worklist")
     for number, part in enumerate(store.manifest_parts()):
         manifest = store.read_table(part)
         stands = pc.is_in(manifest["key"], standing)
@@ -149,21 +150,51 @@ class WorkList(Datasource):
         return [task(name) for name in self.names]
 
 
+@ray.remote(num_cpus=0)
+class OpenTries:
+    """Which tries at which nodule have begun and not come to their end; lives as long as the build.
+
+    It is kept beside the driver, whose death ends the build, and not in the store, where a mark for each stage of each
+    nodule would cost more requests than the nodule itself.
+    """
+
+    def __init__(self) -> None:
+        self.begun: dict[str, list[tuple[str, float]]] = {}
+
+    def begin(self, key: str, stage: str) -> list[float]:
+        """Note that work on ``key`` begins; returns how many seconds ago each open try of it began, this one last."""
+        now = time.monotonic()
+        tries = self.begun.setdefault(key, [])
+        tries.append((stage, now))
+        return [now - at for _, at in tries]
+
+    def end(self, key: str, stage: str) -> None:
+        """Forget the tries of a stage that came to its end."""
+        left = [(name, at) for name, at in self.begun.pop(key, []) if name != stage]
+        if left:
+            self.begun[key] = left
+
+
+def open_tries() -> ray.actor.ActorHandle:
+    """A new ``OpenTries`` on the driver's own node, which no autoscaler takes away."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return OpenTries.options(scheduling_strategy=here).remote()
+
+
 @dataclass(frozen=True)
 class Tries:
-    """Counts a nodule's tries in the store before each piece of work, so that one that kills its worker ends as failed.
+    """Counts a nodule's tries before each piece of work, so that one that kills its worker ends as failed.
 
-    A worker that dies leaves its mark standing; Ray gives the nodule to another, which sees the marks of this build. A
+    A worker that dies leaves its try open; Ray gives the nodule to another, which sees the open tries of this build. A
     nodule that takes longer than ``limit_s`` ends its worker, however deep in compiled code it hangs; the worker's log
     then shows where.
     """
 
-    store: Store
-    session: str
+    opened: ray.actor.ActorHandle
     limit_s: float = NODULE_TIMEOUT_S
 
     def run(self, stage: str, nodule: Nodule, work: Callable[[], Nodule]) -> Nodule:
-        begun = self.store.begin_attempt(nodule.key, stage, self.session)
+        begun = ray.get(self.opened.begin.remote(nodule.key, stage))
         if len(begun) > MAX_TRIES:
             lasted = [earlier - later for earlier, later in pairwise(begun)]
             if min(lasted) >= self.limit_s:
@@ -177,11 +208,11 @@ class Tries:
                 done = work()
             finally:
                 faulthandler.cancel_dump_traceback_later()
-        self.store.end_attempts(nodule.key, stage, self.session)
+        self.opened.end.remote(nodule.key, stage)
         return done
 
 
-def _read_stage(table: pa.Table, source: Source, parameters: BuildParameters, tries: Tries) -> pa.Table:
+def _read_stage(table: pa.Table, store: Store, source: Source, parameters: BuildParameters, tries: Tries) -> pa.Table:
     row = table.to_pylist()[0]
     reuse, key = row.pop("reuse"), row.pop("key")
     ref = NoduleRef(**row)
@@ -189,7 +220,7 @@ def _read_stage(table: pa.Table, source: Source, parameters: BuildParameters, tr
 
     def work() -> Nodule:
         if reuse:
-            solved = {n.key[:SOLVE_KEY_LENGTH]: n for n in tries.store.read_shard(reuse)}[key[:SOLVE_KEY_LENGTH]]
+            solved = {n.key[:SOLVE_KEY_LENGTH]: n for n in store.read_shard(reuse)}[key[:SOLVE_KEY_LENGTH]]
             solved.key, solved.outcome, solved.stage, solved.reason, solved.method = key, None, None, None, None
             return solved
         return read_and_prepare(source, ref, parameters)
@@ -242,7 +273,7 @@ def nodules_per_shard(total: int) -> int:
 
 
 def stream(
-    store: Store, source: Source, parameters: BuildParameters, plan: Plan, pools: Pools, tries: Tries
+    store: Store, source: Source, parameters: BuildParameters, plan: Plan, pools: Pools, tries: Tries, session: str
 ) -> Iterable[pa.Table]:
     """Run the stages over the work list; yields outcome rows as nodules are committed."""
     context = DataContext.get_current()
@@ -267,7 +298,7 @@ def stream(
     )
     nodules = nodules.map_batches(
         _read_stage,
-        fn_kwargs={"source": source, "parameters": parameters, "tries": tries},
+        fn_kwargs={"store": store, "source": source, "parameters": parameters, "tries": tries},
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=pools.read_cpus,
@@ -295,7 +326,7 @@ def stream(
     )
     committed = nodules.map_batches(
         _commit_stage,
-        fn_kwargs={"store": store, "session": tries.session},
+        fn_kwargs={"store": store, "session": session},
         batch_size=None if shard == 1 else shard,
         batch_format="pyarrow",
         num_cpus=pools.commit_cpus,
@@ -358,9 +389,11 @@ def build(
         The source or the store cannot be used, another build is at work in it, or the pools would starve the build.
     """
     session = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
-    tries = Tries(store, session, nodule_timeout_s)
+    pools = pools or Pools()
     with held(store, session):
-        return _build(store, source, parameters, pools or Pools(), retry_failed, say, on_progress, address, tries)
+        return _build(
+            store, source, parameters, pools, retry_failed, say, on_progress, address, nodule_timeout_s, session
+        )
 
 
 def _build(
@@ -372,7 +405,8 @@ def _build(
     say: Callable[[str], None],
     on_progress: Callable[[Counter, float, bool], None] | None,
     address: str | None,
-    tries: Tries,
+    nodule_timeout_s: float,
+    session: str,
 ) -> Result:
     start = time.monotonic()
     plan = plan_build(store, source, parameters, retry_failed)
@@ -386,26 +420,29 @@ def _build(
                 f"{counted(pools.score_workers, 'scorer')}"
             )
             progress, index = Progress(plan.to_do, say), _IndexWriter(store)
+            tries = Tries(open_tries(), nodule_timeout_s)
             try:
-                for rows in stream(store, source, parameters, plan, pools, tries):
+                for rows in stream(store, source, parameters, plan, pools, tries, session):
                     rows = rows.cast(OUTCOME)
                     index.add(rows)
                     progress.add(rows["outcome"].to_pylist())
                     if on_progress:
                         on_progress(progress.counts, time.monotonic() - start, progress.done == plan.to_do)
-            except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, InputError):
-                    what = str(error.cause).splitlines()[0]  # Ray adds lines of its own
-                    raise InputError(
-                        f"{what}; what is committed stands: mend this and run the same command again"
-                    ) from None
-                raise
-            finally:
+            except (ray.exceptions.RayTaskError, InputError) as error:
+                cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+                if not isinstance(cause, Unreachable):
+                    index.flush()
+                if not isinstance(cause, InputError):
+                    raise
+                what = str(cause).splitlines()[0]  # Ray adds lines of its own
+                kind = Unreachable if isinstance(cause, Unreachable) else InputError
+                raise kind(f"{what}; what is committed stands: mend this and run the same command again") from None
+            except BaseException:
                 index.flush()
+                raise
+            index.flush()
         store.compact_index()
-    for folder in ("worklist", "attempts"):
-        for name in store.listing(folder):
-            store.delete(name)
+    store.delete_all("worklist")
     removed = store.remove_superseded()
     if removed:
         say(f"{counted(removed, 'file')} of nodules that were done again removed")

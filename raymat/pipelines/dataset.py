@@ -77,7 +77,7 @@ def build_dataset(job: Job, say: Callable[[str], None] = print) -> Result:
         say(summary(result))
         say(f"dataset        {job.out}   (raymat inspect {job.out})")
         if sheet is not None:
-            say(f"contact sheet  {store.path(CONTACT_SHEET)}")
+            say(f"contact sheet  {job.out}/{CONTACT_SHEET}")
         if run:
             say(f"MLflow         {how_to_look(job.tracking_uri)}")
         status = "FINISHED"

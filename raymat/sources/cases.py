@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
+import io
 import json
 import os
 import stat
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymat.nodule import InputError, Nodule
+from raymat.places import ObjectFolder, State, is_uri
 from raymat.sources import NoduleRef, digest
 from raymat.volume import PLACEMENT_TOLERANCE_MM, Grid, read_volume
 
@@ -25,6 +29,8 @@ SOURCE_VERSION = "cases-1"
 OWN_COLUMNS = ("case_id", "patient_id", "image", "masks", "trimap")
 BATCH_ROWS = 4096
 ROWS_NAMED = 10
+STATE_ROWS = 1000  # of a table in an object store, whose files are looked at together
+TABLE_BYTES = 8 << 20  # read at once of such a table
 # Formats whose header names the file that holds the voxels, by the endings those go by.
 DETACHED = {
     ".mhd": (".raw", ".zraw"),
@@ -46,8 +52,9 @@ class CasesSource:
 
     Attributes
     ----------
-    table : path of the table; its ending tells the format (``.csv``, ``.parquet``)
-    allow_absolute : whether absolute paths may lead out of the table's folder
+    table : path of the table, or its URI in an object store (``s3://bucket/cases.csv``), where its images then lie,
+        too; its ending tells the format (``.csv``, ``.parquet``)
+    allow_absolute : whether absolute paths may lead out of the table's folder (on disk)
     """
 
     table: str
@@ -56,7 +63,8 @@ class CasesSource:
     kind = "cases"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "table", os.path.abspath(self.table))
+        table = str(self.table)
+        object.__setattr__(self, "table", table if is_uri(table) else os.path.abspath(table))
 
     def plan(self) -> Iterator[NoduleRef]:
         """One reference a row, in the table's order; rows that share a case id become one that tells of them.
@@ -94,6 +102,11 @@ class CasesSource:
         if ref.problem:
             raise InputError(ref.problem)
         place = json.loads(ref.location)
+        if self._objects:
+            cells = [place["image"], *place["masks"], *([place["trimap"]] if place["trimap"] else [])]
+            names = [name for cell in cells for name in with_voxels(self._objects.name_of(cell))]
+            with self._objects.at_hand(names) as folder:
+                return CasesSource(os.path.join(folder, os.path.basename(self.table))).read(ref)
         trimap = self._path(place["trimap"]) if place["trimap"] else None
         masks = [] if trimap else [self._path(mask) for mask in place["masks"]]
         image, readers, trimap, grid = read_case(self._path(place["image"]), masks, trimap)
@@ -111,18 +124,42 @@ class CasesSource:
         )
 
     def _references(self, duplicates: dict[str, list[int]]) -> Iterator[NoduleRef]:
-        for number, row in self._rows():
-            case_id = _text(row.get("case_id"))
-            if case_id in duplicates:
-                rows = duplicates[case_id]
-                if number == rows[0]:
-                    named = ", ".join(map(str, rows[:ROWS_NAMED])) + (" ..." if len(rows) > ROWS_NAMED else "")
-                    problem = f"{self.table}: case id {case_id!r} stands in rows {named}: give each case its own id"
-                    yield self._problem(case_id, row, problem)
-                continue
-            yield self._reference(number, case_id, row)
+        rows = self._rows()
+        while batch := list(islice(rows, STATE_ROWS)):
+            states = self._states(row for _, row in batch)
+            for number, row in batch:
+                case_id = _text(row.get("case_id"))
+                if case_id in duplicates:
+                    same = duplicates[case_id]
+                    if number == same[0]:
+                        named = ", ".join(map(str, same[:ROWS_NAMED])) + (" ..." if len(same) > ROWS_NAMED else "")
+                        problem = f"{self.table}: case id {case_id!r} stands in rows {named}: give each case its own id"
+                        yield self._problem(case_id, row, problem)
+                    continue
+                yield self._reference(number, case_id, row, states)
 
-    def _reference(self, number: int, case_id: str, row: Row) -> NoduleRef:
+    def _states(self, rows: Iterable[Row]) -> dict[str, State | None]:
+        """The states of the objects that the rows name, asked for all at once; a disk is asked file by file."""
+        if not self._objects:
+            return {}
+        names = set()
+        for row in rows:
+            for cell in (_text(row.get("image")), *_text(row.get("masks")).split(";"), _text(row.get("trimap"))):
+                # What leads out of the folder is told of with its row.
+                with contextlib.suppress(InputError):
+                    names.update(with_voxels(self._objects.name_of(cell.strip())))
+        return self._objects.states(sorted(names))
+
+    def _state(self, cell: str, states: dict[str, State | None]) -> str:
+        """Size and time of change of the file that a cell names, and of the one beside it that holds its voxels."""
+        if not self._objects:
+            return _file_state(self._path(cell))
+        name = self._objects.name_of(cell)
+        if states[name] is None:
+            raise InputError(f"{self._objects.where(name)}: no such file")
+        return " ".join(f"{s.size}:{s.mtime_ns}" for s in map(states.get, with_voxels(name)) if s)
+
+    def _reference(self, number: int, case_id: str, row: Row, found: dict[str, State | None]) -> NoduleRef:
         where = f"{self.table}, row {number}"
         if None in row:
             problem = f"{where}: the row has {'more' if row[None] else 'fewer'} cells than the header has columns"
@@ -142,7 +179,7 @@ class CasesSource:
         states = []
         for cell in (image, *mask_list, *([trimap] if trimap else [])):
             try:
-                states.append(_state(self._path(cell)))
+                states.append(self._state(cell, found))
             except InputError as error:
                 return self._problem(case_id, row, f"{where} ({case_id}): {error}")
         metadata = {name: _plain(value) for name, value in row.items() if name not in OWN_COLUMNS}
@@ -161,8 +198,13 @@ class CasesSource:
         patient_id = _text(row.get("patient_id"))
         return NoduleRef(nodule_id, patient_id, self.kind, 0, digest(SOURCE_VERSION, problem), "{}", problem)
 
+    @property
+    def _objects(self) -> ObjectFolder | None:
+        """Where in an object store the table lies; None for a table on disk."""
+        return ObjectFolder(os.path.dirname(self.table)) if is_uri(self.table) else None
+
     def _path(self, cell: str) -> str:
-        """The file that a cell names; the one place where cells become paths."""
+        """The file that a cell names; the one place where cells become paths, as `ObjectFolder.name_of` for a store."""
         base = os.path.dirname(self.table)
         if "\0" in cell:
             raise InputError(f"the path {cell!r} holds a zero byte: mend the table")
@@ -190,11 +232,11 @@ class CasesSource:
         return {case_id: numbers for case_id, numbers in rows.items() if len(numbers) > 1}
 
     def _columns(self) -> list[str]:
-        if not os.path.isfile(self.table):
+        if not self._objects and not os.path.isfile(self.table):
             raise InputError(f"{self.table}: no such table")
         if self._is_parquet:
             return self._parquet().schema_arrow.names
-        with open(self.table, encoding="utf-8-sig", newline="") as file:
+        with self._text_file() as file:
             try:
                 return next(csv.reader(file), [])
             except (csv.Error, UnicodeDecodeError) as error:
@@ -213,7 +255,7 @@ class CasesSource:
                 raise InputError(f"{self.table}: damaged after row {number}: {error}") from error
             return
         number = 0
-        with open(self.table, encoding="utf-8-sig", newline="") as file:
+        with self._text_file() as file:
             lines = csv.reader(file)
             try:
                 header = next(lines, [])
@@ -232,8 +274,16 @@ class CasesSource:
     def _is_parquet(self) -> bool:
         return self.table.lower().endswith((".parquet", ".pq"))
 
+    def _text_file(self) -> io.TextIOBase:
+        if not self._objects:
+            return open(self.table, encoding="utf-8-sig", newline="")
+        raw = self._objects.open(os.path.basename(self.table))
+        return io.TextIOWrapper(io.BufferedReader(raw, TABLE_BYTES), encoding="utf-8-sig", newline="")
+
     def _parquet(self) -> pq.ParquetFile:
         try:
+            if self._objects:
+                return pq.ParquetFile(self._objects.open(os.path.basename(self.table)))
             return pq.ParquetFile(self.table)
         except (OSError, pa.ArrowException) as error:
             raise InputError(f"{self.table}: not a Parquet file: {error}") from error
@@ -282,11 +332,16 @@ def read_case(
     return values.astype(np.float32), readers, given, grid
 
 
-def _state(path: str) -> str:
-    """Size and time of change of a file, and of the one beside it that holds its voxels."""
+def with_voxels(path: str) -> list[str]:
+    """The path of an image, and those beside it that would hold its voxels."""
     root, ending = os.path.splitext(path)
+    return [path, *(root + other for other in DETACHED.get(ending.lower(), ()))]
+
+
+def _file_state(path: str) -> str:
+    """Size and time of change of a file, and of the one beside it that holds its voxels."""
     states = []
-    for file in (path, *(root + other for other in DETACHED.get(ending.lower(), ()))):
+    for file in with_voxels(path):
         try:
             found = os.stat(file)
         except FileNotFoundError:

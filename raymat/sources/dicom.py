@@ -1,6 +1,7 @@
 """CT series in a folder tree: found by the UIDs in their headers, sliced by position, read in HU.
 
-Names of folders and files mean nothing here, so the archive's tree, a flat folder and a renamed one are the same.
+Names of folders and files mean nothing here, so the archive's tree, a flat folder and a renamed one are the same. The
+tree may lie in an object store: its headers are read there, by their first bytes, and slices from a copy on disk.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,7 @@ from pydicom.uid import (
 )
 
 from raymat.nodule import InputError
+from raymat.places import HEADER_BYTES, ObjectFolder, State, Unreachable, is_uri
 from raymat.volume import PLACEMENT_TOLERANCE_MM, Grid
 
 logger = logging.getLogger(__name__)
@@ -56,7 +59,8 @@ HEADER_TAGS = [
 ]
 SMALL_BYTES = 1 << 20
 LARGEST_RESCALE = 1e9
-READERS = 8  # headers read at once: the wait is for the disk or the network
+READERS = 8  # headers read at once: the wait is for the disk
+STORE_READERS = 32  # and for an object store, which answers later and minds no crowd
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,16 +146,16 @@ def index_tree(root: str | Path, wanted: Sequence[str] | set[str] | None = None)
 
     Parameters
     ----------
-    root : folder
+    root : folder, or a prefix of an object store
     wanted : the series to keep; all where None
 
     Raises
     ------
     InputError
-        No such folder.
+        No such folder, or the store does not answer.
     """
     root = os.fspath(root)
-    if not os.path.isdir(root):
+    if not is_uri(root) and not os.path.isdir(root):
         raise InputError(f"{root}: no such folder")
     found: dict[str, Series] = {}
     others: dict[str, int] = defaultdict(int)
@@ -159,11 +163,10 @@ def index_tree(root: str | Path, wanted: Sequence[str] | set[str] | None = None)
     folder_broken: dict[str, list[BrokenFile]] = {}
     copies: dict[tuple[str, str], Slice] = {}
     shared: dict[object, object] = {}
-    with ThreadPoolExecutor(READERS) as pool:
-        for folder, names in _folders(root, broken):
-            paths = [os.path.join(folder, name) for name in names]
+    with ThreadPoolExecutor(STORE_READERS if is_uri(root) else READERS) as pool:
+        for folder, headers in _headers(root, broken, pool):
             unplaced = []
-            for result in pool.map(read_header, [root] * len(paths), paths):
+            for result in headers:
                 if isinstance(result, BrokenFile):
                     unplaced.append(result)
                 elif result is not None:
@@ -179,7 +182,7 @@ def index_tree(root: str | Path, wanted: Sequence[str] | set[str] | None = None)
                             copies[key] = _sharing(item, shared)
             if unplaced:
                 broken += unplaced
-                folder_broken[os.path.relpath(folder, root)] = unplaced
+                folder_broken[folder] = unplaced
     for (uid, _), item in copies.items():
         found.setdefault(uid, Series(uid)).slices.append(item)
     for series in found.values():
@@ -189,7 +192,22 @@ def index_tree(root: str | Path, wanted: Sequence[str] | set[str] | None = None)
     return DicomTree(root, found, dict(others), broken)
 
 
-def read_header(root: str, path: str) -> BrokenFile | tuple[str, Slice | BrokenFile] | None:
+Header = BrokenFile | tuple[str, Slice | BrokenFile] | None
+
+
+def _headers(root: str, broken: list[BrokenFile], pool: ThreadPoolExecutor) -> Iterator[tuple[str, Iterator[Header]]]:
+    """Every folder of the tree, relative to its root, with what ``read_header`` makes of its files."""
+    if is_uri(root):
+        tree = ObjectFolder(root)
+        for folder, files in tree.walk():
+            yield folder or ".", pool.map(partial(_object_header, tree), files, files.values())
+        return
+    for folder, names in _folders(root, broken):
+        paths = [os.path.join(folder, name) for name in names]
+        yield os.path.relpath(folder, root), pool.map(partial(read_header, root), paths)
+
+
+def read_header(root: str, path: str) -> Header:
     """A file's SeriesInstanceUID and slice, its pixels not read.
 
     BrokenFile where the file should be DICOM and the header has lost them; None where it never was an image in space.
@@ -197,20 +215,32 @@ def read_header(root: str, path: str) -> BrokenFile | tuple[str, Slice | BrokenF
     relative = Path(os.path.relpath(path, root)).as_posix()
     try:
         stat = os.stat(path)
-        with _Bounded(path) as file:
-            start = file.read(132)
-            if start[128:] != b"DICM":
-                # Only the ending says that this was meant to be an image.
-                claims = path.lower().endswith(".dcm") or not start
-                return BrokenFile(relative, "empty file" if not start else "no DICOM header") if claims else None
-            file.seek(0)
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=HEADER_TAGS)
+        with _bounded(path) as file:
+            return _header(relative, file, State(stat.st_size, stat.st_mtime_ns))
+    except OSError as error:
+        return BrokenFile(relative, f"cannot be read: {error.strerror}")
+
+
+def _object_header(tree: ObjectFolder, name: str, state: State) -> Header:
+    with _Bounded(tree.open(name), state.size, HEADER_BYTES) as file:
+        return _header(name, file, state)
+
+
+def _header(relative: str, file: _Bounded, state: State) -> Header:
+    try:
+        start = file.read(132)
+        if start[128:] != b"DICM":
+            # Only the ending says that this was meant to be an image.
+            claims = relative.lower().endswith(".dcm") or not start
+            return BrokenFile(relative, "empty file" if not start else "no DICOM header") if claims else None
+        file.seek(0)
+        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=HEADER_TAGS)
         uid = str(header.get("SeriesInstanceUID", "") or "").strip()
         sop = str(header.get("SOPInstanceUID", "") or "").strip()
     except InvalidDicomError:
         return BrokenFile(relative, "no DICOM header")
-    except OSError as error:
-        return BrokenFile(relative, f"cannot be read: {error.strerror}")
+    except (OSError, Unreachable):
+        raise
     except Exception as error:
         # A header cut anywhere makes pydicom raise almost anything.
         return BrokenFile(relative, f"damaged header ({type(error).__name__}: {error})")
@@ -239,8 +269,8 @@ def read_header(root: str, path: str) -> BrokenFile | tuple[str, Slice | BrokenF
             sop_uid=sop,
             patient_id=str(header.get("PatientID", "") or "").strip(),
             study_uid=str(header.get("StudyInstanceUID", "") or "").strip(),
-            size=stat.st_size,
-            mtime_ns=stat.st_mtime_ns,
+            size=state.size,
+            mtime_ns=state.mtime_ns,
         )
     except (TypeError, ValueError) as error:
         return uid, BrokenFile(relative, f"its header has values that are no numbers ({error})")
@@ -333,7 +363,7 @@ def read_slice(path: str, shape: tuple[int, int]) -> np.ndarray:
         The file is damaged, or no longer the image that was indexed.
     """
     try:
-        with _Bounded(path) as file:
+        with _bounded(path) as file:
             header = pydicom.dcmread(file, defer_size=None)
         syntax = header.file_meta.TransferSyntaxUID
         if "PixelData" not in header:
@@ -372,14 +402,19 @@ def read_slice(path: str, shape: tuple[int, int]) -> np.ndarray:
 class _Bounded(io.BufferedReader):
     """A file that makes no room for more than it holds, whatever a damaged length field asks for."""
 
-    def __init__(self, path: str | Path) -> None:
-        super().__init__(io.FileIO(path))
-        self.bytes = os.fstat(self.fileno()).st_size
+    def __init__(self, raw: io.RawIOBase, size: int, buffer: int = io.DEFAULT_BUFFER_SIZE) -> None:
+        super().__init__(raw, buffer)
+        self.bytes = size
 
     def read(self, size: int | None = -1) -> bytes:
         if size is not None and size > SMALL_BYTES and size > self.bytes - self.tell():
             raise EOFError(f"an element claims {size} bytes, {self.bytes - self.tell()} are left")
         return super().read(size)
+
+
+def _bounded(path: str | Path) -> _Bounded:
+    raw = io.FileIO(path)
+    return _Bounded(raw, os.fstat(raw.fileno()).st_size)
 
 
 def _folders(root: str, broken: list[BrokenFile]) -> Iterator[tuple[str, list[str]]]:

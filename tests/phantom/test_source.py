@@ -191,3 +191,23 @@ def test_a_phantom_that_is_gone_is_a_problem_of_its_own(folder, tmp_path):
     assert all("files are missing" in ref.problem for ref in refs)
     with pytest.raises(InputError, match=r"phantoms\.csv: cannot be read"):
         PhantomSource.from_folder(tmp_path / "nowhere")
+
+
+def test_phantoms_in_an_object_store_are_those_on_a_disk(folder, s3):
+    uri = s3.bucket("phantoms", folder)
+    first = f"phantoms/{next(folder.rglob('phantom.json')).relative_to(folder).parent}"
+    s3.filesystem.delete_dir_contents(first)
+    s3.filesystem.delete_file("phantoms/phantoms.csv")
+    assert not is_phantom_folder(uri)
+    assert write_phantoms(uri, COUNT, SEED) == f"{uri}/phantoms.csv"
+    assert is_phantom_folder(uri)
+    for name, data in contents(folder).items():
+        assert s3.filesystem.open_input_stream(f"phantoms/{name}", compression=None).read() == data, name
+    there, here = PhantomSource.from_folder(uri), PhantomSource.from_folder(folder)
+    refs = list(there.plan())
+    assert refs == list(here.plan())
+    a, b = there.read(refs[0]), here.read(refs[0])
+    np.testing.assert_array_equal(a.image, b.image)
+    np.testing.assert_array_equal(a.true_alpha, b.true_alpha)
+    with pytest.raises(InputError, match="another seed"):
+        write_phantoms(uri, COUNT, SEED + 1)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from raymat.nodule import InputError, Nodule
+from raymat.places import ObjectFolder, is_uri
 from raymat.sources import NoduleRef, digest
 from raymat.sources.lidc import LidcSource
 from raymat.sources.phantom import choice, dicom
@@ -143,32 +146,37 @@ def _check_same(folder: Path, case: choice.Case, seed: int) -> None:
 
 def is_phantom_folder(root: str | Path) -> bool:
     """Whether ``write_phantoms`` made this folder and finished."""
+    if is_uri(root):
+        return ObjectFolder(str(root).rstrip("/")).states([TABLE])[TABLE] is not None
     return (Path(root) / TABLE).is_file()
 
 
 def write_phantoms(
     out: str | Path, n: int, seed: int = 0, progress: Callable[[str], None] | None = None, workers: int = 1
-) -> Path:
+) -> Path | str:
     """Write n phantoms as DICOM in the archive's layout, each with its true alpha, and a table of what was drawn.
 
     Interrupted, it goes on where it was; run with a larger n, it adds to what is there.
 
     Parameters
     ----------
-    out : an empty or new folder, or one of phantoms of the same seed
+    out : an empty or new folder, or one of phantoms of the same seed; or a place in an object store, likewise
     n, seed : see ``choose``; the same n and seed give the same bytes
     progress : called with a line of text for each phantom
     workers : processes that draw
 
     Returns
     -------
-    Path of ``phantoms.csv``
+    Path (or URI) of ``phantoms.csv``
 
     Raises
     ------
     InputError
         The folder holds anything else, cannot be written, or there are not n nodules to draw from.
     """
+    say = progress or (lambda line: None)
+    if is_uri(out):
+        return _write_objects(str(out), n, seed, say)
     out = Path(out)
     _check_folder(out, seed)
     cases = choice.choose(n, seed)
@@ -176,7 +184,6 @@ def write_phantoms(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror}); choose another folder") from error
-    say = progress or (lambda line: None)
     folders = []
     jobs = ((str(out), case, seed) for case in cases)
     for number, (case, folder) in enumerate(zip(cases, _each(_write_job, jobs, workers), strict=True), start=1):
@@ -230,22 +237,57 @@ def _write_table(out: Path, folders: list[Path]) -> Path:
     # A later run with a smaller n must not make the table forget what is there.
     others = sorted(p.parent for p in out.glob(f"*/*/*/{RECORD}") if p.parent not in set(folders))
     records = [_read_record(folder) for folder in [*folders, *others]]
-    names = list(records[0]["parameters"])
     table = out / TABLE
     partial = out / f".{TABLE}.{uuid.uuid4().hex}"
     try:
-        with open(partial, "w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow([*HEAD, *names])
-            for record in records:
-                fixed = [
-                    ";".join(map(str, record[name])) if name == "annotation_ids" else record[name] for name in HEAD
-                ]
-                writer.writerow([*fixed, *(record["parameters"][name] for name in names)])
+        partial.write_text(_table_text(records), newline="", encoding="utf-8")
         os.replace(partial, table)
     except OSError as error:
         raise InputError(f"{table}: cannot be written ({error.strerror})") from error
     return table
+
+
+def _table_text(records: list[dict]) -> str:
+    names = list(records[0]["parameters"])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*HEAD, *names])
+    for record in records:
+        fixed = [";".join(map(str, record[name])) if name == "annotation_ids" else record[name] for name in HEAD]
+        writer.writerow([*fixed, *(record["parameters"][name] for name in names)])
+    return text.getvalue()
+
+
+def _write_objects(out: str, n: int, seed: int, say: Callable[[str], None]) -> str:
+    """``write_phantoms`` into an object store: drawn on this machine, uploaded phantom by phantom."""
+    place = ObjectFolder(out.rstrip("/"))
+    present = {name for _, files in place.walk() for name in files}
+    records = {name: json.loads(place.read(name)) for name in sorted(present) if name.endswith(f"/{RECORD}")}
+    stranger = next((name for name in sorted(present) if not name.startswith("LIDC-IDRI-") and name != TABLE), None)
+    if stranger or any((r["seed"], r["version"]) != (seed, VERSION) for r in records.values()):
+        raise InputError(
+            f"{out}: holds {stranger or 'phantoms of another seed or version'}; give a new or empty place, or one of "
+            f"phantoms of seed {seed}, version {VERSION}"
+        )
+    drawn = {}
+    with tempfile.TemporaryDirectory(prefix="raymat-") as scratch:
+        for number, case in enumerate(choice.choose(n, seed), start=1):
+            scan = case.scan
+            name = f"{scan.patient_id}/{scan.study_uid}/{scan.series_uid}"
+            if f"{name}/{RECORD}" not in records:
+                folder = write_phantom(scratch, case, seed)
+                # The record last: with it the phantom is there whole.
+                for file in sorted(folder.iterdir(), key=lambda file: (file.name == RECORD, file.name)):
+                    place.write(f"{name}/{file.name}", file.read_bytes())
+                drawn[f"{name}/{RECORD}"] = _read_record(folder)
+                shutil.rmtree(folder)
+            else:
+                drawn[f"{name}/{RECORD}"] = records[f"{name}/{RECORD}"]
+            say(f"phantom {number} of {n}: {case.nodule_id}")
+    place.write(
+        TABLE, _table_text(list((drawn | {k: r for k, r in records.items() if k not in drawn}).values())).encode()
+    )
+    return place.where(TABLE)
 
 
 class PhantomSource:
@@ -256,7 +298,7 @@ class PhantomSource:
 
     Parameters
     ----------
-    root : where the DICOM files go; local to the worker that reads
+    root : where the DICOM files go; local to the worker that reads (what `from_folder` lists may be an object store)
     n : how many
     seed : see ``choose``
     """
@@ -266,7 +308,7 @@ class PhantomSource:
     def __init__(self, root: str | Path, n: int, seed: int = 0):
         if n < 1:
             raise InputError(f"{n} phantoms were asked for; ask for 1 or more")
-        self.root = str(root)
+        self.root = str(root).rstrip("/")
         self.n: int | None = int(n)
         self.seed = int(seed)
 
@@ -279,7 +321,7 @@ class PhantomSource:
         InputError
             The folder has no ``phantoms.csv``, or it lists nothing.
         """
-        rows = _read_table(Path(root))
+        rows = _read_table(str(root).rstrip("/"))
         source = cls(root, len(rows), int(rows[0]["seed"]))
         source.n = None
         return source
@@ -293,14 +335,21 @@ class PhantomSource:
             There are not n nodules to draw from, or the folder's table cannot be used.
         """
         if self.n is None:
-            for row in _read_table(Path(self.root)):
+            rows = _read_table(self.root)
+            present = self._present([f"{Path(row['alpha']).parent}/{RECORD}" for row in rows])
+            for row in rows:
                 folder = Path(row["alpha"]).parent
-                missing = "" if (Path(self.root) / folder / RECORD).is_file() else "its files are missing"
+                missing = "" if f"{folder}/{RECORD}" in present else "its files are missing"
                 readers = len(row["annotation_ids"].split(";"))
                 yield self._ref(row["nodule_id"], row["patient_id"], readers, row["version"], str(folder), missing)
             return
         for case in choice.choose(self.n, self.seed):
             yield self._ref(case.nodule_id, case.scan.patient_id, len(case.annotations), VERSION, "", "")
+
+    def _present(self, names: list[str]) -> set[str]:
+        if is_uri(self.root):
+            return {name for name, state in ObjectFolder(self.root).states(names).items() if state}
+        return {name for name in names if (Path(self.root) / name).is_file()}
 
     def _ref(self, nodule_id, patient_id, readers, version, folder, missing) -> NoduleRef:
         return NoduleRef(
@@ -311,7 +360,7 @@ class PhantomSource:
             # Not the files' times: a phantom is what its seed and version make it, wherever it is drawn.
             fingerprint=digest("phantom", version, self.seed, nodule_id),
             location=json.dumps({"folder": folder}),
-            problem=f"{Path(self.root) / folder}: {missing}" if missing else "",
+            problem=f"{self.root}/{folder}: {missing}" if missing else "",
         )
 
     def read(self, ref: NoduleRef) -> Nodule:
@@ -323,11 +372,18 @@ class PhantomSource:
             It cannot be drawn, written or read.
         """
         drawn = json.loads(ref.location)["folder"]
-        if drawn:
-            folder = Path(self.root) / drawn
-        else:
+        if not drawn:
             case = choice.case(ref.nodule_id)
-            folder = write_phantom(Path(self.root) / f"seed-{self.seed}-version-{VERSION}", case, self.seed)
+            return self._read(
+                write_phantom(Path(self.root) / f"seed-{self.seed}-version-{VERSION}", case, self.seed), ref
+            )
+        if is_uri(self.root):
+            place = ObjectFolder(f"{self.root}/{drawn}")
+            with place.at_hand([name for _, files in place.walk() for name in files]) as folder:
+                return self._read(Path(folder), ref)
+        return self._read(Path(self.root) / drawn, ref)
+
+    def _read(self, folder: Path, ref: NoduleRef) -> Nodule:
         record = _read_record(folder)
         archive = LidcSource(folder)
         found = [seen for seen in archive.plan() if seen.nodule_id == ref.nodule_id]
@@ -343,13 +399,13 @@ class PhantomSource:
         return nodule
 
 
-def _read_table(root: Path) -> list[dict]:
-    path = root / TABLE
+def _read_table(root: str) -> list[dict]:
+    path = f"{root}/{TABLE}"
     try:
-        with open(path, newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); raymat phantom writes such folders") from error
+        data = ObjectFolder(root).read(TABLE) if is_uri(root) else Path(path).read_bytes()
+        rows = list(csv.DictReader(io.StringIO(data.decode(), newline="")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); raymat phantom writes such folders") from error
     if not rows or not set(HEAD) <= set(rows[0]):
         raise InputError(f"{path}: lists no phantoms; write the folder again with raymat phantom")
     return rows

@@ -1,0 +1,97 @@
+"""The whole build from and to an object store, over S3's real wire protocol: harm, resume, no secret told."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow.fs as pafs
+import pytest
+
+import raymat
+from raymat.cli import main
+from raymat.nodule import InputError
+from raymat.pipelines.build import build
+from raymat.sources.cases import CasesSource
+from raymat.store import Store
+from tests.pipelines.test_build import PARAMETERS, arrays, quiet, write_cases
+from tests.pipelines.test_harm import HARM, SMALL
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+CASES = 8
+
+
+def start(cases: str, out: str, folder: Path, **harm: object) -> subprocess.Popen:
+    """`raymat build` in a process of its own, with its own local Ray, its run in ``folder``."""
+    environment = os.environ | {"PYTHONPATH": str(HARM), "RAYMAT_HARM": json.dumps(harm)}
+    # Ray's sockets lie below this folder, and their paths must be short.
+    environment |= {"RAY_TMPDIR": str(folder), "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    environment.pop("RAY_ADDRESS", None)
+    command = [sys.executable, "-m", "raymat", "build", "--cases", cases, "-o", out, *SMALL[:-1]]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, env=environment, cwd=folder, **pipes)
+
+
+def test_a_build_from_s3_to_s3_outlives_a_store_that_stops_answering(ray_cluster, s3, tmp_path, capsys):
+    table = write_cases(tmp_path / "cases", CASES)
+    undisturbed = Store.create(tmp_path / "undisturbed")
+    build(undisturbed, CasesSource(table), PARAMETERS, say=quiet)
+    expected = arrays(undisturbed.root)
+    cases, out = f"{s3.bucket('study', tmp_path / 'cases')}/cases.csv", f"{s3.bucket('out')}/dataset"
+    record = tmp_path / "solves"
+    with tempfile.TemporaryDirectory(prefix="rs3-", dir="/tmp") as name:
+        folder = Path(name)
+        first = start(cases, out, folder, record=str(record), slow=1.0)
+        store = await_commits(out, 2)
+        said, _ = (second := start(cases, out, folder)).communicate(timeout=120)
+        assert second.returncode == 2, said
+        assert f"another build is at work here (process {first.pid}" in said
+        s3.stop_answering()
+        try:
+            told, _ = first.communicate(timeout=300)
+        finally:
+            s3.answer_again()
+            first.send_signal(signal.SIGKILL)
+        assert first.returncode == 2, told
+        assert "the store does not answer" in told.splitlines()[-1]
+        assert "what is committed stands" in told.splitlines()[-1]
+        assert "Traceback" not in told
+        before, solves = set(store.index()["nodule_id"].to_pylist()), len(record.read_text().splitlines())
+        assert 2 <= len(before) < CASES
+
+        again, _ = (third := start(cases, out, folder, record=str(record))).communicate(timeout=300)
+        assert third.returncode == 0, again
+        assert f"{len(before)} committed already" in again
+        assert not before & set(record.read_text().splitlines()[solves:]), "a committed nodule was solved again"
+        assert arrays(out) == expected
+        assert main(["build", "--cases", cases, "-o", out, *SMALL]) == 0
+        assert "nothing to solve" in capsys.readouterr().out
+
+        assert main(["inspect", out, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["outcomes"]["accepted"] == CASES
+        assert main(["show", out, "case0", "-o", str(tmp_path / "case0.png")]) == 0
+        assert next(raymat.load(out)).nodule_id == "case0"
+        assert s3.secret not in told + said + again
+        pafs.copy_files("out", str(folder / "kept"), s3.filesystem, pafs.LocalFileSystem())
+        written = [path for path in folder.rglob("*") if path.is_file()]
+        assert {"dataset.json", "contact_sheet.png", "mlflow.db", "raylet.out"} <= {path.name for path in written}
+        assert [path for path in written if s3.secret.encode() in path.read_bytes()] == []
+
+
+def await_commits(out: str, count: int) -> Store:
+    """The store as soon as so many nodules are committed."""
+    deadline = time.monotonic() + 200
+    while True:
+        try:
+            store = Store.open(out)
+            if len(store.listing("nodules")) >= count:
+                return store
+        except InputError:
+            pass  # not begun yet
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
