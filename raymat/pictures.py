@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -264,6 +264,36 @@ def method_histogram(counts: Mapping[str, int]) -> Figure:
     for spine in axes.spines.values():
         spine.set_visible(False)
     return figure
+
+
+def release_histograms(index: Sequence[Mapping], rated: Mapping[str, Mapping[int, int]]) -> Figure:
+    """Diameters and the scanners' spacings of a release (rows of its index), and how often each rating was given."""
+    figure = Figure(figsize=(12, 5 if rated else 2.6), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    rows = figure.subfigures(2 if rated else 1, 1, squeeze=False)[:, 0]
+    spacing = np.array([row["scanner_spacing"] for row in index if row["scanner_spacing"]]).reshape(-1, 3)
+    measured = (
+        ("diameter, mm", [row["diameter_mm"] for row in index]),
+        ("scanner's slice spacing, mm", spacing[:, 0]),
+        ("scanner's pixel spacing, mm", spacing[:, 2]),
+    )
+    for axes, (name, values) in zip(rows[0].subplots(1, len(measured)), measured, strict=True):
+        axes.hist(values, bins=20, color="#c4000f")
+        axes.set_ylabel("nodules", fontsize=8, color=FAINT)
+        _plain_axes(axes, name)
+    if rated:
+        for axes, (name, counts) in zip(rows[1].subplots(1, len(rated), squeeze=False)[0], rated.items(), strict=True):
+            axes.bar(list(counts), list(counts.values()), color="#33658a", width=0.8)
+            axes.set_xticks(sorted(counts))
+            _plain_axes(axes, name)
+        rows[1].axes[0].set_ylabel("ratings", fontsize=8, color=FAINT)
+    return figure
+
+
+def _plain_axes(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=10, loc="left", color=INK)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def png_bytes(figure: Figure, dpi: int = 130) -> bytes:
