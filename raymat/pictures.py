@@ -48,7 +48,7 @@ SHEET_PANEL_PX = 104
 
 
 @dataclass(frozen=True)
-class _View:
+class View:
     """A nodule's arrays turned to the patient's axes (z to the head, y to the back, x to the left) and where to cut.
 
     Attributes
@@ -102,7 +102,7 @@ def show_nodule(nodule: Nodule) -> Figure:
     InputError
         The nodule has no image: there is nothing to show.
     """
-    view = _view(nodule, MARGIN_MM)
+    view = view_of(nodule, MARGIN_MM)
     image = view.turn(nodule.image)
     columns: list[tuple[str, str, np.ndarray | None]] = [("image", "", None)]
     if nodule.readers:
@@ -344,7 +344,7 @@ class _Tile:
         }
         if nodule.image is None:
             return cls(**words, mosaic=None, contours=[], framed=[], scores={}, side=0.0, bar_mm=0)
-        view = _view(nodule, SHEET_MARGIN_MM)
+        view = view_of(nodule, SHEET_MARGIN_MM)
         image = view.turn(nodule.image)
         alphas = nodule.mattes
         chosen = nodule.alpha
@@ -384,13 +384,13 @@ class _Tile:
         )
 
 
-def _view(nodule: Nodule, margin_mm: float) -> _View:
+def view_of(nodule: Nodule, margin_mm: float) -> View:
     """How to turn, crop and cut the nodule's arrays."""
     if nodule.image is None or nodule.spacing is None:
         words = f" ({nodule.outcome}: {nodule.reason})" if nodule.outcome and nodule.reason else ""
         raise InputError(f"{nodule.nodule_id}: there is no image to show{words}")
     order, flips = _orientation(nodule.direction)
-    turned = _View(order, flips, tuple(nodule.spacing[a] for a in order), (0, 0, 0), (0.0,) * 3, 0.0, False)
+    turned = View(order, flips, tuple(nodule.spacing[a] for a in order), (0, 0, 0), (0.0,) * 3, 0.0, False)
     weight = turned.turn(_centre_of(nodule))
     region = turned.turn(_region_of(nodule))
     hits = [np.flatnonzero(region.any(axis=tuple(b for b in range(3) if b != a))) for a in range(3)]
@@ -401,7 +401,7 @@ def _view(nodule: Nodule, margin_mm: float) -> _View:
     centre = [float(c) for c in ndimage.center_of_mass(weight)]
     centre = [min(max(round(c), 0), n - 1) for c, n in zip(centre, weight.shape, strict=True)]
     middle = tuple(((low + high) / 2).tolist())
-    return _View(order, flips, turned.spacing, tuple(centre), middle, side, nodule.direction is not None)
+    return View(order, flips, turned.spacing, tuple(centre), middle, side, nodule.direction is not None)
 
 
 def _orientation(direction: np.ndarray | None) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
