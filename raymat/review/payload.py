@@ -18,7 +18,7 @@ from raymat.pictures import view_of
 from raymat.quality import explain
 from raymat.review.decisions import mattes_of
 
-MARGIN_MM = 12.0
+MARGIN_MM = 8.0
 ALIGNED = 8
 
 

@@ -462,6 +462,7 @@ function label(context, size, ratio, plane, perMm) {
     write(t, size / 2, edge, "center", "top");
     write(b, size / 2, size - edge, "center", "bottom");
   }
+  context.font = `${11 * ratio}px system-ui, "DejaVu Sans", sans-serif`;
   write(`${PLANES[plane]} ${state.slices[plane] + 1}/${state.nodule.shape[plane]}`, edge, edge, "left", "top");
   const bar = [50, 20, 10, 5, 2, 1].find((mm) => mm * perMm <= 0.3 * size) || 1;
   write(`${bar} mm`, edge, size - edge - 5 * ratio, "left", "bottom");
