@@ -1,6 +1,6 @@
 """raymat: readers' masks of lung nodules in CT to a dataset of 3D alpha mattes."""
 
-from raymat.store import load
+from raymat.loading import load
 
 __version__ = "0.1.0"
 

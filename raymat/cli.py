@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from raymat import __version__
+from raymat.commands import add_commands
 from raymat.matting import METHODS
 from raymat.nodule import ACCEPTED, OUTCOMES, InputError, NoduleExcluded
 from raymat.places import is_uri, refuse_credentials
@@ -90,6 +91,8 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("nodule", help="nodule id (raymat inspect lists them)")
     show.add_argument("-o", "--out", required=True, metavar="PNG")
     show.set_defaults(run=run_show)
+
+    add_commands(commands)
     return top
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +48,7 @@ SHEET_PANEL_PX = 104
 
 
 @dataclass(frozen=True)
-class _View:
+class View:
     """A nodule's arrays turned to the patient's axes (z to the head, y to the back, x to the left) and where to cut.
 
     Attributes
@@ -102,7 +102,7 @@ def show_nodule(nodule: Nodule) -> Figure:
     InputError
         The nodule has no image: there is nothing to show.
     """
-    view = _view(nodule, MARGIN_MM)
+    view = view_of(nodule, MARGIN_MM)
     image = view.turn(nodule.image)
     columns: list[tuple[str, str, np.ndarray | None]] = [("image", "", None)]
     if nodule.readers:
@@ -266,6 +266,36 @@ def method_histogram(counts: Mapping[str, int]) -> Figure:
     return figure
 
 
+def release_histograms(index: Sequence[Mapping], rated: Mapping[str, Mapping[int, int]]) -> Figure:
+    """Diameters and the scanners' spacings of a release (rows of its index), and how often each rating was given."""
+    figure = Figure(figsize=(12, 5 if rated else 2.6), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    rows = figure.subfigures(2 if rated else 1, 1, squeeze=False)[:, 0]
+    spacing = np.array([row["scanner_spacing"] for row in index if row["scanner_spacing"]]).reshape(-1, 3)
+    measured = (
+        ("diameter, mm", [row["diameter_mm"] for row in index]),
+        ("scanner's slice spacing, mm", spacing[:, 0]),
+        ("scanner's pixel spacing, mm", spacing[:, 2]),
+    )
+    for axes, (name, values) in zip(rows[0].subplots(1, len(measured)), measured, strict=True):
+        axes.hist(values, bins=20, color="#c4000f")
+        axes.set_ylabel("nodules", fontsize=8, color=FAINT)
+        _plain_axes(axes, name)
+    if rated:
+        for axes, (name, counts) in zip(rows[1].subplots(1, len(rated), squeeze=False)[0], rated.items(), strict=True):
+            axes.bar(list(counts), list(counts.values()), color="#33658a", width=0.8)
+            axes.set_xticks(sorted(counts))
+            _plain_axes(axes, name)
+        rows[1].axes[0].set_ylabel("ratings", fontsize=8, color=FAINT)
+    return figure
+
+
+def _plain_axes(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=10, loc="left", color=INK)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def png_bytes(figure: Figure, dpi: int = 130) -> bytes:
     """The figure as PNG; equal figures give equal bytes (no date and no version is written)."""
     buffer = io.BytesIO()
@@ -314,7 +344,7 @@ class _Tile:
         }
         if nodule.image is None:
             return cls(**words, mosaic=None, contours=[], framed=[], scores={}, side=0.0, bar_mm=0)
-        view = _view(nodule, SHEET_MARGIN_MM)
+        view = view_of(nodule, SHEET_MARGIN_MM)
         image = view.turn(nodule.image)
         alphas = nodule.mattes
         chosen = nodule.alpha
@@ -354,13 +384,13 @@ class _Tile:
         )
 
 
-def _view(nodule: Nodule, margin_mm: float) -> _View:
+def view_of(nodule: Nodule, margin_mm: float) -> View:
     """How to turn, crop and cut the nodule's arrays."""
     if nodule.image is None or nodule.spacing is None:
         words = f" ({nodule.outcome}: {nodule.reason})" if nodule.outcome and nodule.reason else ""
         raise InputError(f"{nodule.nodule_id}: there is no image to show{words}")
     order, flips = _orientation(nodule.direction)
-    turned = _View(order, flips, tuple(nodule.spacing[a] for a in order), (0, 0, 0), (0.0,) * 3, 0.0, False)
+    turned = View(order, flips, tuple(nodule.spacing[a] for a in order), (0, 0, 0), (0.0,) * 3, 0.0, False)
     weight = turned.turn(_centre_of(nodule))
     region = turned.turn(_region_of(nodule))
     hits = [np.flatnonzero(region.any(axis=tuple(b for b in range(3) if b != a))) for a in range(3)]
@@ -371,7 +401,7 @@ def _view(nodule: Nodule, margin_mm: float) -> _View:
     centre = [float(c) for c in ndimage.center_of_mass(weight)]
     centre = [min(max(round(c), 0), n - 1) for c, n in zip(centre, weight.shape, strict=True)]
     middle = tuple(((low + high) / 2).tolist())
-    return _View(order, flips, turned.spacing, tuple(centre), middle, side, nodule.direction is not None)
+    return View(order, flips, turned.spacing, tuple(centre), middle, side, nodule.direction is not None)
 
 
 def _orientation(direction: np.ndarray | None) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:

@@ -1,6 +1,7 @@
 """The dataset on disk or in an object store: committed shards, manifest, outcomes. pyarrow alone, no Ray.
 
     OUT/dataset.json               what this folder is
+    OUT/parameters.json            what the latest build was asked for
     OUT/manifest/*.parquet         every nodule of the source: reference and key
     OUT/nodules/ab/<shard>.parquet committed nodules (``raymat.nodule.SCHEMA``), one to a few dozen a file
     OUT/outcomes/*.parquet         the index: one small row a committed nodule, without arrays
@@ -19,7 +20,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,11 +30,12 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raymat.nodule import ACCEPTED, FAILED, OUTCOMES, SCHEMA, InputError, Nodule, from_table
+from raymat.nodule import FAILED, OUTCOMES, SCHEMA, InputError, Nodule, from_table
 from raymat.places import Unreachable, open_filesystem, store_error
 
 FORMAT = "raymat dataset"
 FORMAT_VERSION = 1
+PARAMETERS = "parameters.json"
 
 MANIFEST = pa.schema(
     [
@@ -440,36 +442,3 @@ def _one_row_a_key(rows: pa.Table) -> pa.Table:
     rows = rows.take(pc.sort_indices(rows.append_column("failed", failed), order))
     keys = rows["key"].to_numpy(zero_copy_only=False)
     return rows.filter(pa.array(np.r_[True, keys[1:] != keys[:-1]]))
-
-
-def load(path: str | Path, outcomes: Sequence[str] = (ACCEPTED,)) -> Iterator[Nodule]:
-    """Iterate the nodules of a dataset, in the order of its manifest, one in memory at a time.
-
-    Parameters
-    ----------
-    path : folder or URI of a built dataset
-    outcomes : which nodules to give; ``("accepted", "rejected")`` for all that have mattes
-
-    Yields
-    ------
-    Nodule
-        with ``nodule_id, patient_id, image, spacing, origin, direction, readers, trimap, mattes, method, scores``;
-        arrays (z, y, x), image in HU, spacing and origin in mm.
-
-    Raises
-    ------
-    InputError
-        There is no dataset at ``path``, or an unknown outcome is asked for.
-    """
-    unknown = set(outcomes) - set(OUTCOMES)
-    if unknown:
-        raise InputError(f"no such outcome: {', '.join(sorted(unknown))} (there are {', '.join(OUTCOMES)})")
-    store = Store.open(path)
-    rows = store.outcomes()
-    rows = rows.filter(pc.is_in(rows["outcome"], pa.array(list(outcomes))))
-    return _read_in_order(store, rows.select(["key", "shard"]).to_pylist())
-
-
-def _read_in_order(store: Store, rows: list[dict]) -> Iterator[Nodule]:
-    for row in rows:
-        yield store.read_committed(row["key"], row["shard"])

@@ -118,7 +118,7 @@ def test_the_patients_left_is_on_the_right_and_the_head_is_up():
     labels = {text.get_text(): text.get_position() for text in coronal.texts}
     assert labels["S"][1] > labels["I"][1]
     # The planes pass one voxel in front of the marks or through them; look at the slice that holds both.
-    shown = pictures._view(nodule((1, -1, -1), trimap=None), 10.0)
+    shown = pictures.view_of(nodule((1, -1, -1), trimap=None), 10.0)
     image = shown.turn(nodule((1, -1, -1)).image)
     cut = image[:, CENTRE[1] + 1, :][::-1]
     left, right, bottom, top = shown.extent(image.shape, 1)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
-from raymat import pictures
+from raymat import __version__, pictures
 from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, OUTCOMES, REJECTED
 from raymat.pipelines.build import NODULE_TIMEOUT_S, Result, build
 from raymat.pipelines.cluster import Pools
 from raymat.pipelines.progress import in_words
 from raymat.sources import Source, digest
 from raymat.steps import BuildParameters
-from raymat.store import Store
+from raymat.store import PARAMETERS, Store
 from raymat.tracking import Run, how_to_look
 
 CONTACT_SHEET = "contact_sheet.png"
@@ -55,6 +56,8 @@ def build_dataset(job: Job, say: Callable[[str], None] = print) -> Result:
     flat = flatten({"source": job.source_name, "out": job.out, **asdict(job.parameters)})
     run = Run(job.tracking_uri, f"build {job.out}", flat) if job.tracking_uri else None
     status = "FAILED"
+    how = {"raymat": __version__, "source": job.source_name, "parameters": asdict(job.parameters)}
+    store.write(PARAMETERS, json.dumps(how, indent=1).encode())
     try:
         result = build(
             store,

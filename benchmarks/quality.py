@@ -1,0 +1,276 @@
+"""Whether the quality score says what the true error says: on phantoms, whose alpha is known.
+
+    raymat build --phantoms 200 --seed 1 -o phantoms-1
+    python benchmarks/quality.py phantoms-1
+
+Scores are computed anew with the current weights. Half of the patients, by a digest of their id, were tuned on; the
+figures of the other half are those to believe. `--real DATASET` measures a build of real nodules with four readers
+instead: mattes are made from three of them, and the one that the score chooses foretells the fourth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from scipy import ndimage, stats
+
+import raymat
+from raymat import metrics
+from raymat.matting import METHODS, estimate_alpha
+from raymat.nodule import Nodule
+from raymat.prepare import make_trimap
+from raymat.quality import QualityParameters, combine, score_mattes
+from raymat.quality.selection import WEIGHTS
+from raymat.steps import MattingParameters, solve_volume
+
+SHIFT_MM = 3.0
+KINDS = ("trimap shifted", "inverted", "noisy", "blocky", "islands", "hole", "of another nodule")
+UNKNOWN, FOREGROUND = 128, 255
+
+
+def tuned_on(patient_id: str) -> bool:
+    """Whether a patient belongs to the half that weights may be tuned on."""
+    return hashlib.sha256(patient_id.encode()).digest()[0] % 2 == 0
+
+
+def measure(nodule: Nodule, other: np.ndarray | None) -> dict:
+    """Terms and true errors of a phantom's mattes, and the terms of its spoiled ones.
+
+    Parameters
+    ----------
+    other : the matte of another nodule, for a matte that is of the wrong one
+    """
+    unknown = nodule.trimap == UNKNOWN
+    truth = nodule.true_alpha * (nodule.trimap > 0)
+    errors = {
+        method: (
+            metrics.mse(alpha, truth, unknown),
+            metrics.gradient(alpha, truth, unknown) / np.count_nonzero(unknown),
+        )
+        for method, alpha in nodule.mattes.items()
+    }
+    best = min(errors, key=lambda method: errors[method][0])
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(nodule.nodule_id.encode()).digest()[:4], "little"))
+    spoiled = dict(spoil(nodule, nodule.mattes[best], other, rng))
+    converged = {matte.method: matte.converged for matte in nodule.candidates}
+    qualities = score_mattes(
+        nodule.image,
+        nodule.trimap,
+        nodule.readers,
+        {**nodule.mattes, **spoiled, "true": truth},
+        converged,
+        nodule.spacing,
+    )
+    return {
+        "nodule_id": nodule.nodule_id,
+        "patient_id": nodule.patient_id,
+        "errors": errors,
+        "terms": {name: quality.terms for name, quality in qualities.items()},
+    }
+
+
+def spoil(
+    nodule: Nodule, alpha: np.ndarray, other: np.ndarray | None, rng: np.random.Generator
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The matte spoiled in each of ``KINDS``, (z, y, x)."""
+    unknown, region = nodule.trimap == UNKNOWN, nodule.trimap > 0
+    direction = rng.normal(size=3)
+    shift = SHIFT_MM * direction / np.linalg.norm(direction) / np.asarray(nodule.spacing)
+    beside = ndimage.shift(nodule.trimap, np.rint(shift), order=0, cval=0)
+    yield "trimap shifted", estimate_alpha(nodule.image, beside, "cf", spacing=nodule.spacing)[0]
+    yield "inverted", np.where(unknown, 1 - alpha, alpha)
+    yield "noisy", np.where(unknown, np.clip(alpha + rng.normal(0, 0.2, alpha.shape), 0, 1), alpha)
+    yield "blocky", np.where(unknown, blocks(alpha, nodule.spacing), alpha)
+    yield "islands", add_islands(nodule, alpha, rng)
+    hole = ball(nodule, ndimage.center_of_mass(region * alpha), max(1.5, 0.35 * radius_mm(alpha, nodule.spacing)))
+    yield "hole", np.where(hole, 0, alpha)
+    if other is not None:
+        yield "of another nodule", centred_on(other, alpha, ndimage.center_of_mass(region))
+
+
+def blocks(alpha: np.ndarray, spacing, side_mm: float = 2.0) -> np.ndarray:
+    """Means over cubes of two millimetres."""
+    sides = [max(2, round(side_mm / s)) for s in spacing]
+    index = sum((np.indices(alpha.shape)[a] // sides[a]) * 10_000 ** (2 - a) for a in range(3))
+    labels = np.unique(index, return_inverse=True)[1].ravel()
+    means = np.bincount(labels, alpha.ravel()) / np.bincount(labels)
+    return means[labels].reshape(alpha.shape).astype(np.float32)
+
+
+def add_islands(nodule: Nodule, alpha: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Three balls of 1 mm put into the unknown region where there is no lesion."""
+    free = np.argwhere((nodule.trimap == UNKNOWN) & (ndimage.maximum_filter(alpha, 5) < 0.1))
+    spoiled = alpha.copy()
+    for place in free[rng.choice(len(free), min(3, len(free)), replace=False)] if len(free) else []:
+        spoiled[ball(nodule, place, 1.0)] = 0.9
+    return spoiled
+
+
+def ball(nodule: Nodule, centre, radius: float) -> np.ndarray:
+    grid = np.indices(nodule.image.shape)
+    return sum(((g - c) * s) ** 2 for g, c, s in zip(grid, centre, nodule.spacing, strict=True)) <= radius**2
+
+
+def radius_mm(alpha: np.ndarray, spacing) -> float:
+    return float((0.75 / np.pi * alpha.sum(dtype=np.float64) * np.prod(spacing)) ** (1 / 3))
+
+
+def centred_on(other: np.ndarray, alpha: np.ndarray, centre) -> np.ndarray:
+    """Another nodule's matte, moved to this one's centre."""
+    moved = np.zeros_like(alpha)
+    shift = np.rint(np.asarray(centre) - ndimage.center_of_mass(other)).astype(int)
+    at = np.argwhere(other > 0)
+    to = at + shift
+    inside = ((to >= 0) & (to < alpha.shape)).all(axis=1)
+    moved[tuple(to[inside].T)] = other[tuple(at[inside].T)]
+    return moved
+
+
+def scores_of(row: Mapping, parameters: QualityParameters) -> dict[str, float]:
+    """The combined score of every matte of a measured phantom."""
+    return {
+        name: combine(terms, parameters) if set(terms) - {"finite", "lesion"} else 0.0
+        for name, terms in row["terms"].items()
+    }
+
+
+def figures(rows: list[Mapping], parameters: QualityParameters) -> dict[str, float]:
+    """What the issue of a score is: how it ranks, what it chooses, what it rejects."""
+    found = defaultdict(list)
+    for row in rows:
+        score = scores_of(row, parameters)
+        methods = [method for method in METHODS if method in row["errors"]]
+        s = [score[method] for method in methods]
+        mse, grad = (np.array([row["errors"][method][k] for method in methods]) for k in (0, 1))
+        found["rank correlation with MSE"].append(spearman(s, -mse))
+        found["rank correlation with gradient error"].append(spearman(s, -grad))
+        found["chosen MSE over the best of eight"].append(mse[int(np.argmax(s))] / mse.min())
+        found["sound kept"].append(score[methods[int(np.argmin(mse))]] >= parameters.floor)
+        found["truth kept"].append(score["true"] >= parameters.floor)
+        for kind in KINDS:
+            if kind in score:
+                found[f"rejected: {kind}"].append(score[kind] < parameters.floor)
+                found[f"below the chosen: {kind}"].append(score[kind] < max(s))
+                found["spoiled rejected"].append(score[kind] < parameters.floor)
+    share = ("rejected", "kept", "below")
+    return {
+        name: float(np.mean(values) if any(word in name for word in share) else np.nanmedian(values))
+        for name, values in found.items()
+    }
+
+
+def spearman(a, b) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # constant input: no rank, no number
+        return float(stats.spearmanr(a, b).statistic)
+
+
+def each_term(rows: list[Mapping]) -> dict[str, float]:
+    """Median rank correlation of each term alone with MSE, over the phantoms where it differs between mattes."""
+    return {
+        name: float(
+            np.nanmedian(
+                [
+                    spearman(
+                        [row["terms"][m].get(name, 0.0) for m in row["errors"]], [-e[0] for e in row["errors"].values()]
+                    )
+                    for row in rows
+                ]
+            )
+        )
+        for name in WEIGHTS
+    }
+
+
+def measure_all(nodules: Iterator[Nodule]) -> Iterator[dict]:
+    """``measure`` for each phantom, the one before it lending the wrong matte."""
+    before = None
+    for nodule in nodules:
+        yield measure(nodule, before)
+        before = nodule.true_alpha * (nodule.trimap > 0)
+
+
+def report(rows: list[Mapping], parameters: QualityParameters | None = None) -> None:
+    parameters = parameters or QualityParameters()
+    halves = {
+        "tuned on": [row for row in rows if tuned_on(row["patient_id"])],
+        "other patients": [row for row in rows if not tuned_on(row["patient_id"])],
+    }
+    print(f"| {len(rows)} phantoms | {' | '.join(f'{name} ({len(half)})' for name, half in halves.items())} |")
+    print("| --- | --- | --- |")
+    columns = [figures(half, parameters) for half in halves.values() if half]
+    for name in columns[0]:
+        print(f"| {name} | {' | '.join(f'{column[name]:.3f}' for column in columns)} |")
+    print("\n| term | weight | rank correlation with MSE, all |\n| --- | --- | --- |")
+    for name, value in each_term(rows).items():
+        print(f"| {name} | {WEIGHTS[name]} | {value:.2f} |")
+
+
+# Real nodules: three readers make the mattes, the fourth judges -----------------------------------------------------
+
+
+def foretold(nodule: Nodule) -> dict[str, tuple[float, float]]:
+    """Method, and "chosen", to how well its matte of the first three readers foretells the fourth's mask.
+
+    AUROC and Brier score over the unknown region of the three readers' trimap.
+    """
+    readers, fourth = nodule.readers[:3], nodule.readers[3] > 0
+    trimap = make_trimap(readers, nodule.spacing)
+    mattes = solve_volume(nodule.image, trimap, nodule.spacing, (-1000.0, 400.0), MattingParameters())
+    alphas = {method: alpha for method, (alpha, _) in mattes.items()}
+    qualities = score_mattes(nodule.image, trimap, readers, alphas, {}, nodule.spacing)
+    unknown = trimap == UNKNOWN
+    chosen = max(qualities, key=lambda method: qualities[method].score)
+    truth = fourth[unknown]
+    found = {method: (auroc(alpha[unknown], truth), brier(alpha[unknown], truth)) for method, alpha in alphas.items()}
+    mean = np.mean(readers, axis=0)[unknown]
+    return found | {"chosen": found[chosen], "mean mask of the three": (auroc(mean, truth), brier(mean, truth))}
+
+
+def auroc(alpha: np.ndarray, truth: np.ndarray) -> float:
+    ranks = stats.rankdata(alpha)
+    inside, outside = np.count_nonzero(truth), np.count_nonzero(~truth)
+    if not inside or not outside:
+        return float("nan")
+    return float((ranks[truth].sum() - inside * (inside + 1) / 2) / (inside * outside))
+
+
+def brier(alpha: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.mean((alpha - truth) ** 2))
+
+
+def report_real(nodules: Iterator[Nodule]) -> None:
+    found = defaultdict(list)
+    for nodule in nodules:
+        if len(nodule.readers) == 4:
+            try:
+                for name, pair in foretold(nodule).items():
+                    found[name].append(pair)
+            except ValueError as error:
+                print(f"{nodule.nodule_id} left out: {error}")
+    print(
+        f"\n| matte of three readers, {len(found['chosen'])} nodules | AUROC, mean | Brier, mean |\n| --- | --- | --- |"
+    )
+    for name, pairs in found.items():
+        print(f"| {name} | {np.nanmean([p[0] for p in pairs]):.4f} | {np.mean([p[1] for p in pairs]):.4f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset")
+    parser.add_argument("--real", action="store_true", help="real nodules of four readers instead of phantoms")
+    options = parser.parse_args()
+    nodules = raymat.load(options.dataset, outcomes=("accepted", "rejected"))
+    if options.real:
+        report_real(iter(nodules))
+    else:
+        report(list(measure_all(iter(nodules))))
+
+
+if __name__ == "__main__":
+    main()

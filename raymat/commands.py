@@ -1,0 +1,120 @@
+"""The commands for what comes after the build: review, release, verify, compare, export."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from raymat.nodule import InputError
+from raymat.release.record import Release
+from raymat.release.verify import compare, verify
+from raymat.steps import counted
+
+FORMATS = ("nifti", "nrrd", "dicom-seg")
+NAMED = 20
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add them to the parser of ``raymat``."""
+    command = commands.add_parser("review", help="look at the mattes, choose or reject, in a local page")
+    command.add_argument("dataset")
+    command.add_argument("--host", default="127.0.0.1", help="address to serve on (default: %(default)s)")
+    command.add_argument("--port", type=int, default=8790, help="default: %(default)s; 0 for any that is free")
+    command.add_argument("--token", help="what the page asks for; a new one at every start where none is given")
+    command.set_defaults(run=run_review)
+
+    command = commands.add_parser("release", help="freeze the accepted nodules under a version")
+    command.add_argument("dataset")
+    command.add_argument("-o", "--out", required=True, help="folder or URI of the release, new or empty")
+    command.add_argument("--version", required=True, help="for example 1.0")
+    command.add_argument("--reviewed-only", action="store_true", help="leave out what no person has decided on")
+    command.add_argument("--drop-stale", action="store_true", help="leave aside decisions that no longer fit")
+    command.add_argument("--licence", help="of the source (default: that of LIDC-IDRI, where it is the source)")
+    command.add_argument("--citation", help="of the source (default: likewise)")
+    command.set_defaults(run=run_release)
+
+    command = commands.add_parser("verify", help="recompute a release's digests")
+    command.add_argument("release")
+    command.add_argument("--digest", help="the release's digest as it was published")
+    command.set_defaults(run=run_verify)
+
+    command = commands.add_parser("release-diff", help="nodules added, removed and changed between two releases")
+    command.add_argument("before")
+    command.add_argument("after")
+    command.set_defaults(run=run_release_diff)
+
+    command = commands.add_parser("export", help="nodules as NIfTI, NRRD or DICOM Segmentation")
+    command.add_argument("dataset", help="a built dataset or a release")
+    command.add_argument("-o", "--out", required=True, metavar="DIR")
+    command.add_argument("--format", choices=FORMATS, required=True)
+    command.add_argument("--nodule", action="append", metavar="ID", help="repeat for each; all accepted where absent")
+    command.add_argument(
+        "--lidc", "--dicom", dest="dicom", metavar="DIR", help="the source series' files, in any tree (dicom-seg)"
+    )
+    command.add_argument(
+        "--level", type=float, metavar="ALPHA", help="a binary segmentation of alpha >= this (dicom-seg)"
+    )
+    command.set_defaults(run=run_export)
+
+
+def run_review(options: argparse.Namespace) -> int:
+    """``raymat review``."""
+    from raymat.review.server import serve
+
+    return serve(options.dataset, options.host, options.port, options.token)
+
+
+def run_release(options: argparse.Namespace) -> int:
+    """``raymat release``."""
+    # matplotlib, which draws the contact sheet, takes a second to import.
+    from raymat.release.freeze import ReleaseRequest, release
+
+    names = ("dataset", "out", "version", "reviewed_only", "drop_stale", "licence", "citation")
+    digest = release(ReleaseRequest(**{name: getattr(options, name) for name in names}))
+    print(f"release {options.version}   {options.out}")
+    print(f"datasheet     {options.out.rstrip('/')}/datasheet.md")
+    print(f"digest        {digest}   (raymat verify {options.out} --digest {digest[:12]}...)")
+    return 0
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    """``raymat verify``: status 0 for a sound release, 1 where something was changed."""
+    found = verify(options.release, options.digest)
+    for problem in found.problems:
+        print(problem)
+    state = f"{counted(len(found.problems), 'problem')}" if found.problems else "as it was released"
+    print(f"{options.release}: {found.files} files, {counted(found.nodules, 'nodule')}: {state}")
+    print(f"digest {found.digest}")
+    return 1 if found.problems else 0
+
+
+def run_release_diff(options: argparse.Namespace) -> int:
+    """``raymat release-diff``."""
+    difference = compare(Release.open(options.before), Release.open(options.after))
+    changed = [f"{nodule_id}: {what}" for nodule_id, what in difference.changed.items()]
+    for name, lines in (("added", difference.added), ("removed", difference.removed), ("changed", changed)):
+        print(f"{name:<10}{len(lines):>7}")
+        for line in lines[:NAMED]:
+            print(f"  {line}")
+        if len(lines) > NAMED:
+            print(f"  ... and {len(lines) - NAMED} more")
+    print(f"{'the same':<10}{difference.same:>7}")
+    return 0
+
+
+def run_export(options: argparse.Namespace) -> int:
+    """``raymat export``."""
+    from raymat.export import export
+    from raymat.loading import load
+
+    if options.level is not None and options.format != "dicom-seg":
+        raise InputError("--level makes a binary DICOM Segmentation: give it with --format dicom-seg")
+    nodules = load(options.dataset)
+    for name in options.nodule or []:
+        if name not in nodules:
+            raise InputError(f"{options.dataset}: no accepted nodule {name} (see `raymat inspect` for those there are)")
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for path in export(nodules, options.nodule or nodules.ids, out, options.format, options.dicom, options.level):
+        print(path)
+    return 0

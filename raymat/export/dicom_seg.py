@@ -1,0 +1,183 @@
+"""A matte as a DICOM Segmentation on the grid of its source series.
+
+Fractional, type OCCUPANCY: a voxel's value is the share of it that is lesion, which is what alpha means, in steps of
+1/255. With a level, binary: the voxels whose alpha reaches it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import SimpleITK as sitk
+from highdicom.seg import SegmentationFractionalTypeValues, SegmentationTypeValues
+from pydicom.sr.codedict import codes
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from raymat import __version__
+from raymat.nodule import InputError, Nodule
+from raymat.sources.dicom import Series, Slice, index_tree, slab_grid
+from raymat.volume import Grid, to_sitk
+
+MAKER = "raymat"
+SERIES_NUMBER = 900  # beyond those that scanners give
+
+
+def find_series(nodules: Mapping[str, Nodule], ids: Sequence[str], root: str) -> dict[str, Series]:
+    """Nodule id to its source series in a folder tree; only headers are read.
+
+    Raises
+    ------
+    InputError
+        A nodule does not know its series, or the tree does not hold it.
+    """
+    uids = {}
+    for nodule_id in ids:
+        uid = nodules[nodule_id].metadata.get("series_uid")
+        if not uid:
+            raise InputError(
+                f"{nodule_id}: comes from no DICOM series (its metadata has no series_uid), so no DICOM Segmentation "
+                "can refer to one; export it as nifti or nrrd"
+            )
+        uids[nodule_id] = str(uid)
+    tree = index_tree(root, set(uids.values()))
+    missing = [nodule_id for nodule_id, uid in uids.items() if uid not in tree.series]
+    if missing:
+        raise InputError(
+            f"{root}: does not hold the source series {uids[missing[0]]} of {missing[0]}"
+            + (f", nor those of {len(missing) - 1} other nodules" if len(missing) > 1 else "")
+            + "; name the folder that the dataset was built from"
+        )
+    return {nodule_id: tree.series[uid] for nodule_id, uid in uids.items()}
+
+
+def write_segmentation(nodule: Nodule, series: Series, root: str, path: Path, level: float | None = None) -> Path:
+    """Write the chosen matte as a DICOM Segmentation that refers to its source series.
+
+    Parameters
+    ----------
+    series : the nodule's, below ``root``
+    level : alpha from which a voxel is in a binary segmentation; None for a fractional one
+
+    Raises
+    ------
+    InputError
+        Slices are missing or damaged, no voxel of the scan has enough alpha, or the file cannot be written.
+    """
+    where = f"{nodule.nodule_id}: series {series.uid}"
+    slices = covering(nodule, series.slices, where)
+    try:
+        grid = slab_grid(slices, nodule.metadata.get("slice_spacing"))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    alpha = on_grid(nodule, grid)
+    if level is not None:
+        pixels = (alpha >= level).astype(np.uint8)
+        kind = SegmentationTypeValues.BINARY
+    else:
+        pixels, kind = alpha, SegmentationTypeValues.FRACTIONAL
+    if not np.rint(pixels * 255).any():
+        raise InputError(
+            f"{where}: no voxel of the scan has alpha {level or 1 / 255:.2g} or more (the most is {alpha.max():.2f}); "
+            "choose a lower --level"
+        )
+    sources = [_header(os.path.join(root, item.path)) for item in slices]
+    matte = next(matte for matte in nodule.candidates if matte.method == nodule.method)
+    # The same matte of the same series is the same object, however often it is exported.
+    seed = [series.uid, nodule.nodule_id, matte.method, repr(level), pixels.tobytes().hex()]
+    try:
+        segmentation = hd.seg.Segmentation(
+            source_images=sources,
+            pixel_array=pixels,
+            segmentation_type=kind,
+            segment_descriptions=[_segment(nodule, level, seed)],
+            series_instance_uid=generate_uid(entropy_srcs=["series", *seed]),
+            series_number=SERIES_NUMBER,
+            sop_instance_uid=generate_uid(entropy_srcs=["instance", *seed]),
+            instance_number=1,
+            manufacturer=MAKER,
+            manufacturer_model_name=MAKER,
+            software_versions=__version__,
+            device_serial_number="none",
+            fractional_type=SegmentationFractionalTypeValues.OCCUPANCY,
+            max_fractional_value=255,
+            content_description=f"alpha matte, {matte.method}, score {matte.score:.2f}"[:64],
+            content_label="ALPHA" if level is None else "ALPHA_LEVEL",
+            content_creator_name=MAKER,
+            transfer_syntax_uid=ExplicitVRLittleEndian,
+            series_description=f"{MAKER} {nodule.nodule_id}"[:64],
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: its headers do not carry a DICOM Segmentation ({error})") from error
+    try:
+        segmentation.save_as(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    return path
+
+
+def covering(nodule: Nodule, slices: Sequence[Slice], where: str) -> list[Slice]:
+    """The slices of the series, by ascending z, whose planes run through the matte, and their neighbours.
+
+    Raises
+    ------
+    InputError
+        The series begins after or ends before the matte.
+    """
+    inside = np.argwhere(nodule.alpha > 0)
+    if not len(inside):
+        raise InputError(f"{where}: the matte is empty")
+    grid = Grid(nodule.alpha.shape, nodule.spacing, nodule.origin, np.asarray(nodule.direction))
+    # Trimaps end in background on all sides, so the box of the matte lies within the crop; its corners give its ends.
+    low, high = inside.min(axis=0), inside.max(axis=0)
+    corners = np.array(np.meshgrid(*zip(low, high, strict=True), indexing="ij")).reshape(3, -1).T
+    z = grid.to_patient(corners)[:, 0]
+    at = np.array([item.z for item in slices])
+    through = np.flatnonzero((at >= z.min()) & (at <= z.max()))
+    step = nodule.metadata.get("scanner_spacing", [np.inf])[0]
+    if not len(through) or at[0] > z.min() + step or at[-1] < z.max() - step:
+        raise InputError(
+            f"{where}: the folder has its slices from z = {at[0]:g} to {at[-1]:g}, the matte lies from {z.min():g} to "
+            f"{z.max():g}; download the series again"
+        )
+    return list(slices[max(through[0] - 1, 0) : through[-1] + 2])
+
+
+def on_grid(nodule: Nodule, grid: Grid) -> np.ndarray:
+    """The chosen matte at the voxels of a grid, linearly interpolated; 0 beyond its crop. float32 (z, y, x)."""
+    own = Grid(nodule.alpha.shape, nodule.spacing, nodule.origin, np.asarray(nodule.direction))
+    reference = to_sitk(np.zeros(grid.shape, np.uint8), grid)
+    moved = sitk.Resample(
+        to_sitk(nodule.alpha, own), reference, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32
+    )
+    return np.clip(sitk.GetArrayFromImage(moved), 0.0, 1.0)
+
+
+def _segment(nodule: Nodule, level: float | None, seed: list[str]) -> hd.seg.SegmentDescription:
+    name = nodule.nodule_id if level is None else f"{nodule.nodule_id} alpha >= {level:g}"
+    return hd.seg.SegmentDescription(
+        segment_number=1,
+        segment_label=name[:64],
+        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=codes.SCT.Nodule,
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name=f"{MAKER} {nodule.method}",
+            version=__version__,
+            family=codes.DCM.ArtificialIntelligence,
+        ),
+        tracking_uid=generate_uid(entropy_srcs=["nodule", seed[0], nodule.nodule_id]),
+        tracking_id=nodule.nodule_id[:64],
+    )
+
+
+def _header(path: str) -> pydicom.Dataset:
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True)
+    except Exception as error:
+        # A header damaged anywhere makes pydicom raise almost anything.
+        raise InputError(f"{path}: cannot be read ({error}); download it again") from error

@@ -1,0 +1,35 @@
+"""A nodule as volumes on its working grid, placed in the patient."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from raymat.nodule import InputError, Nodule
+from raymat.volume import Grid, write_volume
+
+
+def write_volumes(nodule: Nodule, folder: Path, ending: str) -> Path:
+    """Write image, alpha, trimap and readers' masks as ``folder/alpha.nii.gz`` and so on.
+
+    All lie on one grid of the nodule's spacing, in patient coordinates (LPS in NRRD, RAS in NIfTI, as these formats
+    have it): image and alpha float32, the others uint8.
+
+    Raises
+    ------
+    InputError
+        The nodule has no chosen matte, or a file cannot be written.
+    """
+    if nodule.alpha is None:
+        raise InputError(f"{nodule.nodule_id}: it has no chosen matte to export")
+    grid = Grid(nodule.image.shape, nodule.spacing, nodule.origin, np.asarray(nodule.direction))
+    volumes = {"image": nodule.image, "alpha": nodule.alpha, "trimap": nodule.trimap}
+    volumes |= {f"reader{number}": mask for number, mask in enumerate(nodule.readers, start=1)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror})") from error
+    for name, array in volumes.items():
+        write_volume(folder / f"{name}{ending}", array, grid)
+    return folder

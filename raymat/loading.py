@@ -1,0 +1,158 @@
+"""``raymat.load``: a built dataset or a release as one indexable collection of nodules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raymat.nodule import ACCEPTED, OUTCOMES, InputError, Nodule
+from raymat.release.record import Release, is_release
+from raymat.release.splits import PARTS, SPLITS
+from raymat.store import Store, open_filesystem
+
+
+class Nodules(Sequence[Nodule]):
+    """Nodules that are read when they are asked for, one in memory at a time.
+
+    ``len(nodules)``, ``nodules[3]``, ``nodules["LIDC-IDRI-0001-N1"]``, ``nodules[:10]`` and iteration; ``next`` goes on
+    where it was. It is picklable, so that workers can have it.
+
+    Attributes
+    ----------
+    ids : the nodules' ids, in order
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        reader: Callable[[int], Nodule],
+        positions: Sequence[int],
+        parts: Sequence[dict[str, str]] | None = None,
+    ) -> None:
+        self.ids = list(ids)
+        self._reader, self._positions, self._parts = reader, list(positions), parts
+        self._place: dict[str, int] | None = None
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, which: int | str | slice):
+        """The nodule at a position or of an id; of a slice a smaller collection, nothing read.
+
+        Raises
+        ------
+        IndexError, KeyError
+            There is no such position or id.
+        InputError
+            The nodule cannot be read.
+        """
+        if isinstance(which, slice):
+            return self._subset(range(len(self))[which])
+        if isinstance(which, str):
+            which = self._position(which)
+        return self._reader(self._positions[which])
+
+    def __iter__(self) -> Iterator[Nodule]:
+        return (self._reader(position) for position in self._positions)
+
+    def __next__(self) -> Nodule:
+        if self._next == len(self):
+            raise StopIteration
+        self._next += 1
+        return self[self._next - 1]
+
+    def __contains__(self, nodule_id: object) -> bool:
+        return isinstance(nodule_id, str) and nodule_id in self._places()
+
+    def split(self, number: int, part: str) -> Nodules:
+        """A release's nodules of one part ("train", "validation", "test") of one of its four splits, 1 to 4.
+
+        Raises
+        ------
+        InputError
+            No such split or part, or the dataset is no release.
+        """
+        if self._parts is None:
+            raise InputError("a dataset that is not a release has no splits: make one with `raymat release`")
+        if number not in range(1, SPLITS + 1) or part not in PARTS:
+            raise InputError(f"no part {part!r} of split {number}; splits are 1 to {SPLITS}, parts {', '.join(PARTS)}")
+        chosen = self._parts[number - 1]
+        return self._subset([place for place, nodule_id in enumerate(self.ids) if chosen[nodule_id] == part])
+
+    def torch(self, transform: Callable[[Nodule], object] | None = None):
+        """A ``torch.utils.data.Dataset`` of these nodules; see ``raymat.pipelines.loading.torch_dataset``."""
+        from raymat.pipelines.loading import torch_dataset
+
+        return torch_dataset(self, transform)
+
+    def ray(self):
+        """A ``ray.data.Dataset`` of these nodules; see ``raymat.pipelines.loading.ray_dataset``."""
+        from raymat.pipelines.loading import ray_dataset
+
+        return ray_dataset(self)
+
+    def _subset(self, places: Sequence[int]) -> Nodules:
+        return Nodules(
+            [self.ids[place] for place in places],
+            self._reader,
+            [self._positions[place] for place in places],
+            self._parts,
+        )
+
+    def _places(self) -> dict[str, int]:
+        if self._place is None:
+            self._place = {nodule_id: place for place, nodule_id in enumerate(self.ids)}
+        return self._place
+
+    def _position(self, nodule_id: str) -> int:
+        if nodule_id not in self._places():
+            raise KeyError(f"no nodule {nodule_id}")
+        return self._places()[nodule_id]
+
+
+def load(path: str | Path, outcomes: Sequence[str] = (ACCEPTED,)) -> Nodules:
+    """The nodules of a built dataset, in the order of its manifest, or of a release.
+
+    Parameters
+    ----------
+    path : folder or URI of a built dataset or a release
+    outcomes : which nodules of a built dataset; ``("accepted", "rejected")`` for all that have mattes. A release has
+        accepted ones alone.
+
+    Returns
+    -------
+    Nodules
+        of ``Nodule`` with ``nodule_id, patient_id, image, spacing, origin, direction, readers, trimap, mattes, method,
+        scores``; arrays (z, y, x), image in HU, spacing and origin in mm. Those of a release have one matte.
+
+    Raises
+    ------
+    InputError
+        There is neither at ``path``, or an unknown outcome is asked for.
+    """
+    unknown = set(outcomes) - set(OUTCOMES)
+    if unknown:
+        raise InputError(f"no such outcome: {', '.join(sorted(unknown))} (there are {', '.join(OUTCOMES)})")
+    if is_release(*open_filesystem(path)):
+        release = Release.open(path)
+        ids = [row["nodule_id"] for row in release.index] if ACCEPTED in outcomes else []
+        parts = [{row["nodule_id"]: row[f"split_{n}"] for row in release.index} for n in range(1, SPLITS + 1)]
+        return Nodules(ids, release.read, range(len(ids)), parts)
+    store = Store.open(path)
+    rows = store.outcomes()
+    rows = rows.filter(pc.is_in(rows["outcome"], pa.array(list(outcomes)))).select(["nodule_id", "key", "shard"])
+    return Nodules(rows["nodule_id"].to_pylist(), Committed(store, rows), range(rows.num_rows))
+
+
+class Committed:
+    """Reads the nodules of a built dataset by their position among its rows."""
+
+    def __init__(self, store: Store, rows: pa.Table) -> None:
+        self.store, self.rows = store, rows
+
+    def __call__(self, position: int) -> Nodule:
+        return self.store.read_committed(self.rows["key"][position].as_py(), self.rows["shard"][position].as_py())

@@ -1,0 +1,154 @@
+"""The datasheet of a release: what is in it, what is not and why, where it comes from and how to cite it (Markdown)."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from raymat.release.splits import PARTS
+
+REASONS = 40  # of nodules left out, named one by one; the table has all
+
+
+def datasheet(note: Mapping, index: Sequence[Mapping], left_out: Sequence[Mapping]) -> str:
+    """The datasheet.
+
+    Parameters
+    ----------
+    note : the release's ``release.json``
+    index : rows of ``raymat.release.INDEX``
+    left_out : rows of ``raymat.release.LEFT_OUT``
+    """
+    counts = note["counts"]
+    lines = [
+        f"# raymat release {note['version']}",
+        "",
+        f"{counts['nodules']} nodules of {counts['patients']} patients with one 3D alpha matte each, frozen "
+        f"{note['created']}. Source: {note['source']}.",
+        "",
+        "![Nodules of this release](contact_sheet.png)",
+        "",
+        "## Licence and citation of the source",
+        "",
+        note["licence"],
+        "",
+        note["citation"],
+        "",
+        "## What was chosen, and how",
+        "",
+        note["rule"],
+        "",
+        *_table(("decided by", "nodules"), counts["decided_by"].items()),
+        *_table(("method", "nodules"), counts["methods"].items()),
+        *_scores(index),
+        "## What was left out",
+        "",
+        f"{sum(counts['left_out'].values())} of the dataset's {counts['of_nodules_in_the_dataset']} nodules; all of "
+        "them are in `left_out.parquet`.",
+        "",
+        *_table(("outcome", "nodules"), counts["left_out"].items()),
+        *_reasons(left_out),
+        *_stale(note["stale_decisions_left_aside"]),
+        "## Sizes, spacing, ratings",
+        "",
+        "![Histograms of diameter, slice spacing, pixel spacing and the readers' ratings](histograms.png)",
+        "",
+        *_sizes(index),
+        *_ratings(index),
+        "## Splits",
+        "",
+        "Four re-splits 7:1:2 by patient: no patient's nodules are in two parts of one split. Nodules:",
+        "",
+        *_table(
+            ("split", *PARTS), ((name, *(parts[part] for part in PARTS)) for name, parts in note["splits"].items())
+        ),
+        "## Files",
+        "",
+        "`nodules/*.parquet` hold one nodule a row: `image` (HU), `readers`, `trimap` (0 background, 128 unknown, 255 "
+        "foreground), `alpha` (0 to 1), each a struct of bytes, shape (z, y, x) and dtype: "
+        '`np.frombuffer(a["data"], a["dtype"]).reshape(a["shape"])`. `spacing`, `origin` (mm) and `direction` (3 x 3, '
+        "row by row) are in (z, y, x) order, patient coordinates LPS. `nodules.parquet` is the index, with splits and "
+        "digests. `sha256sum -c SHA256SUMS` checks the files, `raymat verify` the arrays as well; the digest of "
+        "`SHA256SUMS` is the release's, to be cited with it.",
+        "",
+        "## Parameters",
+        "",
+        *_table(("parameter", "value"), _flat(note["parameters"])),
+        "## Software",
+        "",
+        *_table(("package", "version"), note["software"].items()),
+    ]
+    return "\n".join(lines)
+
+
+def _table(head: Sequence[str], rows) -> list[str]:
+    rows = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    if not rows:
+        return ["None.", ""]
+    return [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows), ""]
+
+
+def _spread(values: Sequence[float]) -> list[str]:
+    return [f"{np.percentile(values, q):.2f}" for q in (0, 10, 50, 90, 100)]
+
+
+def _scores(index: Sequence[Mapping]) -> list[str]:
+    head = ("", "least", "10 %", "median", "90 %", "most")
+    return _table(head, [("score of the matte", *_spread([row["score"] for row in index]))])
+
+
+def _reasons(left_out: Sequence[Mapping]) -> list[str]:
+    rows = [(row["nodule_id"], row["outcome"], row["decided_by"], row["reason"] or "") for row in left_out[:REASONS]]
+    lines = _table(("nodule", "outcome", "by", "why"), rows) if rows else []
+    if len(left_out) > REASONS:
+        lines += [f"... and {len(left_out) - REASONS} more.", ""]
+    return lines
+
+
+def _stale(old: Mapping[str, str]) -> list[str]:
+    if not old:
+        return []
+    return [
+        "Decisions that were left aside, as they no longer fit the dataset:",
+        "",
+        *_table(("nodule", ""), old.items()),
+    ]
+
+
+def _sizes(index: Sequence[Mapping]) -> list[str]:
+    spacing = [row["scanner_spacing"] for row in index if row["scanner_spacing"]]
+    rows = [("diameter of a sphere of the matte's volume, mm", *_spread([row["diameter_mm"] for row in index]))]
+    if spacing:
+        rows.append(("scanner's slice spacing, mm", *_spread([s[0] for s in spacing])))
+        rows.append(("scanner's pixel spacing, mm", *_spread([s[2] for s in spacing])))
+    rows.append(("readers", *_spread([row["readers"] for row in index])))
+    return _table(("", "least", "10 %", "median", "90 %", "most"), rows)
+
+
+def _ratings(index: Sequence[Mapping]) -> list[str]:
+    counts = ratings(index)
+    values = sorted({value for found in counts.values() for value in found})
+    return _table(
+        ("rating, all readers", *(str(value) for value in values)),
+        [(name, *(found[value] for value in values)) for name, found in counts.items()],
+    )
+
+
+def ratings(index: Sequence[Mapping]) -> dict[str, Counter[int]]:
+    """Feature to how often each rating was given, over all readers of all nodules of an index."""
+    found: dict[str, Counter[int]] = {}
+    for row in index:
+        for name, given in json.loads(row["ratings"]).items():
+            found.setdefault(name, Counter()).update(value for value in given if isinstance(value, int))
+    return found
+
+
+def _flat(values: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    if not isinstance(values, Mapping):
+        yield prefix.rstrip(".") or "all", values
+        return
+    for name, value in values.items():
+        yield from _flat(value, f"{prefix}{name}.")

@@ -1,0 +1,265 @@
+"""A dataset's accepted nodules frozen into a release."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import math
+import platform
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version as installed
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raymat import __version__, pictures
+from raymat.matting import SOLVER_VERSION
+from raymat.nodule import ACCEPTED, REJECTED, InputError, Nodule, array_to_struct
+from raymat.prepare import PREPARE_VERSION
+from raymat.release.datasheet import datasheet, ratings
+from raymat.release.record import (
+    FORMAT,
+    FORMAT_VERSION,
+    INDEX,
+    INDEX_FILE,
+    LEFT_OUT,
+    NOTE,
+    RECORD,
+    SUMS,
+    UNFINISHED,
+    Release,
+    record_digests,
+)
+from raymat.release.splits import PARTS, SPLITS, split_patients
+from raymat.review.decisions import RULE, Decisions, Verdict, stale, verdict
+from raymat.steps import counted
+from raymat.store import PARAMETERS, Store, open_filesystem
+
+NODULES_A_FILE = 32
+SHEET_NODULES = 24
+PACKAGES = ("numpy", "scipy", "numba", "pyarrow", "SimpleITK", "pydicom", "pylidc", "ray")
+
+
+@dataclass(frozen=True)
+class ReleaseRequest:
+    """What to release, as what, and under which terms.
+
+    Attributes
+    ----------
+    dataset : folder or URI of a built dataset
+    out : folder or URI of the release, new or empty
+    version : "1.0"
+    reviewed_only : leave out nodules that no person decided on
+    drop_stale : leave decisions aside that no longer fit the dataset, instead of refusing
+    licence, citation : of the source; those of LIDC-IDRI where the source is that or phantoms drawn from it
+    """
+
+    dataset: str
+    out: str
+    version: str
+    reviewed_only: bool = False
+    drop_stale: bool = False
+    licence: str | None = None
+    citation: str | None = None
+
+
+def release(request: ReleaseRequest, say: Callable[[str], None] = print) -> str:
+    """Freeze a dataset's accepted nodules. Returns the release's digest.
+
+    Raises
+    ------
+    InputError
+        The dataset is not fully built, decisions no longer fit it, no nodule is accepted, or ``out`` holds something.
+    """
+    store = Store.open(request.dataset)
+    rows = store.outcomes().to_pylist()
+    planned = store.manifest(["nodule_id"]).num_rows
+    if planned > len(rows):
+        raise InputError(f"{request.dataset}: {planned - len(rows)} of {planned} nodules are not built yet")
+    decisions = Decisions(store).current()
+    old = stale((d for by in decisions.values() for d in by.values()), {row["nodule_id"]: row for row in rows})
+    if old and not request.drop_stale:
+        named = "; ".join(f"{nodule_id}: {why}" for nodule_id, why in sorted(old.items())[:5])
+        raise InputError(
+            f"{request.dataset}: decisions on {counted(len(old), 'nodule')} no longer fit the dataset ({named}"
+            f"{'; ...' if len(old) > 5 else ''}); review them again, or leave these decisions aside with --drop-stale"
+        )
+    verdicts = {
+        row["nodule_id"]: _verdict(row, decisions.get(row["nodule_id"], {}), row["nodule_id"] in old, request)
+        for row in rows
+    }
+    taken = [row for row in rows if verdicts[row["nodule_id"]].outcome == ACCEPTED]
+    if not taken:
+        raise InputError(f"{request.dataset}: no nodule is accepted, there is nothing to release")
+    out = _empty_place(request.out)
+    parts = [split_patients((row["patient_id"] for row in taken), number) for number in range(1, SPLITS + 1)]
+
+    index: list[dict] = []
+    for start in range(0, len(taken), NODULES_A_FILE):
+        chunk = taken[start : start + NODULES_A_FILE]
+        name = f"nodules/{start // NODULES_A_FILE:05d}.parquet"
+        sink = pa.BufferOutputStream()
+        with pq.ParquetWriter(sink, RECORD, compression="zstd", use_dictionary=False, write_statistics=False) as file:
+            for row in chunk:
+                found = verdicts[row["nodule_id"]]
+                nodule = store.read_committed(row["key"], row["shard"])
+                record = record_of(nodule, found)
+                file.write_table(pa.Table.from_pylist([record], schema=RECORD), row_group_size=1)
+                splits = {f"split_{n}": part[nodule.patient_id] for n, part in enumerate(parts, start=1)}
+                index.append(index_row(record, nodule) | splits | {"file": name, "row": len(index) - start})
+        out.write(name, sink.getvalue())
+        say(f"{len(index)} of {len(taken)} nodules written")
+    _write_table(out, INDEX_FILE, pa.Table.from_pylist(index, schema=INDEX))
+    left_out = [
+        {
+            "nodule_id": row["nodule_id"],
+            "patient_id": row["patient_id"],
+            "outcome": verdicts[row["nodule_id"]].outcome,
+            "decided_by": verdicts[row["nodule_id"]].by,
+            "reason": verdicts[row["nodule_id"]].reason,
+        }
+        for row in rows
+        if verdicts[row["nodule_id"]].outcome != ACCEPTED
+    ]
+    _write_table(out, "left_out.parquet", pa.Table.from_pylist(left_out, schema=LEFT_OUT))
+    note = _note(store, request, rows, index, left_out, old)
+    out.write(NOTE, (json.dumps(note, indent=1, ensure_ascii=False) + "\n").encode())
+    step = max(1, len(index) // SHEET_NODULES)
+    sheet = pictures.contact_sheet(Release(out, index).nodules(range(0, len(index), step)[:SHEET_NODULES]))
+    out.write("contact_sheet.png", pictures.png_bytes(sheet))
+    out.write("histograms.png", pictures.png_bytes(pictures.release_histograms(index, ratings(index))))
+    out.write("datasheet.md", datasheet(note, index, left_out).encode())
+    names = [name for name in out.listing("") if name not in (SUMS, UNFINISHED)]
+    sums = "".join(f"{hashlib.sha256(out.read(name)).hexdigest()}  {name}\n" for name in names)
+    out.write(SUMS, sums.encode())
+    out.delete(UNFINISHED)
+    return hashlib.sha256(sums.encode()).hexdigest()
+
+
+def _verdict(row: Mapping, decisions: Mapping, is_stale: bool, request: ReleaseRequest) -> Verdict:
+    """The verdict on a nodule; those without mattes keep the outcome of the build."""
+    found = verdict(row, {} if is_stale else decisions)
+    if request.reviewed_only and found.by == "score" and row["outcome"] in (ACCEPTED, REJECTED):
+        return Verdict(REJECTED, None, "score", (), "no reviewer has decided on it (--reviewed-only)")
+    return found
+
+
+def record_of(nodule: Nodule, found: Verdict) -> dict:
+    """A nodule of a dataset as a row of ``RECORD``, with the matte that the verdict names."""
+    matte = next(matte for matte in nodule.candidates if matte.method == found.method)
+    return {
+        "nodule_id": nodule.nodule_id,
+        "patient_id": nodule.patient_id,
+        "source": nodule.source,
+        "key": nodule.key,
+        "method": matte.method,
+        "score": matte.score,
+        "scores": list(matte.scores.items()),
+        "decided_by": found.by,
+        "reviewers": list(found.reviewers),
+        "spacing": [float(v) for v in nodule.spacing],
+        "origin": [float(v) for v in nodule.origin],
+        "direction": np.asarray(nodule.direction, float).ravel().tolist(),
+        "metadata": json.dumps(nodule.metadata, sort_keys=True, default=str),
+        "notes": list(nodule.notes),
+        "image": array_to_struct(nodule.image),
+        "readers": [array_to_struct(mask) for mask in nodule.readers],
+        "trimap": array_to_struct(nodule.trimap),
+        "alpha": array_to_struct(matte.alpha),
+        "true_alpha": array_to_struct(nodule.true_alpha),
+    }
+
+
+def index_row(record: Mapping, nodule: Nodule) -> dict:
+    """The row of ``INDEX`` of a record, its place and splits still missing."""
+    alpha = np.frombuffer(record["alpha"]["data"], record["alpha"]["dtype"])
+    mm3 = float(alpha.sum(dtype=np.float64)) * float(np.prod(nodule.spacing))
+    ratings = nodule.metadata.get("ratings", {})
+    return {
+        **{name: record[name] for name in ("nodule_id", "patient_id", "method", "score", "decided_by", "reviewers")},
+        "readers": len(record["readers"]),
+        "shape": record["image"]["shape"],
+        "scanner_spacing": nodule.metadata.get("scanner_spacing"),
+        "diameter_mm": (6.0 * mm3 / math.pi) ** (1.0 / 3.0),
+        "ratings": json.dumps(ratings if isinstance(ratings, Mapping) else {}, sort_keys=True),
+        **record_digests(record),
+    }
+
+
+def _note(store: Store, request: ReleaseRequest, rows, index, left_out, old) -> dict:
+    how = json.loads(store.read(PARAMETERS)) if store.exists(PARAMETERS) else {}
+    source = store.manifest(["source"])["source"][0].as_py()
+    licence, citation = LICENCES.get(source, (None, None))
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "version": request.version,
+        "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "source": how.get("source", source),
+        "licence": request.licence or licence or "not stated (--licence)",
+        "citation": request.citation or citation or "not stated (--citation)",
+        "rule": RULE + (" Nodules that no person decided on are left out." if request.reviewed_only else ""),
+        "stale_decisions_left_aside": old,
+        "counts": {
+            "nodules": len(index),
+            "patients": len({row["patient_id"] for row in index}),
+            "decided_by": dict(Counter(row["decided_by"] for row in index)),
+            "methods": dict(Counter(row["method"] for row in index).most_common()),
+            "left_out": dict(Counter(row["outcome"] for row in left_out)),
+            "of_nodules_in_the_dataset": len(rows),
+        },
+        "splits": {
+            f"split_{n}": {part: sum(row[f"split_{n}"] == part for row in index) for part in PARTS}
+            for n in range(1, SPLITS + 1)
+        },
+        "parameters": how.get("parameters", "not recorded: built by an earlier raymat; build again to record them"),
+        "software": {
+            "raymat": __version__,
+            "built with raymat": how.get("raymat", "not recorded"),
+            "solvers": SOLVER_VERSION,
+            "prepare": PREPARE_VERSION,
+            "python": platform.python_version(),
+            **{name: installed(name) for name in PACKAGES},
+        },
+    }
+
+
+LIDC_LICENCE = "CC BY 3.0 (LIDC-IDRI, The Cancer Imaging Archive)"
+LIDC_CITATION = (
+    "Armato SG III et al., Data From LIDC-IDRI, The Cancer Imaging Archive, 2015, doi:10.7937/K9/TCIA.2015.LO9QL9SX. "
+    "Armato SG III et al., Med Phys 38(2):915-931, 2011, doi:10.1118/1.3528204. "
+    "Clark K et al., J Digit Imaging 26(6):1045-1057, 2013, doi:10.1007/s10278-013-9622-7."
+)
+# By source: the phantoms' contours and ratings are those of LIDC-IDRI's readers, their pixels are drawn.
+LICENCES = {
+    "lidc": (LIDC_LICENCE, LIDC_CITATION),
+    "phantoms": (f"contours and ratings: {LIDC_LICENCE}; the images are synthetic", LIDC_CITATION),
+}
+
+
+def _empty_place(path: str) -> Store:
+    """The place of a new release; what an interrupted one left there goes."""
+    filesystem, root = open_filesystem(path)
+    out = Store(filesystem, root)
+    if out.exists(SUMS):
+        raise InputError(f"{path}: holds a release already, and releases do not change; name another folder")
+    if out.exists(UNFINISHED):
+        for name in out.listing(""):
+            if name != UNFINISHED:
+                out.delete(name)
+    else:
+        strangers = out.listing("")
+        if strangers:
+            raise InputError(f"{path}: holds {strangers[0]} and no release; name a new or empty folder")
+    out.write(UNFINISHED, b"a release is being written here, or was cut off; it may be started again\n")
+    return out
+
+
+def _write_table(out: Store, name: str, table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    out.write(name, sink.getvalue())

@@ -1,0 +1,199 @@
+"""What a release is on disk, and how its nodules are read.
+
+    OUT/nodules/00000.parquet ...  the nodules (``RECORD``), one a row group: image, readers, trimap, the one matte
+    OUT/nodules.parquet            the index (``INDEX``): a small row a nodule, its splits and digests among it
+    OUT/left_out.parquet           the dataset's other nodules and why they are not here
+    OUT/datasheet.md, contact_sheet.png, histograms.png
+    OUT/release.json               version, rule, counts, parameters, versions of the software
+    OUT/SHA256SUMS                 digest of every file above, as ``sha256sum -c`` reads it
+
+SHA256SUMS is written last and makes the release whole; its own digest is the release's, to be cited with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from raymat.nodule import ACCEPTED, ARRAY, InputError, Matte, Nodule, struct_to_array
+from raymat.release.splits import SPLITS
+from raymat.store import Store, open_filesystem
+
+FORMAT = "raymat release"
+FORMAT_VERSION = 1
+SUMS, NOTE, INDEX_FILE = "SHA256SUMS", "release.json", "nodules.parquet"
+
+RECORD = pa.schema(
+    [
+        ("nodule_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("source", pa.string()),
+        ("key", pa.string()),
+        ("method", pa.string()),
+        ("score", pa.float64()),
+        ("scores", pa.map_(pa.string(), pa.float64())),
+        ("decided_by", pa.string()),
+        ("reviewers", pa.list_(pa.string())),
+        ("spacing", pa.list_(pa.float64())),
+        ("origin", pa.list_(pa.float64())),
+        ("direction", pa.list_(pa.float64())),
+        ("metadata", pa.string()),
+        ("notes", pa.list_(pa.string())),
+        ("image", ARRAY),
+        ("readers", pa.list_(ARRAY)),
+        ("trimap", ARRAY),
+        ("alpha", ARRAY),
+        ("true_alpha", ARRAY),
+    ]
+)
+INDEX = pa.schema(
+    [
+        ("nodule_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("method", pa.string()),
+        ("score", pa.float64()),
+        ("decided_by", pa.string()),
+        ("reviewers", pa.list_(pa.string())),
+        ("readers", pa.int32()),
+        ("shape", pa.list_(pa.int32())),
+        ("scanner_spacing", pa.list_(pa.float64())),
+        ("diameter_mm", pa.float64()),
+        ("ratings", pa.string()),
+        *((f"split_{number}", pa.string()) for number in range(1, SPLITS + 1)),
+        ("file", pa.string()),
+        ("row", pa.int32()),
+        ("image_digest", pa.string()),
+        ("readers_digest", pa.string()),
+        ("trimap_digest", pa.string()),
+        ("alpha_digest", pa.string()),
+    ]
+)
+UNFINISHED = "unfinished"  # says that what lies beside it was left by a release that did not end
+DIGESTS = ("image", "readers", "trimap", "alpha")
+LEFT_OUT = pa.schema([(name, pa.string()) for name in ("nodule_id", "patient_id", "outcome", "decided_by", "reason")])
+
+
+def record_digests(record: Mapping) -> dict[str, str]:
+    """SHA-256 of what a row of ``RECORD`` is made of, by part; equal for equal arrays in equal places.
+
+    Each is taken over dtype, shape and bytes of the arrays; that of the image over the nodule's place in the patient,
+    too, that of the matte over its method.
+    """
+
+    def digest(arrays: Iterable[Mapping], *more: object) -> str:
+        hasher = hashlib.sha256(repr(more).encode())
+        for array in arrays:
+            hasher.update(f"{array['dtype']} {list(array['shape'])}".encode())
+            hasher.update(array["data"])
+        return hasher.hexdigest()
+
+    place = [[float(v) for v in record[name]] for name in ("spacing", "origin", "direction")]
+    return {
+        "image_digest": digest([record["image"]], *place),
+        "readers_digest": digest(record["readers"]),
+        "trimap_digest": digest([record["trimap"]]),
+        "alpha_digest": digest([record["alpha"]], record["method"]),
+    }
+
+
+def is_release(filesystem: pafs.FileSystem, root: str) -> bool:
+    """Whether a release lies there, whole."""
+    return Store(filesystem, root).exists(SUMS)
+
+
+@dataclass
+class Release:
+    """A release on disk or in an object store; picklable.
+
+    Attributes
+    ----------
+    place : where its files are
+    index : rows of ``INDEX``, in order
+    """
+
+    place: Store
+    index: list[dict]
+
+    @classmethod
+    def open(cls, path: str | Path) -> Release:
+        """Open a release by its index; no nodule is read.
+
+        Raises
+        ------
+        InputError
+            There is no release at ``path``, or it is damaged or of a version this raymat does not know.
+        """
+        filesystem, root = open_filesystem(path)
+        place = Store(filesystem, root)
+        if not place.exists(SUMS):
+            raise InputError(f"{path}: no release here ({SUMS} is missing)")
+        note = read_note(place)
+        if (note.get("format"), note.get("format_version")) != (FORMAT, FORMAT_VERSION):
+            raise InputError(
+                f"{path}: {note.get('format')} {note.get('format_version')}; this raymat reads "
+                f"{FORMAT} {FORMAT_VERSION}"
+            )
+        table = read_table(place, INDEX_FILE)
+        if not table.schema.equals(INDEX):
+            raise InputError(f"{place.path(INDEX_FILE)}: its columns are not those of a release's index: damaged")
+        return cls(place, table.to_pylist())
+
+    def read(self, position: int) -> Nodule:
+        """The nodule at a position of the index, its one row group read."""
+        row = self.index[position]
+        record = read_table(self.place, row["file"], row["row"])
+        if record["nodule_id"][0].as_py() != row["nodule_id"]:
+            raise InputError(f"{self.place.path(row['file'])}: is not what the index says: damaged (raymat verify)")
+        return nodule_of({name: record[name][0] for name in RECORD.names})
+
+    def nodules(self, positions: Iterable[int]) -> Iterator[Nodule]:
+        """The nodules at some positions, one in memory at a time."""
+        return (self.read(position) for position in positions)
+
+
+def read_note(place: Store) -> dict:
+    """``release.json``; raises InputError where it is damaged."""
+    try:
+        return json.loads(place.read(NOTE))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{place.path(NOTE)}: damaged ({error})") from error
+
+
+def nodule_of(record: Mapping[str, pa.Scalar]) -> Nodule:
+    """A row of ``RECORD`` as a nodule with one candidate, the matte it was released with."""
+    plain = {name: record[name].as_py() for name in RECORD.names if name not in (*DIGESTS, "true_alpha")}
+    matte = Matte(plain["method"], struct_to_array(record["alpha"]), scores=dict(plain["scores"]), score=plain["score"])
+    return Nodule(
+        nodule_id=plain["nodule_id"],
+        patient_id=plain["patient_id"],
+        source=plain["source"],
+        image=struct_to_array(record["image"]),
+        spacing=tuple(plain["spacing"]),
+        origin=tuple(plain["origin"]),
+        direction=np.array(plain["direction"]).reshape(3, 3),
+        readers=[struct_to_array(mask) for mask in record["readers"].values],
+        trimap=struct_to_array(record["trimap"]),
+        true_alpha=struct_to_array(record["true_alpha"]),
+        metadata=json.loads(plain["metadata"]),
+        notes=plain["notes"],
+        candidates=[matte],
+        method=plain["method"],
+        outcome=ACCEPTED,
+        key=plain["key"],
+    )
+
+
+def read_table(place: Store, name: str, group: int | None = None) -> pa.Table:
+    try:
+        file = pq.ParquetFile(place.filesystem.open_input_file(place.path(name)))
+        return file.read() if group is None else file.read_row_group(group)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{place.path(name)}: cannot be read ({error}): damaged or incomplete") from error

@@ -1,0 +1,107 @@
+"""Whether a release is as it was, and what two of them have in common."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from raymat.nodule import InputError
+from raymat.release.record import DIGESTS, SUMS, UNFINISHED, Release, read_table, record_digests
+from raymat.store import Store, open_filesystem
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What the recomputed digests say.
+
+    Attributes
+    ----------
+    digest : the release's
+    files, nodules : how many were looked at
+    problems : what is not as it was, a line each; empty for a sound release
+    """
+
+    digest: str
+    files: int
+    nodules: int
+    problems: list[str]
+
+
+def verify(path: str | Path, digest: str | None = None) -> Verification:
+    """Recompute every digest of a release: of its files, and of the arrays of its nodules against the index.
+
+    Parameters
+    ----------
+    digest : the release's digest as it was published; without it a release that was rewritten with all its digests
+        cannot be told from another release
+
+    Raises
+    ------
+    InputError
+        There is no release at ``path``.
+    """
+    filesystem, root = open_filesystem(path)
+    place = Store(filesystem, root)
+    if not place.exists(SUMS):
+        raise InputError(f"{path}: no release here ({SUMS} is missing)")
+    sums = place.read(SUMS)
+    found = hashlib.sha256(sums).hexdigest()
+    problems = [] if digest in (None, found) else [f"{SUMS}: the release's digest is {found}, not {digest}"]
+    expected = dict(
+        reversed(line.split("  ", 1)) for line in sums.decode(errors="replace").splitlines() if "  " in line
+    )
+    present = {name for name in place.listing("") if name not in (SUMS, UNFINISHED)}
+    problems += [f"{name}: missing" for name in sorted(set(expected) - present)]
+    problems += [f"{name}: does not belong to the release" for name in sorted(present - set(expected))]
+    for name in sorted(present & set(expected)):
+        if hashlib.sha256(place.read(name)).hexdigest() != expected[name]:
+            problems.append(f"{name}: changed since the release")
+    nodules = 0
+    try:
+        for row in Release.open(path).index:
+            nodules += 1
+            record = read_table(place, row["file"], row["row"]).to_pylist()[0]
+            again = record_digests(record)
+            wrong = [part for part in DIGESTS if again[f"{part}_digest"] != row[f"{part}_digest"]]
+            if record["nodule_id"] != row["nodule_id"] or wrong:
+                problems.append(f"{row['nodule_id']}: {', '.join(wrong) or 'record'} not as the index says")
+    except InputError as error:
+        problems.append(str(error))
+    return Verification(found, len(expected), nodules, problems)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What became of the nodules from one release to another.
+
+    Attributes
+    ----------
+    added, removed : nodule ids
+    changed : nodule id to what of it changed, in words
+    same : how many are equal
+    """
+
+    added: list[str]
+    removed: list[str]
+    changed: dict[str, str]
+    same: int
+
+
+def compare(before: Release, after: Release) -> Difference:
+    """Nodules added, removed and changed, by the digests in the two indexes; no array is read."""
+    old, new = ({row["nodule_id"]: row for row in side.index} for side in (before, after))
+    changed = {}
+    for nodule_id in sorted(old.keys() & new.keys()):
+        a, b = old[nodule_id], new[nodule_id]
+        parts = [part for part in DIGESTS if a[f"{part}_digest"] != b[f"{part}_digest"]]
+        if a["method"] != b["method"]:
+            parts = [f"method {a['method']} -> {b['method']}", *(part for part in parts if part != "alpha")]
+        if parts:
+            changed[nodule_id] = ", ".join(parts)
+    return Difference(
+        sorted(new.keys() - old.keys()),
+        sorted(old.keys() - new.keys()),
+        changed,
+        len(old.keys() & new.keys()) - len(changed),
+    )

@@ -1,0 +1,77 @@
+"""How far two reviewers agree beyond chance: Cohen's kappa."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from raymat.review.decisions import REJECT, Decision
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Two reviewers on the nodules that both decided.
+
+    Attributes
+    ----------
+    reviewers : their names
+    nodules : how many both decided
+    kept : share on which both accept or both reject
+    kept_kappa : Cohen's kappa of accepting or rejecting; None where it is not defined
+    chosen : share on which both chose the same matte, or both reject
+    chosen_kappa : its kappa
+    """
+
+    reviewers: tuple[str, str]
+    nodules: int
+    kept: float
+    kept_kappa: float | None
+    chosen: float
+    chosen_kappa: float | None
+
+
+def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
+    """Cohen's kappa of two raters' labels of the same things (J. Cohen, Educ. Psychol. Meas. 20(1), 1960).
+
+    `(p_o - p_e) / (1 - p_e)`, p_o the share of equal labels and p_e that expected of independent raters with these
+    frequencies. None where there is nothing rated, or both raters know but one label (p_e = 1).
+    """
+    n = len(first)
+    if n != len(second):
+        raise ValueError(f"{n} labels of one rater, {len(second)} of the other")
+    if not n:
+        return None
+    observed = sum(a == b for a, b in zip(first, second, strict=True)) / n
+    left, right = Counter(first), Counter(second)
+    expected = sum(left[label] * right[label] for label in left) / n**2
+    return None if expected == 1 else (observed - expected) / (1 - expected)
+
+
+def agreement(current: Mapping[str, Mapping[str, Decision]]) -> list[Agreement]:
+    """The agreement of every two reviewers who share a nodule.
+
+    Parameters
+    ----------
+    current : nodule id to reviewer to the decision that stands (``Decisions.current``)
+    """
+    names = sorted({name for by_reviewer in current.values() for name in by_reviewer})
+    found = []
+    for one, other in combinations(names, 2):
+        both = [(d[one].label, d[other].label) for d in current.values() if one in d and other in d]
+        if not both:
+            continue
+        labels = [pair[0] for pair in both], [pair[1] for pair in both]
+        kept = tuple([label != REJECT for label in side] for side in labels)
+        found.append(
+            Agreement(
+                (one, other),
+                len(both),
+                sum(a == b for a, b in zip(*kept, strict=True)) / len(both),
+                cohen_kappa(*kept),
+                sum(a == b for a, b in both) / len(both),
+                cohen_kappa(*labels),
+            )
+        )
+    return found

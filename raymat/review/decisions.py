@@ -1,0 +1,236 @@
+"""Reviewers' decisions in the dataset, one small file each, and what they come to for a nodule.
+
+    OUT/review/<time>-<id>.json    one decision: who, on which nodule, what
+
+A decision is never changed: a later one of the same reviewer takes its place, and taking one back is a decision, too.
+So several reviewers, and several servers, write beside each other without a lock, and a server that is killed has lost
+nothing that it had confirmed. A decision names the mattes that it was made on (the nodule's solve key): when they are
+solved anew it no longer speaks of them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+
+from raymat.nodule import ACCEPTED, REJECTED, InputError
+from raymat.steps import SOLVE_KEY_LENGTH
+from raymat.store import Store
+
+FOLDER = "review"
+CHOOSE, REJECT, WITHDRAW = ACTIONS = ("choose", "reject", "withdraw")
+READ_AT_ONCE = 16  # of an object store, whose answer is waited for
+LONGEST_NAME = 80
+
+RULE = (
+    "A reviewer's decision stands over the score. Of several reviewers the majority decides between a matte and "
+    "rejection, then, among those who accept, the matte most of them chose (of equals, the one of the higher score). "
+    "Where as many reject as accept the nodule is left out. Nodules without a decision follow their score: the best "
+    "matte where it reaches the floor, else rejected."
+)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one reviewer said of one nodule.
+
+    Attributes
+    ----------
+    decision_id : made by who decides, so that the same decision sent twice is one
+    nodule_id : str
+    mattes : the first part of the nodule's key: which mattes were looked at
+    reviewer : name
+    action : "choose", "reject", or "withdraw", which takes back what the reviewer said before
+    method : the chosen matte's, with "choose"
+    at : time of the decision, ns since 1970
+    """
+
+    decision_id: str
+    nodule_id: str
+    mattes: str
+    reviewer: str
+    action: str
+    method: str | None
+    at: int
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[0-9a-zA-Z-]{8,64}", self.decision_id):
+            raise InputError(f"a decision's id has 8 to 64 letters and digits, not {self.decision_id!r}")
+        if not self.reviewer.strip() or len(self.reviewer) > LONGEST_NAME or not self.reviewer.isprintable():
+            raise InputError(f"a reviewer needs a name of up to {LONGEST_NAME} printable letters")
+        if self.action not in ACTIONS:
+            raise InputError(f"unknown action {self.action!r}; there are {', '.join(ACTIONS)}")
+        if (self.action == CHOOSE) != (self.method is not None):
+            raise InputError("a decision names a method if, and only if, it chooses one")
+
+    @property
+    def label(self) -> str:
+        """What was decided, in one word: a method, or "reject"."""
+        return self.method or self.action
+
+
+def mattes_of(key: str) -> str:
+    """What a decision keeps of a nodule's key: scores may change under it, mattes may not."""
+    return key[:SOLVE_KEY_LENGTH]
+
+
+class Decisions:
+    """All decisions of a dataset, in the order they were made; safe to use from several threads."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._names: set[str] = set()
+        self._by_name: dict[str, Decision] = {}
+        self._ids: set[str] = set()
+        self._lock = threading.Lock()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what others have written since.
+
+        Raises
+        ------
+        InputError
+            A decision cannot be read.
+        """
+        names = self.store.listing(FOLDER, ".json")
+        with self._lock:
+            unknown = [name for name in names if name not in self._names]
+            with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+                for name, decision in zip(unknown, pool.map(self._read, unknown), strict=True):
+                    self._keep(name, decision)
+
+    def record(self, decision: Decision) -> None:
+        """Write a decision; when this returns it is on the disk or in the object store. The same one again is no error.
+
+        Raises
+        ------
+        InputError
+            It cannot be written (disk full, no permission); it is then not recorded.
+        """
+        with self._lock:
+            if decision.decision_id in self._ids:
+                return
+            name = f"{FOLDER}/{decision.at:020d}-{decision.decision_id}.json"
+            self.store.write(name, json.dumps(asdict(decision), ensure_ascii=False).encode())
+            self._keep(name, decision)
+
+    def now(self) -> int:
+        """A time for a new decision, later than all before it."""
+        with self._lock:
+            return max([time.time_ns(), *(decision.at + 1 for decision in self._by_name.values())])
+
+    def all(self) -> list[Decision]:
+        """Every decision, taken back or not, in the order they were made."""
+        with self._lock:
+            return [self._by_name[name] for name in sorted(self._by_name)]
+
+    def current(self) -> dict[str, dict[str, Decision]]:
+        """Nodule id to reviewer to the decision that stands."""
+        return standing(self.all())
+
+    def _keep(self, name: str, decision: Decision) -> None:
+        # The same decision may stand twice, where two servers were asked to write it: the first counts.
+        self._names.add(name)
+        if decision.decision_id not in self._ids:
+            self._by_name[name] = decision
+            self._ids.add(decision.decision_id)
+
+    def _read(self, name: str) -> Decision:
+        try:
+            return Decision(**json.loads(self.store.read(name)))
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{self.store.path(name)}: this decision cannot be read ({error}); restore it or remove the file"
+            ) from error
+
+
+def standing(decisions: Iterable[Decision]) -> dict[str, dict[str, Decision]]:
+    """Nodule id to reviewer to the decision that stands, of decisions in the order they were made."""
+    latest: dict[str, dict[str, Decision]] = defaultdict(dict)
+    for decision in decisions:
+        if decision.action == WITHDRAW:
+            latest[decision.nodule_id].pop(decision.reviewer, None)
+        else:
+            latest[decision.nodule_id][decision.reviewer] = decision
+    return {nodule_id: by_reviewer for nodule_id, by_reviewer in latest.items() if by_reviewer}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of a nodule.
+
+    Attributes
+    ----------
+    outcome : "accepted" or "rejected"
+    method : the matte to use; None where rejected
+    by : "reviewers" or "score"
+    reviewers : who decided, sorted
+    reason : why it is rejected; None where accepted
+    """
+
+    outcome: str
+    method: str | None
+    by: str
+    reviewers: tuple[str, ...] = ()
+    reason: str | None = None
+
+
+def verdict(row: Mapping, decisions: Mapping[str, Decision]) -> Verdict:
+    """What ``RULE`` makes of a nodule that has mattes.
+
+    Parameters
+    ----------
+    row : the nodule's row of ``raymat.store.OUTCOME``
+    decisions : reviewer to the decision that stands
+    """
+    if not decisions:
+        return Verdict(row["outcome"], row["method"], "score", (), row["reason"])
+    reviewers = tuple(sorted(decisions))
+    chosen = Counter(decision.method for decision in decisions.values() if decision.action == CHOOSE)
+    accept = chosen.total()
+    reject = len(decisions) - accept
+    said = ", ".join(f"{name}: {decisions[name].label}" for name in reviewers)
+    if reject >= accept:
+        words = f"rejected by {', '.join(reviewers)}" if not accept else f"reviewers disagree ({said})"
+        return Verdict(REJECTED, None, "reviewers", reviewers, words)
+    scores = {solve["method"]: solve["score"] for solve in row["solves"]}
+    method = max(sorted(chosen), key=lambda name: (chosen[name], scores[name]))
+    return Verdict(ACCEPTED, method, "reviewers", reviewers)
+
+
+def stale(decisions: Iterable[Decision], rows: Mapping[str, Mapping]) -> dict[str, str]:
+    """Nodule id to why the decisions on it no longer speak of anything in the dataset.
+
+    Parameters
+    ----------
+    decisions : those that stand
+    rows : nodule id to its row of ``raymat.store.OUTCOME``
+    """
+    found = {}
+    for decision in decisions:
+        problem = no_longer(decision, rows)
+        if problem:
+            found[decision.nodule_id] = f"{decision.reviewer}'s decision ({decision.label}): {problem}"
+    return found
+
+
+def no_longer(decision: Decision, rows: Mapping[str, Mapping]) -> str | None:
+    """Why a decision does not fit the dataset; None where it does."""
+    row = rows.get(decision.nodule_id)
+    if row is None:
+        return "the dataset has no such nodule any more"
+    methods = [solve["method"] for solve in row["solves"]]
+    if not methods:
+        return f"the nodule has no mattes any more ({row['outcome']}: {row['reason']})"
+    if mattes_of(row["key"]) != decision.mattes:
+        return "its mattes were solved anew since"
+    if decision.method is not None and decision.method not in methods:
+        return f"there is no matte {decision.method}; there are {', '.join(methods)}"
+    return None

@@ -1,0 +1,102 @@
+"""A nodule as the page shows it: its arrays turned to the patient's axes, small enough to be there at once.
+
+The message is 4 bytes (little endian) with the length of a JSON header, the header padded with spaces to a multiple of
+8, then the arrays it names, each beginning at a multiple of 8 bytes. The image is uint16, ``value * slope + intercept``
+in the image's unit; masks and mattes (alpha in steps of 1/255) are uint8 and cut to the box that holds them all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+
+from raymat.matting import METHODS
+from raymat.nodule import Nodule, matte_box
+from raymat.pictures import view_of
+from raymat.quality import explain
+from raymat.review.decisions import mattes_of
+
+MARGIN_MM = 8.0
+ALIGNED = 8
+
+
+def payload(nodule: Nodule) -> bytes:
+    """The message for one nodule with mattes.
+
+    Raises
+    ------
+    InputError
+        It has no image.
+    """
+    view = view_of(nodule, MARGIN_MM)
+    image = np.nan_to_num(view.turn(nodule.image))
+    low, high = float(image.min()), float(image.max())
+    slope = (high - low) / 65535 or 1.0
+    stored = np.rint((image - low) / slope).astype("<u2")
+    shown = nodule.trimap != 0
+    for mask in nodule.readers:
+        shown = shown | (mask != 0)
+    box = matte_box(view.turn(shown))
+    order = {method: place for place, method in enumerate(METHODS)}
+    candidates = sorted(nodule.candidates, key=lambda matte: order.get(matte.method, len(order)))
+    arrays = [stored]
+    arrays += [view.turn(mask)[box].astype(np.uint8) for mask in nodule.readers]
+    arrays += [_steps(view.turn(matte.alpha)[box]) for matte in candidates]
+    offsets, total = [], 0
+    for array in arrays:
+        offsets.append(total)
+        total += -(-array.nbytes // ALIGNED) * ALIGNED
+    header = {
+        "nodule_id": nodule.nodule_id,
+        "patient_id": nodule.patient_id,
+        "source": nodule.source,
+        "mattes_id": mattes_of(nodule.key),
+        "outcome": nodule.outcome,
+        "reason": nodule.reason,
+        "method": nodule.method,
+        "notes": nodule.notes,
+        "ratings": _ratings(nodule),
+        "spacing": view.spacing,
+        "shape": image.shape,
+        "slope": slope,
+        "intercept": low,
+        "centre": view.centre,
+        "middle": view.middle,
+        "side": view.side,
+        "oriented": view.oriented,
+        "box": [[part.start, part.stop] for part in box],
+        "image": offsets[0],
+        "readers": offsets[1 : 1 + len(nodule.readers)],
+        "mattes": [
+            {
+                "method": matte.method,
+                "score": matte.score if math.isfinite(matte.score) else None,
+                "terms": matte.scores,
+                "words": explain(matte.scores),
+                "converged": matte.converged,
+                "offset": offset,
+            }
+            for matte, offset in zip(candidates, offsets[1 + len(nodule.readers) :], strict=True)
+        ],
+    }
+    text = json.dumps(header).encode()
+    text += b" " * (-(4 + len(text)) % ALIGNED)
+    parts = [len(text).to_bytes(4, "little"), text]
+    for array in arrays:
+        parts += [array.tobytes(), bytes(-array.nbytes % ALIGNED)]
+    return b"".join(parts)
+
+
+def _steps(alpha: np.ndarray) -> np.ndarray:
+    return np.rint(np.clip(np.nan_to_num(alpha), 0, 1) * 255).astype(np.uint8)
+
+
+def _ratings(nodule: Nodule) -> dict[str, list]:
+    """Feature to the readers' ratings; of a case table, whatever columns hold one entry a reader."""
+    found = nodule.metadata.get("ratings")
+    if isinstance(found, dict):
+        return found
+    given = {name: str(value).split(";") for name, value in nodule.metadata.items() if ";" in str(value)}
+    return {name: values for name, values in given.items() if name != "masks" and len(values) == len(nodule.readers)}

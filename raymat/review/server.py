@@ -1,0 +1,291 @@
+"""The review page's server: one dataset, several reviewers, nothing confirmed that is not on the disk.
+
+Loopback by default. Whoever knows the token of the printed address gets in (it becomes a cookie that no other site can
+use); requests that name another host are refused, so that no web page elsewhere can reach the server through the
+reviewer's browser.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import secrets
+import socket
+import threading
+from collections import Counter, OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from raymat.matting import METHODS
+from raymat.nodule import InputError
+from raymat.quality.selection import LOW, WEIGHTS, WORDS
+from raymat.review.agreement import agreement
+from raymat.review.decisions import REJECT, Decision, Decisions, no_longer
+from raymat.review.payload import payload
+from raymat.store import Store
+
+PAGE = Path(__file__).parent / "page"
+KEPT = 12  # nodules ready to be sent, 3 to 20 MB each
+READERS = 2  # nodules read at once: the shown one and the next
+CONTENT_POLICY = (
+    "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; "
+    "base-uri 'none'; form-action 'none'"
+)
+
+
+class Gone(Exception):
+    """A decision on something that is no longer in the dataset; the message says what."""
+
+
+class Desk:
+    """A dataset under review: its rows, its decisions, and the nodules that were asked for."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.decisions = Decisions(store)
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="nodule")
+        self._ready: OrderedDict[str, Future[bytes]] = OrderedDict()
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the dataset's rows anew, as after a build beside the server."""
+        self.rows = {row["nodule_id"]: row for row in self.store.outcomes().to_pylist()}
+
+    def table(self, reviewer: str) -> list[dict]:
+        """A row a nodule with mattes: what the score says, what the reviewer said, and whether there is a dispute.
+
+        What others said is told only of nodules that the reviewer has decided, so that a second reading is one.
+        """
+        self.decisions.refresh()
+        current = self.decisions.current()
+        rows = []
+        for row in self.rows.values():
+            if not row["solves"]:
+                continue
+            said = {name: d.label for name, d in current.get(row["nodule_id"], {}).items() if self._fits(d)}
+            others = {name: label for name, label in said.items() if name != reviewer}
+            by_score = row["method"] or REJECT
+            rows.append(
+                {
+                    "nodule_id": row["nodule_id"],
+                    "patient_id": row["patient_id"],
+                    "outcome": row["outcome"],
+                    "method": row["method"],
+                    "score": max(solve["score"] for solve in row["solves"]),
+                    "mine": said.get(reviewer),
+                    "others": others if reviewer in said else {},
+                    "others_count": len(others),
+                    "against_score": any(label != by_score for label in said.values()),
+                    "split": len(set(said.values())) > 1,
+                }
+            )
+        return rows
+
+    def progress(self) -> dict:
+        """How many nodules there are, how many each reviewer decided, and how far they agree."""
+        self.decisions.refresh()
+        current = {
+            nodule_id: fitting
+            for nodule_id, by in self.decisions.current().items()
+            if (fitting := {name: decision for name, decision in by.items() if self._fits(decision)})
+        }
+        return {
+            "nodules": sum(bool(row["solves"]) for row in self.rows.values()),
+            "decided": len(current),
+            "reviewers": dict(Counter(name for by in current.values() for name in by)),
+            "agreement": [asdict(pair) for pair in agreement(current)],
+        }
+
+    def message(self, nodule_id: str) -> bytes:
+        """The nodule's ``payload``, read once and kept for a while.
+
+        Raises
+        ------
+        InputError
+            There is no such nodule, or it cannot be read.
+        """
+        with self._lock:
+            found = self._ready.get(nodule_id)
+            if found is None:
+                found = self._ready[nodule_id] = self._pool.submit(self._read, nodule_id)
+                if len(self._ready) > KEPT:
+                    self._ready.popitem(last=False)
+            self._ready.move_to_end(nodule_id)
+        try:
+            return found.result()
+        except BaseException:
+            with self._lock:
+                self._ready.pop(nodule_id, None)
+            raise
+
+    def decide(self, given: dict) -> dict:
+        """Record a reviewer's decision; returns what the table says of the nodule afterwards.
+
+        Raises
+        ------
+        InputError
+            The decision is malformed or cannot be written.
+        Gone
+            The nodule, or the mattes it was made on, are no longer in the dataset.
+        """
+        names = ("decision_id", "nodule_id", "mattes", "reviewer", "action", "method")
+        if not isinstance(given, dict) or set(given) - set(names):
+            raise InputError(f"a decision has {', '.join(names)}")
+        if not all(isinstance(given.get(name), str) for name in names if name != "method"):
+            raise InputError("a decision's parts are texts")
+        decision = Decision(**{name: given.get(name) for name in names}, at=self.decisions.now())
+        if not self._fits(decision) or not self.store.exists(self.rows[decision.nodule_id]["shard"]):
+            self.reload()
+            problem = no_longer(decision, self.rows)
+            if problem:
+                raise Gone(f"{decision.nodule_id}: {problem}; reload the page")
+        self.decisions.record(decision)
+        return next(row for row in self.table(decision.reviewer) if row["nodule_id"] == decision.nodule_id)
+
+    def _fits(self, decision: Decision) -> bool:
+        return no_longer(decision, self.rows) is None
+
+    def _read(self, nodule_id: str) -> bytes:
+        row = self.rows.get(nodule_id)
+        if row is None or not row["solves"]:
+            raise InputError(f"{nodule_id}: no nodule with mattes of that name")
+        return payload(self.store.read_committed(row["key"], row["shard"]))
+
+
+def application(desk: Desk, token: str, hosts: list[str]) -> Starlette:
+    """The web application.
+
+    Parameters
+    ----------
+    desk : what is reviewed
+    token : what a visitor must bring
+    hosts : names under which the server may be addressed; ``["*"]`` for any
+    """
+
+    def page(request: Request) -> Response:
+        return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": CONTENT_POLICY})
+
+    def about(request: Request) -> Response:
+        quality = {"weights": WEIGHTS, "words": WORDS, "low": LOW}
+        return JSONResponse({"dataset": desk.store.root, "methods": METHODS, "quality": quality})
+
+    def nodules(request: Request) -> Response:
+        return JSONResponse(desk.table(request.query_params.get("reviewer", "")))
+
+    def progress(request: Request) -> Response:
+        return JSONResponse(desk.progress())
+
+    def volume(request: Request) -> Response:
+        message = desk.message(request.query_params.get("nodule", ""))
+        return Response(message, media_type="application/octet-stream", headers={"Cache-Control": "no-store"})
+
+    async def decide(request: Request) -> Response:
+        try:
+            given = await request.json()
+        except ValueError as error:
+            raise InputError("a decision is sent as JSON") from error
+        # In a thread: the disk may be slow, and other reviewers must not wait for it.
+        return JSONResponse(await run_in_threadpool(desk.decide, given))
+
+    def refused(request: Request, error: Exception) -> Response:
+        status = 409 if isinstance(error, Gone) else 507 if "cannot be written" in str(error) else 400
+        return JSONResponse({"error": str(error.args[0]) if error.args else str(error)}, status_code=status)
+
+    return Starlette(
+        routes=[
+            Route("/", page),
+            Route("/api/about", about),
+            Route("/api/nodules", nodules),
+            Route("/api/progress", progress),
+            Route("/api/volume", volume),
+            Route("/api/decisions", decide, methods=["POST"]),
+            Mount("/page", StaticFiles(directory=PAGE)),
+        ],
+        middleware=[
+            Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
+            Middleware(_Guard, token=token),
+        ],
+        exception_handlers={InputError: refused, Gone: refused},
+    )
+
+
+class _Guard:
+    """Lets in who brings the token, in the address (then as a cookie) or as a bearer."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self.app, self.token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope)
+        # Cookies do not know of ports: each server on a host has one of its own.
+        cookie = f"raymat-review-{request.url.port or 80}"
+        given = request.query_params.get("token")
+        if request.url.path == "/" and given is not None and self._right(given):
+            response: Response = RedirectResponse("/", status_code=303)
+            response.set_cookie(cookie, given, httponly=True, samesite="strict", path="/")
+        elif self._right(request.cookies.get(cookie)) or self._right(
+            request.headers.get("authorization", "").removeprefix("Bearer ")
+        ):
+            await self.app(scope, receive, send)
+            return
+        else:
+            words = "Open the address that `raymat review` printed: it holds the token that this page asks for.\n"
+            response = PlainTextResponse(words, status_code=401)
+        await response(scope, receive, send)
+
+    def _right(self, given: str | None) -> bool:
+        return given is not None and hmac.compare_digest(given.encode(), self.token.encode())
+
+
+def serve(dataset: str, host: str = "127.0.0.1", port: int = 8790, token: str | None = None) -> int:
+    """Serve the review page of a dataset until interrupted.
+
+    Raises
+    ------
+    InputError
+        There is no dataset with mattes, decisions cannot be read, or the address cannot be used.
+    """
+    desk = Desk(Store.open(dataset))
+    here = desk.progress()
+    if not here["nodules"]:
+        raise InputError(f"{dataset}: no nodule has mattes, there is nothing to review")
+    if token is not None and not token.isascii():
+        raise InputError("--token: plain letters and digits only")
+    token = token or secrets.token_urlsafe(24)
+    try:
+        listening = socket.create_server((host, port))
+    except (OSError, OverflowError) as error:
+        raise InputError(f"{host}:{port}: cannot be served on ({error}); choose another --port") from error
+    port = listening.getsockname()[1]
+    loopback = host == "localhost" or _is_loopback(host)
+    application_ = application(desk, token, [host, "localhost", "127.0.0.1"] if loopback else ["*"])
+    if not loopback:
+        print(f"WARNING: served on {host}, so over the network and without encryption")
+    print(f"{here['decided']} of {here['nodules']} nodules decided")
+    print(f"review         http://{host}:{port}/?token={token}", flush=True)
+    server = uvicorn.Server(uvicorn.Config(application_, log_level="warning", timeout_graceful_shutdown=3))
+    server.run(sockets=[listening])
+    return 0
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

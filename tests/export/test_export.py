@@ -1,0 +1,229 @@
+"""Exports land where the scan is, in readers that are not raymat's."""
+
+import shutil
+import subprocess
+
+import highdicom
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+
+from raymat.cli import main
+from raymat.nodule import ACCEPTED, InputError, Matte, Nodule
+from raymat.prepare import prepare
+from raymat.sources.lidc import LidcSource
+from raymat.sources.phantom import PhantomSource, write_phantoms
+from tests.datasets import draw_nodule, make_dataset
+
+
+def as_accepted(nodule: Nodule, alpha: np.ndarray) -> Nodule:
+    nodule = prepare(nodule)
+    nodule.candidates = [Matte("cf+", alpha(nodule).astype(np.float32), score=0.9)]
+    nodule.method, nodule.outcome, nodule.key = "cf+", ACCEPTED, f"{nodule.nodule_id:0>32}"
+    return nodule
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory):
+    """A phantom's DICOM, and a dataset that holds its one nodule with the true alpha for its matte."""
+    folder = tmp_path_factory.mktemp("export")
+    write_phantoms(folder / "scans", 1, 3, progress=lambda _: None)
+    source = PhantomSource.from_folder(folder / "scans")
+    (ref,) = source.plan()
+    nodule = as_accepted(source.read(ref), lambda nodule: nodule.true_alpha * (nodule.trimap > 0))
+    make_dataset(folder / "dataset", [nodule])
+    return folder, nodule
+
+
+def centroid(values: np.ndarray, to_world) -> np.ndarray:
+    """Centre of mass in world coordinates, `to_world` taking indices (n, 3) there."""
+    at = np.argwhere(values > 0)
+    return np.average(to_world(at), axis=0, weights=values[tuple(at.T)])
+
+
+def lesion_centre(nodule: Nodule) -> np.ndarray:
+    """Of the chosen matte, (x, y, z) mm, LPS, from the record alone."""
+    step = np.asarray(nodule.direction) * np.asarray(nodule.spacing)
+    return centroid(nodule.alpha, lambda at: np.asarray(nodule.origin) + at @ step.T)[::-1]
+
+
+def scan_of(folder) -> list[pydicom.Dataset]:
+    return sorted((pydicom.dcmread(path) for path in folder.rglob("*.dcm")), key=lambda d: d.ImagePositionPatient[2])
+
+
+def centre_in_the_scan(seg: pydicom.Dataset, frames: np.ndarray) -> np.ndarray:
+    """Centre of mass of a SEG's frames by their own plane positions, (x, y, z) mm."""
+    shared = seg.SharedFunctionalGroupsSequence[0]
+    row_mm, column_mm = shared.PixelMeasuresSequence[0].PixelSpacing
+    along_row, along_column = np.reshape(shared.PlaneOrientationSequence[0].ImageOrientationPatient, (2, 3)).astype(
+        float
+    )
+    corners = np.array(
+        [group.PlanePositionSequence[0].ImagePositionPatient for group in seg.PerFrameFunctionalGroupsSequence], float
+    )
+
+    def to_world(at):
+        return corners[at[:, 0]] + np.outer(at[:, 1] * row_mm, along_column) + np.outer(at[:, 2] * column_mm, along_row)
+
+    return centroid(frames, to_world)
+
+
+@pytest.mark.parametrize("form", ["nifti", "nrrd"])
+def test_volumes_lie_in_the_patient_for_an_independent_reader(phantom, tmp_path, form, capsys):
+    folder, nodule = phantom
+    assert main(["export", str(folder / "dataset"), "-o", str(tmp_path), "--format", form]) == 0
+    out = tmp_path / nodule.nodule_id
+    ending = {"nifti": ".nii.gz", "nrrd": ".nrrd"}[form]
+    names = {"image", "alpha", "trimap", *(f"reader{n}" for n in range(1, 5))}
+    assert {path.name for path in out.iterdir()} == {name + ending for name in names}
+    if form == "nifti":
+        file = nibabel.load(out / "alpha.nii.gz")
+        alpha = np.asarray(file.dataobj)
+        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ file.affine  # RAS to LPS
+        found = centroid(alpha, lambda at: at @ affine[:3, :3].T + affine[:3, 3])
+        np.testing.assert_array_equal(alpha.transpose(2, 1, 0), nodule.alpha)
+    else:
+        file = sitk.ReadImage(out / "alpha.nrrd")
+        alpha = sitk.GetArrayFromImage(file).transpose(2, 1, 0)
+        step = np.reshape(file.GetDirection(), (3, 3)) * file.GetSpacing()
+        found = centroid(alpha, lambda at: np.array(file.GetOrigin()) + at @ step.T)
+    assert np.abs(found - lesion_centre(nodule)).max() < 0.01
+    trimap = sitk.GetArrayFromImage(sitk.ReadImage(out / f"trimap{ending}"))
+    np.testing.assert_array_equal(trimap, nodule.trimap)
+
+
+@pytest.fixture(scope="module")
+def fractional(phantom, tmp_path_factory):
+    folder, nodule = phantom
+    out = tmp_path_factory.mktemp("seg")
+    arguments = ["export", str(folder / "dataset"), "-o", str(out), "--format", "dicom-seg"]
+    assert main([*arguments, "--lidc", str(folder / "scans")]) == 0
+    return out / f"{nodule.nodule_id}.seg.dcm"
+
+
+def test_a_fractional_segmentation_refers_to_the_slices_it_lies_on(phantom, fractional):
+    folder, nodule = phantom
+    seg = pydicom.dcmread(fractional)
+    assert (seg.SegmentationType, seg.SegmentationFractionalType, seg.MaximumFractionalValue) == (
+        "FRACTIONAL",
+        "OCCUPANCY",
+        255,
+    )
+    scan = {slice_.SOPInstanceUID: slice_ for slice_ in scan_of(folder / "scans")}
+    first = next(iter(scan.values()))
+    assert seg.FrameOfReferenceUID == first.FrameOfReferenceUID
+    assert seg.StudyInstanceUID == first.StudyInstanceUID
+    assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == nodule.metadata["series_uid"]
+    for group in seg.PerFrameFunctionalGroupsSequence:
+        (source,) = group.DerivationImageSequence[0].SourceImageSequence
+        slice_ = scan[source.ReferencedSOPInstanceUID]
+        assert group.PlanePositionSequence[0].ImagePositionPatient == slice_.ImagePositionPatient
+    half_voxel = 0.5 * np.array([*first.PixelSpacing[::-1], float(first.SliceThickness)])
+    apart = np.abs(centre_in_the_scan(seg, seg.pixel_array) - lesion_centre(nodule))
+    assert (apart < half_voxel).all()
+
+
+def test_a_fractional_segmentation_reads_back_to_1_in_255(phantom, fractional):
+    """Against alpha interpolated here, at the centres of the scan's voxels, with scipy."""
+    from scipy.ndimage import map_coordinates
+
+    _, nodule = phantom
+    read = highdicom.seg.segread(fractional)
+    volume = read.get_volume(combine_segments=False, rescale_fractional=True)
+    values = volume.array[..., 0]
+    corner = np.argwhere(np.ones(values.shape, bool))
+    world = corner @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+    step = np.asarray(nodule.direction) * np.asarray(nodule.spacing)
+    index = (world[:, ::-1] - np.asarray(nodule.origin)) @ np.linalg.inv(step).T
+    expected = map_coordinates(nodule.alpha, index.T, order=1, cval=0.0).reshape(values.shape)
+    assert values.max() > 0.9
+    assert np.abs(values - expected).max() <= 1 / 255
+
+
+def test_a_binary_segmentation_is_alpha_at_its_level(phantom, fractional, tmp_path):
+    folder, _ = phantom
+    arguments = ["export", str(folder / "dataset"), "-o", str(tmp_path), "--format", "dicom-seg", "--level", "0.5"]
+    assert main([*arguments, "--dicom", str(folder / "scans")]) == 0
+    seg = pydicom.dcmread(tmp_path / fractional.name)
+    assert seg.SegmentationType == "BINARY"
+    grey = highdicom.seg.segread(fractional).get_volume(combine_segments=False, rescale_fractional=False).array
+    binary = highdicom.seg.segread(tmp_path / fractional.name).get_volume(combine_segments=False).array
+    assert binary.sum() == (grey >= 128).sum()
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is not here: apt-get install dicom3tools")
+@pytest.mark.parametrize("level", [None, "0.5"])
+def test_dciodvfy_finds_no_error(phantom, tmp_path, level):
+    folder, nodule = phantom
+    arguments = ["export", str(folder / "dataset"), "-o", str(tmp_path), "--format", "dicom-seg"]
+    arguments += ["--lidc", str(folder / "scans"), *(["--level", level] if level else [])]
+    assert main(arguments) == 0
+    file = tmp_path / f"{nodule.nodule_id}.seg.dcm"
+    said = subprocess.run(["dciodvfy", "-new", str(file)], capture_output=True, text=True, check=False)
+    assert "SegmentationIOD" in said.stderr + said.stdout or "Segmentation" in said.stderr + said.stdout
+    assert not [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")]
+
+
+@pytest.mark.data
+def test_a_real_series_carries_its_segmentation(real_data, tmp_path):
+    root = str(real_data / "lidc-dicom")
+    source = LidcSource(root)
+    ref = next(ref for ref in source.plan() if ref.nodule_id == "LIDC-IDRI-0003-N2")
+    # The readers' mean mask stands for the matte: where it lies is what is tested.
+    nodule = as_accepted(source.read(ref), lambda nodule: np.mean(nodule.readers, axis=0))
+    make_dataset(tmp_path / "dataset", [nodule])
+    arguments = ["export", str(tmp_path / "dataset"), "-o", str(tmp_path / "out"), "--format", "dicom-seg"]
+    assert main([*arguments, "--lidc", root]) == 0
+    file = tmp_path / "out" / "LIDC-IDRI-0003-N2.seg.dcm"
+    seg = pydicom.dcmread(file)
+    half_voxel = 0.5 * np.array([0.82, 0.82, 2.5])
+    assert (np.abs(centre_in_the_scan(seg, seg.pixel_array) - lesion_centre(nodule)) < half_voxel).all()
+    if shutil.which("dciodvfy"):
+        said = subprocess.run(["dciodvfy", "-new", str(file)], capture_output=True, text=True, check=False)
+        assert not [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")]
+
+
+def test_a_missing_series_is_named_before_anything_is_written(phantom, tmp_path, capsys):
+    folder, nodule = phantom
+    (tmp_path / "elsewhere").mkdir()
+    arguments = ["export", str(folder / "dataset"), "-o", str(tmp_path / "out"), "--format", "dicom-seg"]
+    assert main([*arguments, "--lidc", str(tmp_path / "elsewhere")]) == 2
+    said = capsys.readouterr().err
+    assert f"does not hold the source series {nodule.metadata['series_uid']} of {nodule.nodule_id}" in said
+    assert not list((tmp_path / "out").iterdir())
+    assert main(arguments) == 2
+    assert "--lidc DIR" in capsys.readouterr().err
+    half = tmp_path / "half"
+    shutil.copytree(folder / "scans", half)
+    scan = sorted(half.rglob("*.dcm"), key=lambda path: pydicom.dcmread(path).ImagePositionPatient[2])
+    for path in scan[len(scan) // 2 :]:
+        path.unlink()
+    assert main([*arguments, "--lidc", str(half)]) == 2
+    assert "download the series again" in capsys.readouterr().err
+
+
+def test_a_nodule_that_came_from_no_dicom_says_so(tmp_path, capsys):
+    store = make_dataset(tmp_path / "dataset", [draw_nodule(0)])
+    arguments = ["export", store.root, "-o", str(tmp_path / "out"), "--format", "dicom-seg", "--lidc", str(tmp_path)]
+    assert main(arguments) == 2
+    assert "case-000: comes from no DICOM series" in capsys.readouterr().err
+    assert main([*arguments[:-2], "--nodule", "nobody"]) == 2
+    assert "no accepted nodule nobody" in capsys.readouterr().err
+
+
+def test_an_id_that_is_no_file_name_stays_inside_the_folder(tmp_path):
+    from raymat.export import export, file_name
+    from raymat.loading import load
+
+    names = ["plain-1.a", "../up", "a/b", "a_b", "..", ""]
+    found = [file_name(name) for name in names]
+    assert found[0] == "plain-1.a"
+    assert len(set(found)) == len(names)
+    assert not [name for name in found if "/" in name or name in ("", ".", "..")]
+    store = make_dataset(tmp_path / "dataset", [draw_nodule(0)])
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        list(export(load(store.root), ["case-000"], blocked, "nrrd"))

@@ -1,0 +1,199 @@
+"""The page in a real Chromium: reviewed by keyboard, the server killed in the middle, two reviewers at once."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raymat.matting import METHODS
+from raymat.review.decisions import Decisions
+from tests.datasets import draw_nodule, make_dataset
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
+]
+
+TOKEN = "token-of-the-test"
+DEADLINE_MS = 240_000  # a machine may be slow; nothing here waits for a fixed time
+
+
+@contextlib.contextmanager
+def serving(store, port: int) -> Iterator[subprocess.Popen]:
+    """`raymat review` in a process of its own, ended by SIGKILL unless it is dead already."""
+    command = [sys.executable, "-m", "raymat", "review", store.root, "--port", str(port), "--token", TOKEN]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        while "http://" not in (line := process.stdout.readline()):
+            assert line, "the server ended before it served"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def a_free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return listening.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+class Reviewer:
+    """A person before a browser window of their own."""
+
+    def __init__(self, browser, port: int, name: str) -> None:
+        self.faults: list[str] = []
+        self.page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+        self.page.set_default_timeout(DEADLINE_MS)
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.goto(f"http://127.0.0.1:{port}/?token={TOKEN}")
+        self.page.fill("#name", name)
+        self.page.keyboard.press("Enter")
+
+    def sees(self, nodule_id: str) -> None:
+        self.page.wait_for_selector(f'body[data-nodule="{nodule_id}"]')
+
+    def says(self, words: str) -> None:
+        self.page.get_by_text(words).first.wait_for()
+
+    def press(self, key: str) -> None:
+        self.page.keyboard.press(key)
+
+    def red(self, pane: int) -> int:
+        """How many pixels of a pane are coloured, by its number among the large images."""
+        count = """(canvas) => {
+            const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+            let n = 0;
+            for (let i = 0; i < data.length; i += 4) n += data[i] > data[i + 2] + 60;
+            return n;
+        }"""
+        return self.page.locator("#focus canvas").nth(pane).evaluate(count)
+
+    def picture(self, selector: str, number: int) -> str:
+        return self.page.locator(selector).nth(number).evaluate("(canvas) => canvas.toDataURL()")
+
+
+def name(number: int) -> str:
+    return f"case-{number:03d}"
+
+
+def test_fifty_nodules_by_two_reviewers_with_the_server_killed_in_the_middle(browser, tmp_path):
+    store = make_dataset(tmp_path / "dataset", [draw_nodule(n) for n in range(50)])
+    port = a_free_port()
+    keys = {
+        "Ada": ["x" if n % 7 == 3 else str(1 + n % 8) for n in range(50)],
+        "Ben": ["x" if n % 5 == 3 else str(1 + n % 8) for n in range(50)],
+    }
+    with serving(store, port) as server:
+        reviewers = {who: Reviewer(browser, port, who) for who in keys}
+
+        def decide(numbers: range) -> None:
+            for number in numbers:
+                for who, reviewer in reviewers.items():
+                    reviewer.sees(name(number))
+                    reviewer.press(keys[who][number])
+
+        decide(range(25))
+        for reviewer in reviewers.values():
+            reviewer.sees(name(25))
+        os.kill(server.pid, signal.SIGKILL)
+        server.wait()
+        for who, reviewer in reviewers.items():
+            reviewer.press(keys[who][25])
+            reviewer.says("the server does not answer")
+            assert reviewer.page.locator("body").get_attribute("data-nodule") == name(25)
+        assert len(Decisions(store).all()) == 50
+    with serving(store, port):
+        decide(range(26, 50))
+        for reviewer in reviewers.values():
+            reviewer.says("50 of 50 decided by you")
+            reviewer.says("All nodules are decided")
+        reviewers["Ada"].press("u")
+        reviewers["Ada"].says("49 of 50 decided by you")
+        reviewers["Ada"].says("50 read twice")
+        reviewers["Ada"].press(keys["Ada"][49])
+        reviewers["Ada"].says("50 of 50 decided by you")
+        assert not [fault for reviewer in reviewers.values() for fault in reviewer.faults]
+    found = Decisions(store)
+    assert len(found.all()) == 102  # one taken back and made again
+    labels = {
+        who: ["reject" if key == "x" else METHODS[int(key) - 1] for key in pressed] for who, pressed in keys.items()
+    }
+    for who, expected in labels.items():
+        assert [found.current()[name(n)][who].label for n in range(50)] == expected
+
+
+def test_windows_slices_flicker_and_filters_do_what_their_keys_say(browser, tmp_path):
+    nodules = [draw_nodule(0), draw_nodule(1, outcome="rejected"), draw_nodule(2)]
+    store = make_dataset(tmp_path / "dataset", nodules)
+    port = a_free_port()
+    with serving(store, port):
+        reviewer = Reviewer(browser, port, "Cy")
+        page = reviewer.page
+        reviewer.sees(name(0))
+        assert page.locator("#mosaic canvas").count() == 27
+        assert page.locator("#mosaic .column.score .head").inner_text().startswith("1 CF")
+
+        # Side by side: image, then matte. The matte is coloured and goes while space is held.
+        assert reviewer.red(1) > 200 > reviewer.red(0)
+        page.keyboard.down(" ")
+        assert reviewer.red(1) < 200
+        page.keyboard.up(" ")
+        assert reviewer.red(1) > 200
+        reviewer.press("[")
+        reviewer.press("b")
+        assert page.locator("#focus canvas").count() == 3
+
+        # One slice on for every axial image, large and small; the coronal ones keep theirs but for the cross-hair.
+        before = [reviewer.picture("#mosaic canvas", n) for n in range(27)]
+        reviewer.press("ArrowUp")
+        after = [reviewer.picture("#mosaic canvas", n) for n in range(27)]
+        assert [a != b for a, b in zip(before, after, strict=True)] == [True, False, False] * 9
+        reviewer.press("m")
+        assert page.locator("#level").input_value() == "40"
+        assert all(
+            a != b for a, b in zip(after, (reviewer.picture("#mosaic canvas", n) for n in range(27)), strict=True)
+        )
+
+        reviewer.press("f")
+        page.wait_for_selector("#flicker.on")
+        deadline = time.monotonic() + DEADLINE_MS / 1000
+        seen = set()
+        while len(seen) < 2:
+            seen.add(reviewer.red(0) > 200)
+            assert time.monotonic() < deadline
+        reviewer.press("f")
+
+        # A decision against the score is found by its filter.
+        reviewer.press("ArrowRight")
+        reviewer.sees(name(1))
+        reviewer.says("score: rejected")
+        reviewer.press("4")
+        reviewer.sees(name(2))
+        page.select_option("#filter", "against")
+        reviewer.sees(name(1))
+        reviewer.says("you: IF")
+        page.select_option("#filter", "undecided")
+        reviewer.says("of 2, patient")
+        page.select_option("#filter", "split")
+        reviewer.says("no nodule passes this filter")
+        assert not reviewer.faults
+        assert Path(store.path("review")).is_dir()

@@ -1,0 +1,93 @@
+"""``raymat.load``: by position, by id, in slices; what is not asked for is not read."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import raymat
+from raymat.nodule import ARRAY, InputError, struct_to_array
+from raymat.release.freeze import ReleaseRequest, release
+from tests.datasets import draw_nodule, make_dataset
+
+NUMBERS = range(5)
+
+
+@pytest.fixture(scope="module", params=["dataset", "release"])
+def place(request, tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp(request.param)
+    store = make_dataset(folder / "dataset", [draw_nodule(n) for n in NUMBERS])
+    if request.param == "dataset":
+        return store.root
+    release(ReleaseRequest(store.root, str(folder / "release"), "1.0"), say=lambda _: None)
+    return str(folder / "release")
+
+
+def test_position_id_slice_and_iteration_give_the_same_nodules(place):
+    nodules = raymat.load(place)
+    assert len(nodules) == 5
+    assert nodules.ids == [f"case-{n:03d}" for n in NUMBERS]
+    assert [nodule.nodule_id for nodule in nodules] == nodules.ids
+    assert [nodules[n].nodule_id for n in NUMBERS] == nodules.ids
+    assert nodules[-1].nodule_id == nodules["case-004"].nodule_id == "case-004"
+    assert nodules[1:4:2].ids == ["case-001", "case-003"]
+    assert nodules[1:4][1].nodule_id == "case-002"
+    assert "case-001" in nodules
+    assert "nobody" not in nodules
+    np.testing.assert_array_equal(nodules["case-002"].alpha, draw_nodule(2).alpha)
+    assert [next(nodules).nodule_id, next(nodules).nodule_id] == ["case-000", "case-001"]
+
+
+def test_what_is_not_there_is_said(place):
+    nodules = raymat.load(place)
+    with pytest.raises(IndexError):
+        nodules[5]
+    with pytest.raises(KeyError, match="nobody"):
+        nodules["nobody"]
+    with pytest.raises(InputError, match="no such outcome: lost"):
+        raymat.load(place, outcomes=("lost",))
+    with pytest.raises(InputError):
+        nodules.split(5, "train")
+
+
+def test_only_the_nodule_that_is_asked_for_is_read(tmp_path):
+    """The files of the others may be gone."""
+    store = make_dataset(tmp_path / "dataset", [draw_nodule(n) for n in NUMBERS])
+    nodules = raymat.load(store.root)
+    rows = store.outcomes().to_pylist()
+    for row in rows:
+        if row["nodule_id"] != "case-003":
+            Path(store.path(row["shard"])).unlink()
+    assert nodules["case-003"].nodule_id == "case-003"
+    with pytest.raises(InputError, match="cannot be read"):
+        nodules[0]
+
+
+def test_workers_can_have_it(place):
+    again = pickle.loads(pickle.dumps(raymat.load(place)))
+    assert again[2].nodule_id == "case-002"
+
+
+def test_the_torch_view_gives_tensors_or_what_the_transform_makes(place):
+    torch = pytest.importorskip("torch")
+    view = raymat.load(place).torch()
+    assert isinstance(view, torch.utils.data.Dataset)
+    sample = view[1]
+    assert sample["image"].shape == sample["alpha"].shape == sample["readers"].shape[1:]
+    assert sample["readers"].shape[0] == 4
+    np.testing.assert_array_equal(sample["alpha"].numpy(), draw_nodule(1).alpha)
+    loader = torch.utils.data.DataLoader(
+        raymat.load(place).torch(lambda nodule: nodule.alpha[:8, :16, :16]), batch_size=5, num_workers=1
+    )
+    assert next(iter(loader)).shape == (5, 8, 16, 16)
+
+
+@pytest.mark.ray
+def test_the_ray_view_reads_every_nodule_once(place, ray_cluster):
+    rows = raymat.load(place).ray().take_all()
+    assert sorted(row["nodule_id"] for row in rows) == [f"case-{n:03d}" for n in NUMBERS]
+    row = next(row for row in rows if row["nodule_id"] == "case-003")
+    alpha = struct_to_array(pa.scalar(row["alpha"], type=ARRAY))
+    np.testing.assert_array_equal(alpha, draw_nodule(3).alpha)

@@ -1,0 +1,303 @@
+"""Releases: what a person decided stands, what was frozen stays as it was, and anyone can read it."""
+
+import hashlib
+import json
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import raymat
+from raymat.cli import main
+from raymat.nodule import InputError, to_table
+from raymat.release.freeze import ReleaseRequest, release
+from raymat.release.record import RECORD, Release
+from raymat.release.splits import PARTS, split_patients
+from raymat.release.verify import compare, verify
+from raymat.review.decisions import Decision, Decisions, mattes_of
+from tests.datasets import an_exclusion, draw_nodule, make_dataset
+
+
+def decide(store, number, label, reviewer="Ada", mattes=None, nodule_id=None) -> None:
+    """Record a decision: a method, "reject" or "withdraw"."""
+    decisions = Decisions(store)
+    at = decisions.now()
+    method = None if label in ("reject", "withdraw") else label
+    decisions.record(
+        Decision(
+            f"decision-{at}",
+            nodule_id or f"case-{number:03d}",
+            mattes or mattes_of(f"{number:024x}"),
+            reviewer,
+            "choose" if method else label,
+            method,
+            at,
+        )
+    )
+
+
+def freeze(store, out, **more) -> str:
+    return release(ReleaseRequest(store.root, str(out), "1.0", **more), say=lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def nodules():
+    return [draw_nodule(n, outcome="rejected" if n == 3 else "accepted") for n in range(6)] + [an_exclusion(6)]
+
+
+@pytest.fixture
+def store(nodules, tmp_path):
+    return make_dataset(tmp_path / "dataset", nodules)
+
+
+@pytest.fixture(scope="module")
+def frozen(nodules, tmp_path_factory):
+    """A release of six nodules: one chosen by a person against the score, one rejected by her, one rescued."""
+    folder = tmp_path_factory.mktemp("frozen")
+    store = make_dataset(folder / "dataset", nodules)
+    decide(store, 0, "knn+")
+    decide(store, 1, "reject")
+    decide(store, 3, "lb")
+    return folder / "release", freeze(store, folder / "release")
+
+
+def test_a_persons_decision_stands_over_the_score(frozen):
+    back = {nodule.nodule_id: nodule for nodule in raymat.load(frozen[0])}
+    assert {name: nodule.method for name, nodule in back.items()} == {
+        "case-000": "knn+",
+        "case-002": "cf",
+        "case-003": "lb",
+        "case-004": "cf",
+        "case-005": "cf",
+    }
+    rows = {row["nodule_id"]: row for row in pq.read_table(frozen[0] / "nodules.parquet").to_pylist()}
+    assert (rows["case-000"]["decided_by"], rows["case-000"]["reviewers"]) == ("reviewers", ["Ada"])
+    assert (rows["case-002"]["decided_by"], rows["case-002"]["reviewers"]) == ("score", [])
+    left = {row["nodule_id"]: row for row in pq.read_table(frozen[0] / "left_out.parquet").to_pylist()}
+    assert left["case-001"]["reason"] == "rejected by Ada"
+    assert left["case-006"]["reason"] == "2 readers"
+    assert len(left) + len(rows) == 7
+
+
+def test_a_released_nodule_is_the_datasets_with_the_one_chosen_matte(frozen, nodules):
+    back = raymat.load(frozen[0])["case-000"]
+    assert list(back.mattes) == ["knn+"]
+    np.testing.assert_array_equal(back.alpha, nodules[0].mattes["knn+"])
+    for name in ("image", "trimap", "direction"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(nodules[0], name))
+    np.testing.assert_array_equal(np.stack(back.readers), np.stack(nodules[0].readers))
+    for name in ("patient_id", "spacing", "origin", "metadata", "notes", "key", "source"):
+        assert getattr(back, name) == getattr(nodules[0], name)
+    assert back.scores == {"knn+": nodules[0].scores["knn+"]}
+
+
+def test_majorities_decide_ties_leave_out_and_a_decision_can_be_taken_back(store, tmp_path):
+    for who, label in (("Ada", "cf"), ("Ben", "lb"), ("Cy", "lb")):
+        decide(store, 0, label, who)
+    for who, label in (("Ada", "cf"), ("Ben", "reject")):
+        decide(store, 1, label, who)
+    for who, label in (("Ada", "knn"), ("Ben", "if")):
+        decide(store, 2, label, who)
+    for label in ("reject", "withdraw"):
+        decide(store, 4, label)
+    freeze(store, tmp_path / "out")
+    back = {nodule.nodule_id: nodule.method for nodule in raymat.load(tmp_path / "out")}
+    assert back == {"case-000": "lb", "case-002": "knn", "case-004": "cf", "case-005": "cf"}
+    left = {row["nodule_id"]: row for row in pq.read_table(tmp_path / "out" / "left_out.parquet").to_pylist()}
+    assert left["case-001"]["reason"] == "reviewers disagree (Ada: cf, Ben: reject)"
+
+
+def test_reviewed_only_leaves_out_what_no_person_saw(store, tmp_path):
+    decide(store, 2, "if+")
+    freeze(store, tmp_path / "out", reviewed_only=True)
+    assert raymat.load(tmp_path / "out").ids == ["case-002"]
+    assert "Nodules that no person decided on are left out" in (tmp_path / "out" / "datasheet.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"nodule_id": "case-gone"}, "case-gone: Ada's decision (cf): the dataset has no such nodule any more"),
+        ({"mattes": "0" * 24}, "case-005: Ada's decision (cf): its mattes were solved anew since"),
+        ({"nodule_id": "case-006"}, "the nodule has no mattes any more (excluded: 2 readers)"),
+    ],
+)
+def test_a_decision_that_no_longer_fits_is_refused_unless_left_aside(store, tmp_path, change, words):
+    decide(store, 5, "cf", **change)
+    with pytest.raises(InputError, match="no longer fit") as caught:
+        freeze(store, tmp_path / "out")
+    assert words in str(caught.value)
+    freeze(store, tmp_path / "out", drop_stale=True)
+    note = json.loads((tmp_path / "out" / "release.json").read_text())
+    assert len(note["stale_decisions_left_aside"]) == 1
+    assert raymat.load(tmp_path / "out")["case-005"].method == "cf"
+
+
+def test_new_scores_leave_decisions_standing(nodules, tmp_path):
+    """Only the second part of a nodule's key tells of scores."""
+    again = draw_nodule(0)
+    again.key = again.key[:24] + "r" * 8
+    store = make_dataset(tmp_path / "dataset", [again, nodules[1]])
+    decide(store, 0, "if+")
+    freeze(store, tmp_path / "out")
+    assert raymat.load(tmp_path / "out")["case-000"].method == "if+"
+
+
+def test_splits_are_seven_to_one_to_two_by_patient_and_differ():
+    patients = [f"p{n}" for n in range(100)]
+    splits = [split_patients(patients, number) for number in (1, 2, 3, 4)]
+    for split in splits:
+        assert [list(split.values()).count(part) for part in PARTS] == [70, 10, 20]
+    assert len({tuple(sorted(split.items())) for split in splits}) == 4
+    assert split_patients(reversed(patients), 1) == splits[0]
+
+
+def test_no_patient_is_on_two_sides_of_a_split(frozen):
+    table = pq.read_table(frozen[0] / "nodules.parquet").to_pylist()
+    for number in (1, 2, 3, 4):
+        sides = defaultdict(set)
+        for row in table:
+            sides[row["patient_id"]].add(row[f"split_{number}"])
+        assert all(len(parts) == 1 for parts in sides.values())
+        loaded = raymat.load(frozen[0])
+        parts = [loaded.split(number, part).ids for part in PARTS]
+        assert sorted(name for part in parts for name in part) == loaded.ids
+        assert [len(part) for part in parts] == [sum(r[f"split_{number}"] == p for r in table) for p in PARTS]
+
+
+def test_plain_pyarrow_pandas_and_duckdb_read_a_release(frozen, nodules):
+    files = str(frozen[0] / "nodules")
+    structs = [
+        pq.read_table(files)["alpha"].to_pylist()[0],
+        pd.read_parquet(files)["alpha"][0],
+        duckdb.sql(f"select alpha from read_parquet('{files}/*.parquet') where nodule_id = 'case-000'").fetchall()[0][
+            0
+        ],
+    ]
+    for struct in structs:
+        alpha = np.frombuffer(struct["data"], struct["dtype"]).reshape(struct["shape"])
+        np.testing.assert_array_equal(alpha, nodules[0].mattes["knn+"])
+
+
+def test_the_datasheet_tells_what_a_reader_of_the_data_must_know(frozen):
+    text = (frozen[0] / "datasheet.md").read_text()
+    for words in (
+        "5 nodules of 3 patients",
+        "A reviewer's decision stands over the score.",
+        "| case-001 | rejected | reviewers | rejected by Ada |",
+        "| case-006 | excluded | score | 2 readers |",
+        "| prepare.crop_px | 128 |",
+        "| cf | 3 |",
+        "not stated (--licence)",
+        "| malignancy |",
+        "scanner's slice spacing, mm | 2.50",
+        "| numpy |",
+    ):
+        assert words in text
+    for name in ("contact_sheet.png", "histograms.png"):
+        assert (frozen[0] / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_sound_release_verifies_by_raymat_and_by_sha256sum(frozen, capsys):
+    out, digest = frozen
+    assert main(["verify", str(out), "--digest", digest]) == 0
+    assert "5 nodules: as it was released" in capsys.readouterr().out
+    assert subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=out, check=False).returncode == 0
+    assert hashlib.sha256((out / "SHA256SUMS").read_bytes()).hexdigest() == digest
+
+
+def test_every_way_of_tampering_is_named(store, tmp_path):
+    out = tmp_path / "out"
+    digest = freeze(store, out)
+    shard = out / "nodules" / "00000.parquet"
+    sound = {path: path.read_bytes() for path in (shard, out / "datasheet.md", out / "SHA256SUMS")}
+
+    def problems(**more) -> str:
+        found = "\n".join(verify(out, **more).problems)
+        for path, data in sound.items():
+            path.write_bytes(data)
+        return found
+
+    assert not problems(digest=digest)
+    (out / "datasheet.md").write_text("# better")
+    assert problems() == "datasheet.md: changed since the release"
+    (out / "datasheet.md").unlink()
+    assert problems() == "datasheet.md: missing"
+    (out / "extra.txt").write_text("")
+    assert problems() == "extra.txt: does not belong to the release"
+    (out / "extra.txt").unlink()
+    shard.write_bytes(sound[shard][:-50])
+    assert "nodules/00000.parquet: changed since the release" in problems()
+
+    # One voxel of one matte, and every digest of a file made to fit.
+    rows = pq.read_table(shard).to_pylist()
+    data = bytearray(rows[1]["alpha"]["data"])
+    data[4] ^= 1
+    rows[1]["alpha"]["data"] = bytes(data)
+    pq.write_table(pa.Table.from_pylist(rows, schema=RECORD), shard, row_group_size=1)
+    sums = (
+        sound[out / "SHA256SUMS"]
+        .decode()
+        .replace(hashlib.sha256(sound[shard]).hexdigest(), hashlib.sha256(shard.read_bytes()).hexdigest())
+    )
+    (out / "SHA256SUMS").write_text(sums)
+    found = problems(digest=digest)
+    assert "case-001: alpha not as the index says" in found
+    assert "SHA256SUMS: the release's digest is" in found
+
+
+def test_two_releases_are_compared_nodule_by_nodule(store, frozen, tmp_path, capsys):
+    decide(store, 0, "lb+")
+    decide(store, 2, "reject")
+    freeze(store, tmp_path / "second")
+    difference = compare(Release.open(frozen[0]), Release.open(tmp_path / "second"))
+    assert difference.added == ["case-001"]
+    assert difference.removed == ["case-002", "case-003"]
+    assert difference.changed == {"case-000": "method knn+ -> lb+"}
+    assert difference.same == 2
+    assert main(["release-diff", str(frozen[0]), str(tmp_path / "second")]) == 0
+    assert "case-000: method knn+ -> lb+" in capsys.readouterr().out
+
+
+def test_releases_of_the_same_dataset_are_equal(store, tmp_path):
+    for name in ("one", "two"):
+        freeze(store, tmp_path / name)
+    difference = compare(Release.open(tmp_path / "one"), Release.open(tmp_path / "two"))
+    assert (difference.added, difference.removed, difference.changed, difference.same) == ([], [], {}, 5)
+    for name in ("nodules/00000.parquet", "nodules.parquet", "left_out.parquet", "contact_sheet.png"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_a_release_never_takes_anothers_place_but_an_interrupted_one_may_be_begun_again(store, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.doc").write_text("mine")
+    with pytest.raises(InputError, match=r"thesis\.doc"):
+        freeze(store, out)
+    (out / "thesis.doc").unlink()
+    (out / "unfinished").write_text("")
+    (out / "nodules").mkdir()
+    (out / "nodules" / "00007.parquet").write_text("half")
+    with pytest.raises(InputError, match="no release here"):
+        verify(out)
+    freeze(store, out)
+    assert not verify(out).problems
+    with pytest.raises(InputError, match="releases do not change"):
+        freeze(store, out)
+
+
+def test_a_dataset_that_is_not_built_to_the_end_is_not_released(store, nodules, tmp_path):
+    Path(store.path(store.outcomes()["shard"][0].as_py())).unlink()
+    with pytest.raises(InputError, match="1 of 7 nodules are not built yet"):
+        freeze(store, tmp_path / "out")
+    store.commit(to_table([nodules[0]]))
+    for number in (0, 1, 2, 4, 5):
+        decide(store, number, "reject")
+    with pytest.raises(InputError, match="nothing to release"):
+        freeze(store, tmp_path / "out")
