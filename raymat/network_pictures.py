@@ -89,7 +89,7 @@ def error_bars(table: Mapping[str, Mapping[str, tuple[float, float]]], titles: M
 
 
 def heat_map(values: np.ndarray, rows: Sequence[float], columns: Sequence[float], title: str) -> Figure:
-    """Validation SAD over alpha (rows) and beta (columns) of Eq. 6; the smallest is framed, what is missing is blank."""
+    """Validation SAD over alpha (rows) and beta (columns) of Eq. 6; the smallest framed, what is missing blank."""
     figure = Figure(figsize=(1.6 + 0.8 * len(columns), 1.4 + 0.6 * len(rows)), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

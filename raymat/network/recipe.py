@@ -86,8 +86,8 @@ def preset(name: str, auxiliary: bool = True) -> Recipe:
             model=MODELS["small"],
             augmentation=Augmentation(crop=(48, 48, 48)),
             epochs=40,
-            batch=4,
-            learning_rate=3e-3,
+            batch=2,
+            learning_rate=2e-3,
             channels_last=True,
         ),
     }[name]

@@ -9,7 +9,9 @@ OUT/split-0/weights.pt     weights and recipe, when it is done
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import tempfile
 import threading
 import time
@@ -25,6 +27,7 @@ import torch
 import torch.distributed
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.config import LoggingConfig
 from ray.util.queue import Empty, Queue
 
@@ -34,7 +37,7 @@ from raymat.network.samples import ALPHA, IMAGE, OVERLAP, UNION, steps_an_epoch,
 from raymat.network.training import State, begin, predict, restore, save, save_weights, train_step
 from raymat.network_pictures import show_predictions
 from raymat.nodule import ACCEPTED, InputError
-from raymat.pipelines.cluster import connected
+from raymat.pipelines.cluster import connected, quiet_ray
 from raymat.pipelines.dataset import flatten
 from raymat.pipelines.feed import FEED_CPUS, FEED_TASKS, load_records, stream
 from raymat.pipelines.progress import in_words
@@ -246,11 +249,23 @@ def _train_split(
             run.end(status)
 
 
+class _Trainer(TorchTrainer):
+    """Without Ray's watcher over placement groups.
+
+    It looks for the cluster by itself, which ends in a traceback where a machine has two; a run's group ends with its
+    driver all the same.
+    """
+
+    def _create_default_callbacks(self) -> list:
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+
+
 def _fit(job: TrainJob, settings: Settings, place: Store, folder: str) -> Checkpoint:
     """Run Ray Train to the end; its last checkpoint."""
     # A little less than a CPU each leaves the feeding tasks their share, without which no step would ever start.
     cpus = 1.0 if job.gpu else 1.0 - FEED_TASKS * FEED_CPUS
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         partial(train_worker, settings),
         torch_config=TorchConfig(backend="nccl" if job.gpu else "gloo"),
         scaling_config=ScalingConfig(
@@ -311,6 +326,8 @@ class Settings:
 
 def train_worker(settings: Settings) -> None:
     """The loop of one worker: feed, step, validate, log, checkpoint; from the last checkpoint where there is one."""
+    quiet_ray()
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     recipe = settings.recipe
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
