@@ -12,7 +12,7 @@ from pathlib import Path
 
 from raymat import __version__
 from raymat.matting import METHODS
-from raymat.nodule import ACCEPTED, OUTCOMES, InputError, NoduleExcluded
+from raymat.nodule import ACCEPTED, FAILED, OUTCOMES, InputError, NoduleExcluded
 from raymat.prepare import PrepareParameters, make_trimap
 from raymat.quality import QualityParameters
 from raymat.sources import Source
@@ -62,6 +62,9 @@ def parser() -> argparse.ArgumentParser:
     add_build_arguments(commands.add_parser("build", help="build a dataset of alpha mattes"))
 
     add_train_arguments(commands.add_parser("train", help="train 3DMM on a dataset"))
+
+    add_evaluate_arguments(commands.add_parser("evaluate", help="compare 3DMM and the solvers on the test nodules"))
+    add_predict_arguments(commands.add_parser("predict", help="matte lesions in new scans; needs centres, no masks"))
 
     phantom = commands.add_parser("phantom", help="write CT phantoms of known alpha as DICOM")
     phantom.add_argument("-o", "--out", required=True, help="folder to write")
@@ -175,6 +178,45 @@ def add_train_arguments(train: argparse.ArgumentParser) -> argparse.ArgumentPars
     add_tracking(train)
     train.set_defaults(run=run_train)
     return train
+
+
+def add_evaluate_arguments(evaluate: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The arguments of ``raymat evaluate`` and ``jobs/evaluate.py``."""
+    evaluate.add_argument("dataset", help="the dataset that the networks were trained on")
+    evaluate.add_argument("trainings", nargs="+", metavar="TRAINING", help="outputs of raymat train, one of each kind")
+    evaluate.add_argument("-o", "--out", required=True, help="folder or URI for the table and pictures")
+    evaluate.add_argument("--workers", type=positive, default=1, help="processes that predict (default: %(default)s)")
+    evaluate.add_argument("--address", help="Ray cluster (default: the one the job runs on, else a local one)")
+    add_tracking(evaluate)
+    evaluate.set_defaults(run=run_evaluate)
+    return evaluate
+
+
+def add_predict_arguments(predict: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The arguments of ``raymat predict`` and ``jobs/predict.py``."""
+    source = predict.add_argument_group("scans", "mm in the patient (LPS), as in DICOM and LUNA16")
+    source = source.add_mutually_exclusive_group(required=True)
+    source.add_argument("--image", metavar="FILE", help="one volume; with --center")
+    source.add_argument("--cases", metavar="CSV", help="case_id, image, coordX, coordY, coordZ")
+    source.add_argument("--dicom", metavar="DIR", help="DICOM files in any tree of folders; with --centers")
+    predict.add_argument("--center", type=float, nargs=3, metavar=("X", "Y", "Z"), help="of the lesion in --image, mm")
+    predict.add_argument("--centers", metavar="CSV", help="seriesuid, coordX, coordY, coordZ (LUNA16)")
+    predict.add_argument(
+        "--model",
+        nargs="+",
+        required=True,
+        metavar="WEIGHTS",
+        help="weights.pt, or outputs of raymat train: an ensemble",
+    )
+    predict.add_argument("-o", "--out", required=True, help="folder or URI of the predictions")
+    predict.add_argument("--format", choices=("nii.gz", "nrrd", "none"), default="nii.gz", help="default: %(default)s")
+    predict.add_argument("--size-mm", type=float, help="side of the box around a centre (default: the network's input)")
+    predict.add_argument("--flips", action="store_true", help="also predict the mirror images, and take the mean")
+    predict.add_argument("--workers", type=positive, default=1, help="processes that predict (default: %(default)s)")
+    predict.add_argument("--gpu", action="store_true", help="one GPU a worker")
+    predict.add_argument("--address", help="Ray cluster (default: the one the job runs on, else a local one)")
+    predict.set_defaults(run=run_predict)
+    return predict
 
 
 def splits_of(text: str) -> tuple[int, ...]:
@@ -337,6 +379,62 @@ def run_train(options: argparse.Namespace) -> int:
     )
     train(job)
     return 0
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """``raymat evaluate``."""
+    from raymat.pipelines.evaluate import EvaluateJob, evaluate
+    from raymat.tracking import tracking_uri
+
+    refuse_lost_output(options.out)
+    uri = None if options.no_tracking else tracking_uri(options.out, options.tracking_uri)
+    evaluate(EvaluateJob(options.dataset, tuple(options.trainings), options.out, options.workers, uri, options.address))
+    return 0
+
+
+def run_predict(options: argparse.Namespace) -> int:
+    """``raymat predict``."""
+    from raymat.pipelines.predict import PredictJob, Target, predict, targets_of_centres, targets_of_table
+
+    refuse_lost_output(options.out)
+    if bool(options.image) != bool(options.center) or bool(options.dicom) != bool(options.centers):
+        raise InputError("--image goes with --center X Y Z, --dicom with --centers CSV")
+    if options.image:
+        path = Path(options.image).absolute()
+        name = next((path.name[: -len(e)] for e in VOLUME_ENDINGS[::-1] if path.name.lower().endswith(e)), path.stem)
+        targets = [Target(name, name, str(path), "", tuple(options.center[::-1]))]
+    elif options.cases:
+        targets = targets_of_table(options.cases)
+    else:
+        targets = targets_of_centres(str(Path(options.dicom).absolute()), options.centers)
+    counts = predict(
+        PredictJob(
+            targets=targets,
+            weights=tuple(weights_of(options.model)),
+            out=options.out,
+            size_mm=options.size_mm,
+            flips=options.flips,
+            volumes=None if options.format == "none" else options.format,
+            workers=options.workers,
+            gpu=options.gpu,
+            address=options.address,
+        )
+    )
+    return 1 if counts[FAILED] else 0
+
+
+def weights_of(given: list[str]) -> list[str]:
+    """Weights files; an output of ``raymat train`` stands for those of its finished re-splits."""
+    found = []
+    for path in given:
+        if not Path(path).is_dir():
+            found.append(path)
+            continue
+        inside = sorted(str(weights) for weights in Path(path).glob("split-*/weights.pt"))
+        if not inside:
+            raise InputError(f"{path}: no finished training here (split-*/weights.pt)")
+        found += inside
+    return found
 
 
 def refuse_lost_output(out: str) -> None:

@@ -242,5 +242,5 @@ def as_csv(rows: list[dict], columns: list[str]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([row[column] or "" for column in columns] for row in rows)
+    writer.writerows(["" if row[column] is None else row[column] for column in columns] for row in rows)
     return out.getvalue()

@@ -37,7 +37,7 @@ def load_records(store: Store, rows: Sequence[dict], config: ModelConfig, say: C
     InputError
         A nodule cannot be read or is none that the network can learn from.
     """
-    task = ray.remote(num_cpus=0.5, num_returns=2)(_record)
+    task = ray.remote(num_returns=2)(_record)
     records, errors = zip(*(task.remote(store, row["key"], row["shard"], config) for row in rows), strict=True)
     say(f"reading {len(records)} nodules of {store.root}")
     # The records stay where they were made; what comes here is a word where one is at fault.
