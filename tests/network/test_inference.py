@@ -1,5 +1,6 @@
 """Windows, mirror images and ensembles."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -40,7 +41,7 @@ def test_windows_cover_every_voxel_and_share_a_quarter(size):
     if size > 8:
         assert starts[0] == 0
         assert starts[-1] == size - 8
-        assert all(b - a <= 6 for a, b in zip(starts, starts[1:], strict=False))
+        assert all(b - a <= 6 for a, b in itertools.pairwise(starts))
 
 
 def test_a_window_has_weight_everywhere_and_most_in_its_middle():

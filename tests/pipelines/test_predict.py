@@ -1,6 +1,7 @@
 """Prediction and evaluation on a real local Ray, from real files."""
 
 import csv
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -60,7 +61,7 @@ def test_the_box_around_a_centre_lies_where_it_lay_in_the_patient():
 
 def test_beyond_the_scan_there_is_air_and_a_centre_there_is_refused():
     corner = Target("t", "p", "ct.nii.gz", "", tuple(GRID.to_patient((0, 0, 0))))
-    image, grid = around(corner, a_scan(), GRID, (8.0, 8.0, 8.0), 0.5)
+    image, _grid = around(corner, a_scan(), GRID, (8.0, 8.0, 8.0), 0.5)
     assert image.shape == (16, 16, 16)
     assert (image == -1000).mean() > 0.8
     outside = Target("t", "p", "ct.nii.gz", "", tuple(GRID.to_patient((0, 0, 60))))
@@ -136,8 +137,6 @@ def test_bad_tables_and_options_are_refused(models, tmp_path, capsys):
 
 def write_training(folder, data: str, recipe: Recipe, splits) -> str:
     """What `raymat train` leaves of networks, untrained."""
-    import json
-
     folder.mkdir()
     note = {"data_digest": Data.open(data).digest, "recipe": recipe.to_dict()}
     (folder / "training.json").write_text(json.dumps(note))

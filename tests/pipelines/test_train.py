@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,9 +116,7 @@ def test_the_same_command_again_trains_nothing(trained, data):
 
 
 def test_two_workers_have_the_gradient_of_one_on_the_same_batch(ray_cluster, data, tmp_path):
-    recipe = Recipe(RECIPE.model, RECIPE.augmentation, epochs=1, batch=4)
     found = Data.open(data)
-    training = [found.rows[place] for place in found.of(found.split(0).training)][:4]
     recipe = Recipe(RECIPE.model, RECIPE.augmentation, epochs=1, batch=2 * -(-len(found.split(0).training) // 2))
     train(job(data, tmp_path / "out", recipe=recipe, workers=2), say=quiet)
     (checkpoint,) = (tmp_path / "out" / "split-0" / "ray").glob("checkpoint_*/state.pt")
@@ -193,8 +192,6 @@ def test_what_cannot_be_trained_is_refused(trained, data, tmp_path):
 
 def test_a_corrupt_checkpoint_is_named(ray_cluster, trained, data, tmp_path):
     out = tmp_path / "out"
-    import shutil
-
     shutil.copytree(trained[0], out)
     (out / "split-0" / "weights.pt").unlink()
     for state in out.glob("split-0/ray/checkpoint_*/state.pt"):
