@@ -77,6 +77,12 @@ def connectivity(a: np.ndarray, b: np.ndarray, region: np.ndarray | None = None)
     return float(np.abs(_phi(a, highest) - _phi(b, highest))[region].sum())
 
 
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    """Dice overlap of two bool masks: twice what they share over what they hold; 1 where both are empty."""
+    both = np.count_nonzero(a) + np.count_nonzero(b)
+    return 2 * np.count_nonzero(a & b) / both if both else 1.0
+
+
 def _phi(alpha: np.ndarray, highest: np.ndarray) -> np.ndarray:
     d = alpha - highest
     return np.where(d >= CONNECTIVITY_THETA, 1.0 - d, 1.0)

@@ -99,7 +99,7 @@ def prepare(nodule: Nodule, parameters: PrepareParameters | None = None) -> Nodu
     notes = list(nodule.notes)
     inside = nodule.trimap != BACKGROUND if nodule.trimap is not None else np.logical_or.reduce(nodule.readers)
     start, stop = _crop_box(inside, grid, parameters, notes)
-    crop = _Crop(grid, start, stop, parameters.spacing_mm)
+    crop = Crop(grid, start, stop, parameters.spacing_mm)
     if crop.beyond:
         notes.append(f"padded with {parameters.intensity_range[0]:g} beyond the edge of the scan: {crop.beyond}")
 
@@ -283,7 +283,7 @@ def _crop_box(inside: np.ndarray, grid: Grid, parameters: PrepareParameters, not
     return start, stop
 
 
-class _Crop:
+class Crop:
     """A box of the scanner's grid and the working grid that covers it.
 
     The working grid begins at the box's outer edge, half a scanner's voxel before its first centre. Only the voxels
@@ -361,7 +361,7 @@ class _Crop:
         return sitk.GetArrayFromImage(resampler.Execute(image))
 
 
-def _resampled_trimap(crop: _Crop, given: np.ndarray) -> np.ndarray:
+def _resampled_trimap(crop: Crop, given: np.ndarray) -> np.ndarray:
     """Foreground and background each linearly and cut at one half; unknown is what remains."""
     trimap = np.full(crop.grid.shape, UNKNOWN, dtype=np.uint8)
     trimap[crop.resample(crop.cut(given == BACKGROUND), fill=1.0) > 0.5] = BACKGROUND

@@ -1,7 +1,8 @@
-"""MLflow, and the only room that knows it: a run a build, with parameters, counts, times, pictures and failures."""
+"""MLflow, and the only room that knows it: a run a build or training, with parameters, metrics, pictures, failures."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import logging
@@ -9,7 +10,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,9 +22,12 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 import mlflow
 from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "raymat builds"
+TRAININGS = "raymat 3DMM"
+METRICS_A_BATCH = 1000  # as many as a tracking server takes at once
 PROGRESS_EVERY_S = 10.0
 
 
@@ -77,6 +81,9 @@ class Run:
     uri : the tracking store
     name : the run's name
     parameters : logged as the run's parameters
+    experiment : the experiment it stands in
+    parent : id of the run under which it stands
+    continues : id of a run that was interrupted and goes on as this one; a new one where the store has it no more
 
     Raises
     ------
@@ -84,7 +91,15 @@ class Run:
         The store cannot be reached or written.
     """
 
-    def __init__(self, uri: str, name: str, parameters: dict[str, object]) -> None:
+    def __init__(
+        self,
+        uri: str,
+        name: str,
+        parameters: dict[str, object],
+        experiment: str = EXPERIMENT,
+        parent: str | None = None,
+        continues: str | None = None,
+    ) -> None:
         for noisy in ("mlflow", "alembic"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
         # An unreachable server is to be known at once, not after minutes of retries.
@@ -93,9 +108,15 @@ class Run:
         self.last = 0.0
         try:
             self.client = MlflowClient(tracking_uri=uri)
-            experiment = self.client.get_experiment_by_name(EXPERIMENT)
-            identifier = experiment.experiment_id if experiment else self._create_experiment(uri)
+            found = self.client.get_experiment_by_name(experiment)
+            identifier = found.experiment_id if found else self._create_experiment(uri, experiment)
+            if continues and self._stands(continues):
+                self.id = continues
+                self.client.update_run(self.id, status="RUNNING")
+                return
             tags = {"mlflow.runName": name, "mlflow.source.name": "raymat", "mlflow.source.type": "LOCAL"}
+            if parent:
+                tags["mlflow.parentRunId"] = parent
             self.id = self.client.create_run(identifier, tags=tags).info.run_id
         except Exception as error:
             # MLflow's stores raise what their drivers raise: SQLAlchemy's, requests', OSError, MlflowException.
@@ -107,10 +128,24 @@ class Run:
         for key, value in parameters.items():
             self.client.log_param(self.id, key, value)
 
-    def _create_experiment(self, uri: str) -> str:
+    @classmethod
+    def join(cls, uri: str, identifier: str) -> Run:
+        """A run that another process began, to log to it from this one."""
+        run = cls.__new__(cls)
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        run.client, run.id, run.last = MlflowClient(tracking_uri=uri), identifier, 0.0
+        return run
+
+    def _stands(self, identifier: str) -> bool:
+        try:
+            return self.client.get_run(identifier).info.lifecycle_stage == "active"
+        except MlflowException:
+            return False
+
+    def _create_experiment(self, uri: str, experiment: str) -> str:
         # Without a place of their own, artifacts of an SQLite store would go to wherever the next command runs.
         place = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" if uri.startswith("sqlite:///") else None
-        return self.client.create_experiment(EXPERIMENT, place.absolute().as_uri() if place else None)
+        return self.client.create_experiment(experiment, place.absolute().as_uri() if place else None)
 
     def progress(self, counts: Counter, seconds: float, finished: bool = False) -> None:
         """Log the counts so far, now and then and when all is done."""
@@ -118,20 +153,20 @@ class Run:
             self.last = time.monotonic()
             done = sum(counts.values())
             step = int(seconds)
-            self._metrics({"progress/done": done, "progress/per_minute": 60 * done / max(seconds, 1e-9)}, step)
-            self._metrics({f"progress/{name}": counts[name] for name in OUTCOMES}, step)
+            self.metrics({"progress/done": done, "progress/per_minute": 60 * done / max(seconds, 1e-9)}, step)
+            self.metrics({f"progress/{name}": counts[name] for name in OUTCOMES}, step)
 
     def outcomes(self, rows: pa.Table, seconds: float, source_digest: str) -> None:
         """Log what came out: counts, time and iterations a method, the chosen methods, the failures as a table."""
         table = rows.to_pylist()
         counts = Counter(row["outcome"] for row in table)
-        self._metrics({f"nodules/{name}": counts[name] for name in OUTCOMES} | {"nodules/total": len(table)})
-        self._metrics({"seconds": seconds})
+        self.metrics({f"nodules/{name}": counts[name] for name in OUTCOMES} | {"nodules/total": len(table)})
+        self.metrics({"seconds": seconds})
         self.client.set_tag(self.id, "source_digest", source_digest)
         chosen = Counter(row["method"] for row in table if row["method"])
         for method, solves in _by_method(table).items():
             name = f"method/{method.replace('+', '_plus')}"
-            self._metrics(
+            self.metrics(
                 {
                     f"{name}/seconds_mean": sum(s["seconds"] for s in solves) / len(solves),
                     f"{name}/iterations_mean": sum(s["iterations"] for s in solves) / len(solves),
@@ -156,18 +191,42 @@ class Run:
         """Log rows as a table that the MLflow page can show."""
         self.client.log_table(self.id, {c: [str(row[c] or "") for row in rows] for c in columns}, name)
 
+    def tag(self, name: str, value: str) -> None:
+        """Set a tag."""
+        self.client.set_tag(self.id, name, value)
+
+    @contextlib.contextmanager
+    def system_metrics(self) -> Iterator[None]:
+        """With the machine's CPU, memory, disk, network and GPU logged beside the run's metrics."""
+        monitor = SystemMetricsMonitor(self.id, resume_logging=True, tracking_uri=self.client.tracking_uri)
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
+
     def end(self, status: str = "FINISHED") -> None:
         """End the run as FINISHED, FAILED or KILLED."""
         self.client.set_terminated(self.id, status)
 
-    def _metrics(self, values: dict[str, float], step: int = 0) -> None:
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Log numbers at a step."""
+        self.series([(step, values)])
+
+    def series(self, steps: Iterable[tuple[int, Mapping[str, float]]]) -> None:
+        """Log the numbers of several steps at once."""
         now = int(time.time() * 1000)
-        metrics = [mlflow.entities.Metric(name, float(value), now, step) for name, value in values.items()]
+        metrics = [
+            mlflow.entities.Metric(name, float(value), now, step)
+            for step, values in steps
+            for name, value in values.items()
+        ]
         try:
-            self.client.log_batch(self.id, metrics=metrics)
+            for start in range(0, len(metrics), METRICS_A_BATCH):
+                self.client.log_batch(self.id, metrics=metrics[start : start + METRICS_A_BATCH])
         except MlflowException as error:
-            # A tracking server that goes away must not cost hours of solving: the build goes on, the log says so.
-            logging.getLogger(__name__).warning("MLflow does not answer (%s); the build goes on", error)
+            # A tracking server that goes away must not cost hours of work: it goes on, the log says so.
+            logging.getLogger(__name__).warning("MLflow does not answer (%s); the work goes on", error)
 
 
 def _by_method(rows: Iterable[dict]) -> dict[str, list[dict]]:
@@ -183,5 +242,5 @@ def as_csv(rows: list[dict], columns: list[str]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([row[column] or "" for column in columns] for row in rows)
+    writer.writerows(["" if row[column] is None else row[column] for column in columns] for row in rows)
     return out.getvalue()

@@ -1,0 +1,120 @@
+"""Random crop, flips and rotation of a training volume (paper, section 6.2.1), drawn from a seed of its own.
+
+A sample's seed is made of the run's seed, the epoch and the sample's place in it. What a network is trained on hangs
+therefore neither on the number of workers nor on whether the run was interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What a training volume is put through.
+
+    Attributes
+    ----------
+    crop : (z, y, x) voxels, the network's input
+    centred : share of crops that hold the middle of the volume, where the nodule is; the others are drawn from the
+        whole. Of a crop of 96 in a volume of 180 every one holds it.
+    flips : mirror along each axis with probability one half
+    rotation : largest angle about a random axis, degrees; 0 for none
+    """
+
+    crop: tuple[int, int, int] = (96, 96, 96)
+    centred: float = 0.8
+    flips: bool = True
+    rotation: float = 30.0
+
+
+def generator(*parts: object) -> torch.Generator:
+    """A generator seeded by the digest of all that is named."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def augment(volume: Tensor, smooth: int, parameters: Augmentation, seed: torch.Generator) -> Tensor:
+    """A random crop of a volume, mirrored and turned.
+
+    Parameters
+    ----------
+    volume : float (channels, z, y, x); its last channel is 1 where there is scan, and beyond its edges there is none
+    smooth : the first so many channels (image, alpha) are interpolated, the rest are masks and stay 0 or 1
+    parameters : Augmentation
+    seed : where the draws come from
+
+    Returns
+    -------
+    (channels, *crop), on the volume's device. What lies beyond the volume is 0 in all channels.
+    """
+    middle = torch.rand((), generator=seed).item() < parameters.centred
+    start = [_start(size, side, middle, seed) for size, side in zip(volume.shape[1:], parameters.crop, strict=True)]
+    mirrored = torch.rand(3, generator=seed) < 0.5
+    axis, angle = torch.randn(3, generator=seed), (2 * torch.rand((), generator=seed).item() - 1)
+    angle *= math.radians(parameters.rotation)
+    if angle:
+        part = _turned(volume, start, parameters.crop, axis, angle, smooth)
+    else:
+        part = crop(volume, start, parameters.crop)
+    if parameters.flips:
+        part = part.flip([1 + a for a in range(3) if mirrored[a]])
+    return part
+
+
+def centre_crop(volume: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """The middle of a volume (channels, z, y, x), filled up with 0 where it is smaller."""
+    return crop(volume, [(n - side) // 2 for n, side in zip(volume.shape[1:], size, strict=True)], size)
+
+
+def crop(volume: Tensor, start: list[int], size: tuple[int, int, int]) -> Tensor:
+    """The box of ``size`` voxels that begins at ``start``, which may lie outside; 0 where the volume has none."""
+    part = volume
+    padding: list[int] = []
+    for axis, (first, side) in enumerate(zip(start, size, strict=True)):
+        n = volume.shape[1 + axis]
+        low, high = min(max(first, 0), n), min(max(first + side, 0), n)
+        part = part.narrow(1 + axis, low, high - low)
+        padding = [low - first, first + side - high, *padding]
+    return functional.pad(part, padding)
+
+
+def _start(size: int, side: int, middle: bool, seed: torch.Generator) -> int:
+    if size <= side:
+        return -int(torch.randint(side - size + 1, (), generator=seed))
+    low, high = 0, size - side
+    if middle:
+        low, high = max(low, size // 2 - side + 1), min(high, size // 2)
+    return low + int(torch.randint(high - low + 1, (), generator=seed))
+
+
+def _turned(
+    volume: Tensor, start: list[int], size: tuple[int, int, int], axis: Tensor, angle: float, smooth: int
+) -> Tensor:
+    """The box turned about its middle."""
+    turn = rotation_matrix(axis, angle).to(volume)
+    steps = [torch.arange(side, device=volume.device, dtype=volume.dtype) - (side - 1) / 2 for side in size]
+    place = torch.stack(torch.meshgrid(*steps, indexing="ij"), dim=-1) @ turn.T
+    middle = torch.tensor([s + (side - 1) / 2 for s, side in zip(start, size, strict=True)]).to(volume)
+    # grid_sample wants (x, y, z), -1 and 1 at the outer edges of the first and last voxel.
+    sizes = torch.tensor(volume.shape[1:]).to(volume)
+    grid = (2 * (place + middle) + 1) / sizes - 1
+    grid = grid.flip(-1)[None]
+
+    def sampled(part: Tensor, mode: str) -> Tensor:
+        return functional.grid_sample(part[None], grid, mode=mode, padding_mode="zeros", align_corners=False)[0]
+
+    return torch.cat([sampled(volume[:smooth], "bilinear"), sampled(volume[smooth:], "nearest")])
+
+
+def rotation_matrix(axis: Tensor, angle: float) -> Tensor:
+    """Rodrigues' formula: the rotation by ``angle`` radians about ``axis``; 3 x 3, (z, y, x)."""
+    z, y, x = (axis / axis.norm()).tolist()
+    across = torch.tensor([[0.0, -x, y], [x, 0.0, -z], [-y, z, 0.0]])
+    return torch.eye(3) + math.sin(angle) * across + (1 - math.cos(angle)) * across @ across

@@ -1,0 +1,132 @@
+"""How far every method is off on the test nodules (paper, section 6.2.2 and Table 1)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from raymat import metrics
+from raymat.network.inference import Predicted
+from raymat.network.samples import masks_of
+from raymat.nodule import Nodule
+from raymat.prepare import BACKGROUND
+
+METRICS = {"sad": metrics.sad, "mse": metrics.mse, "gradient": metrics.gradient, "connectivity": metrics.connectivity}
+TITLES = {"sad": "SAD x 1e-2", "mse": "MSE x 1e3", "gradient": "Grad. x 1e-2", "connectivity": "Conn. x 1e-2"}
+CHOSEN, TRUE = "chosen matte", "true alpha"
+READERS, RAMP = "readers' mean", "window ramp"
+# Whether a method needs nobody to draw a mask first; the ramp is what the lung window alone says.
+AUTOMATIC = (RAMP, "3DMM")
+WINDOW = (-600.0, 1500.0)
+BINS = 10
+
+
+def evaluation_box(nodule: Nodule, window: Sequence[int]) -> tuple[slice, ...]:
+    """Where the methods are compared: the network's input in the middle of the crop, wider where the lesion is.
+
+    The solvers know of the trimap's background what it is; of a whole crop the network would be asked for every other
+    lesion and vessel in it too, for which there is no ground truth.
+    """
+    box = []
+    for axis, side in enumerate(window):
+        n = nodule.trimap.shape[axis]
+        others = tuple(other for other in range(3) if other != axis)
+        lesion = np.flatnonzero((nodule.trimap != BACKGROUND).any(axis=others))
+        start, stop = max(0, (n - side) // 2), min(n, (n - side) // 2 + side)
+        box.append(slice(min(start, int(lesion[0])), max(stop, int(lesion[-1]) + 1)))
+    return tuple(box)
+
+
+def errors_of(nodule: Nodule, box: tuple[slice, ...], predicted: Mapping[str, Predicted]) -> list[dict]:
+    """Errors of every method on a nodule: one row a method, metric and ground truth.
+
+    Parameters
+    ----------
+    nodule : of the test part, with its candidates
+    box : ``evaluation_box``
+    predicted : name of a network to what it says within the box
+
+    Returns
+    -------
+    rows of ``nodule_id, truth, method, metric, value``. Against the chosen matte the method that it was made by is left
+    out (Table 1's footnote); the true alpha of a phantom is nobody's.
+    """
+    given = {READERS: np.mean(nodule.readers, axis=0)[box]} if nodule.readers else {}
+    given |= {method: alpha[box] for method, alpha in nodule.mattes.items()}
+    level, width = WINDOW
+    given[RAMP] = np.clip((nodule.image[box] - (level - width / 2)) / width, 0, 1)
+    for name, found in predicted.items():
+        given |= {name: found.alpha, f"{name}, mean of its masks": (found.union + found.overlap) / 2}
+    truths = {CHOSEN: nodule.alpha[box]}
+    if nodule.true_alpha is not None:
+        truths[TRUE] = nodule.true_alpha[box]
+    return [
+        {
+            "nodule_id": nodule.nodule_id,
+            "truth": truth,
+            "method": method,
+            "metric": name,
+            "value": error(alpha, target),
+        }
+        for truth, target in truths.items()
+        for method, alpha in given.items()
+        if truth != CHOSEN or method != nodule.method
+        for name, error in METRICS.items()
+    ]
+
+
+def masks_score(nodule: Nodule, box: tuple[slice, ...], predicted: Predicted) -> dict[str, dict]:
+    """Dice and the counts of a reliability curve for the union and the overlap that a network predicts.
+
+    ``bins`` holds for each tenth of probability its voxels, the sum of their probabilities, and how many are inside.
+    """
+    scores = {}
+    for name, mask, given in zip(
+        ("union", "overlap"), masks_of(nodule), (predicted.union, predicted.overlap), strict=True
+    ):
+        inside, place = mask[box], np.minimum((given * BINS).astype(int), BINS - 1).ravel()
+        sums = [np.bincount(place, weights, BINS) for weights in (None, given.ravel(), inside.ravel().astype(float))]
+        scores[name] = {"dice": metrics.dice(given >= 0.5, inside), "bins": np.array(sums, float).tolist()}
+    return scores
+
+
+def reliability_curve(bins: Iterable[Sequence[Sequence[float]]]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean probability and share inside of each tenth that has voxels, summed over nodules."""
+    count, given, inside = np.sum([np.asarray(one) for one in bins], axis=0)
+    some = count > 0
+    return given[some] / count[some], inside[some] / count[some]
+
+
+def summarise(rows: Iterable[dict], truth: str) -> dict[str, dict[str, tuple[float, float]]]:
+    """Method to metric to mean and standard deviation over the re-splits of the mean over each one's nodules.
+
+    ``rows`` are those of ``errors_of`` with the number of their ``split``; values are scaled as in Table 1.
+    """
+    values: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for row in rows:
+        if row["truth"] == truth:
+            values[row["method"]][row["metric"]][row["split"]].append(row["value"])
+    table = {}
+    for method, by_metric in values.items():
+        table[method] = {}
+        for metric, by_split in by_metric.items():
+            means = metrics.REPORT_SCALE[metric] * np.array([np.mean(found) for found in by_split.values()])
+            table[method][metric] = (float(means.mean()), float(means.std()))
+    return table
+
+
+def is_automatic(method: str) -> bool:
+    """Whether the method needs no mask and no trimap."""
+    return method.startswith(AUTOMATIC)
+
+
+def as_markdown(table: Mapping[str, Mapping[str, tuple[float, float]]]) -> str:
+    """The table as Markdown, as the paper prints it."""
+    lines = ["| method | fully automatic | " + " | ".join(TITLES.values()) + " |"]
+    lines.append("| --- " * (2 + len(TITLES)) + "|")
+    for method, errors in table.items():
+        cells = [f"{errors[metric][0]:.2f} (± {errors[metric][1]:.2f})" for metric in TITLES]
+        lines.append(f"| {method} | {'yes' if is_automatic(method) else 'no'} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

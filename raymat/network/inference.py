@@ -1,0 +1,156 @@
+"""Prediction: windows of the network's own input, an ensemble of networks, mirror images on request. torch alone."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raymat.network.augmentation import crop
+from raymat.network.model import MattingNetwork, normalised
+from raymat.network.recipe import Recipe
+from raymat.network.training import load_model, predict
+from raymat.nodule import InputError
+
+# Neighbouring windows share a quarter of their side at least; in it the one goes over into the other.
+SHARED = 0.25
+BATCH = 2
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What an ensemble says of a volume, all float32 (z, y, x).
+
+    Attributes
+    ----------
+    alpha : mean of the mattes, 0 to 1
+    union, overlap : mean probability of each mask
+    spread : standard deviation of the mattes, voxel by voxel; 0 everywhere for a single network without mirror images
+    """
+
+    alpha: np.ndarray
+    union: np.ndarray
+    overlap: np.ndarray
+    spread: np.ndarray
+
+
+class Ensemble:
+    """Networks of one recipe that predict together, such as those of the four re-splits.
+
+    Parameters
+    ----------
+    paths : weights (``raymat.network.training.save_weights``)
+    device : where they run
+
+    Raises
+    ------
+    InputError
+        A file is missing or damaged, or the networks take different inputs.
+    """
+
+    def __init__(self, paths: Sequence[str], device: str | torch.device = "cpu") -> None:
+        if not paths:
+            raise InputError("a prediction needs the weights of one network at least")
+        self.device = torch.device(device)
+        self.models: list[MattingNetwork] = []
+        recipes: list[Recipe] = []
+        for path in paths:
+            model, recipe = load_model(path, self.device)
+            if recipes and _input_of(recipe) != _input_of(recipes[0]):
+                raise InputError(
+                    f"{path}: takes another input ({_input_of(recipe)}) than {paths[0]} ({_input_of(recipes[0])}); an "
+                    "ensemble shares crop, spacing and range of intensities"
+                )
+            self.models.append(model)
+            recipes.append(recipe)
+        self.recipe = recipes[0]
+
+    @property
+    def window(self) -> tuple[int, int, int]:
+        """Sides of the network's input, voxels (z, y, x)."""
+        return self.recipe.augmentation.crop
+
+    @torch.no_grad()
+    def predict(self, image: np.ndarray, flips: bool = False) -> Predicted:
+        """Masks and matte of an image.
+
+        Parameters
+        ----------
+        image : (z, y, x), HU, on a grid of ``recipe.model.spacing_mm``, of any size
+        flips : also predict the seven mirror images, and take the mean
+
+        Raises
+        ------
+        InputError
+            The image is not 3D or holds values that are not finite.
+        """
+        if image.ndim != 3 or not image.size:
+            raise InputError(f"an image to predict has three sides, not shape {image.shape}")
+        if not np.isfinite(image).all():
+            raise InputError(f"the image holds {np.count_nonzero(~np.isfinite(image))} voxels that are NaN or infinite")
+        volume = torch.from_numpy(np.ascontiguousarray(image, np.float32)).to(self.device)
+        volume = normalised(volume, self.recipe.model.intensity_range)
+        mirrors = [axes for n in range(4) for axes in itertools.combinations((1, 2, 3), n)] if flips else [()]
+        votes = [
+            self._windows(model, volume.flip([axis - 1 for axis in axes])).flip(axes)
+            for model in self.models
+            for axes in mirrors
+        ]
+        mean = torch.stack(votes).mean(0)
+        spread = torch.stack([vote[2] for vote in votes]).std(0, correction=0)
+        union, overlap, alpha = (part.cpu().numpy() for part in mean)
+        return Predicted(alpha, union, overlap, spread.cpu().numpy())
+
+    def _windows(self, model: MattingNetwork, volume: Tensor) -> Tensor:
+        """Union, overlap and alpha (3, z, y, x) of a volume (z, y, x), window by window."""
+        starts = [window_starts(size, side) for size, side in zip(volume.shape, self.window, strict=True)]
+        weight = _tent(self.window).to(self.device)
+        # Windows of an image smaller than they are reach beyond it; the sum has room for them.
+        low = [min(0, axis[0]) for axis in starts]
+        room = [
+            max(n, axis[-1] + side) - first
+            for n, axis, side, first in zip(volume.shape, starts, self.window, low, strict=True)
+        ]
+        total = torch.zeros(3, *room, device=self.device)
+        weights = torch.zeros(room, device=self.device)
+        places = list(itertools.product(*starts))
+        for first in range(0, len(places), BATCH):
+            some = places[first : first + BATCH]
+            batch = torch.stack([crop(volume[None], list(place), self.window) for place in some])
+            if self.recipe.channels_last:
+                batch = batch.contiguous(memory_format=torch.channels_last_3d)
+            union, overlap, alpha = predict(model, batch, self.recipe)
+            found = torch.cat([union.float().sigmoid(), overlap.float().sigmoid(), alpha.float()], dim=1)
+            for place, part in zip(some, found, strict=True):
+                box = tuple(slice(p - f, p - f + s) for p, f, s in zip(place, low, self.window, strict=True))
+                total[(slice(None), *box)] += part * weight
+                weights[box] += weight
+        inside = tuple(slice(-first, -first + n) for first, n in zip(low, volume.shape, strict=True))
+        return total[(slice(None), *inside)] / weights[inside]
+
+
+def _input_of(recipe: Recipe) -> str:
+    low, high = recipe.model.intensity_range
+    sides = " x ".join(map(str, recipe.augmentation.crop))
+    return f"{sides} voxels of {recipe.model.spacing_mm:g} mm, {low:g} to {high:g} HU"
+
+
+def window_starts(size: int, side: int) -> list[int]:
+    """First voxels of the windows along an axis: evenly spread, the axis in the middle of one that is larger."""
+    if size <= side:
+        return [-((side - size) // 2)]
+    count = math.ceil((size - side) / (side * (1 - SHARED))) + 1
+    return [round(place * (size - side) / (count - 1)) for place in range(count)]
+
+
+def _tent(sides: Sequence[int]) -> Tensor:
+    """A window's weight: 1 in its middle, falling to its faces, nowhere 0."""
+    weight = torch.ones(())
+    for side in sides:
+        weight = weight[..., None] * (1 - (torch.arange(side) - (side - 1) / 2).abs() / (side / 2 + 0.5))
+    return weight

@@ -1,0 +1,86 @@
+"""From a nodule of the dataset to the network's volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raymat.network.augmentation import augment, centre_crop, generator
+from raymat.network.model import ModelConfig, normalised
+from raymat.network.recipe import Recipe
+from raymat.nodule import InputError, Nodule
+from raymat.prepare import BACKGROUND, FOREGROUND
+
+# The channels of a volume; the first two are interpolated, the others are masks.
+CHANNELS = IMAGE, ALPHA, UNION, OVERLAP, SCANNED = range(5)
+SMOOTH = 2
+
+
+def masks_of(nodule: Nodule) -> tuple[np.ndarray, np.ndarray]:
+    """Union and overlap of the readers' masks, bool (z, y, x).
+
+    A case that came with a trimap and no readers has its non-background and its foreground instead.
+    """
+    if nodule.readers:
+        inside = np.stack(nodule.readers) != 0
+        return inside.any(axis=0), inside.all(axis=0)
+    return nodule.trimap != BACKGROUND, nodule.trimap == FOREGROUND
+
+
+def record_of(nodule: Nodule, config: ModelConfig) -> dict[str, np.ndarray]:
+    """What the training needs of a nodule, in 6 bytes a voxel.
+
+    ``image`` (0 to 1) and ``alpha`` are float16, a step of 0.7 HU and 0.0005, ``union`` and ``overlap`` uint8; all
+    (z, y, x).
+
+    Raises
+    ------
+    InputError
+        The nodule has no chosen matte, or lies on a grid other than the network's.
+    """
+    if nodule.alpha is None:
+        raise InputError(f"{nodule.nodule_id}: no matte was chosen; the network learns from accepted nodules")
+    if any(abs(spacing - config.spacing_mm) > 1e-3 for spacing in nodule.spacing):
+        raise InputError(
+            f"{nodule.nodule_id}: on a grid of {' x '.join(f'{s:g}' for s in nodule.spacing)} mm (z, y, x), the "
+            f"network works on {config.spacing_mm:g} mm; build the dataset with --spacing-mm {config.spacing_mm:g}"
+        )
+    image = normalised(torch.from_numpy(np.ascontiguousarray(nodule.image, np.float32)), config.intensity_range)
+    union, overlap = masks_of(nodule)
+    return {
+        "image": image.numpy().astype(np.float16),
+        "alpha": nodule.alpha.astype(np.float16),
+        "union": union.astype(np.uint8),
+        "overlap": overlap.astype(np.uint8),
+    }
+
+
+def volume_of(record: Mapping[str, np.ndarray]) -> Tensor:
+    """A record as one volume: float32 (``CHANNELS``, z, y, x)."""
+    arrays = [record[name] for name in ("image", "alpha", "union", "overlap")]
+    return torch.from_numpy(np.stack([*arrays, np.ones_like(arrays[0])]).astype(np.float32))
+
+
+def epoch_order(count: int, batch: int, seed: int, epoch: int) -> list[int]:
+    """The nodules of an epoch, shuffled anew for each; its beginning follows its end until the last batch is full."""
+    order = torch.randperm(count, generator=generator("order", seed, epoch)).tolist()
+    return [order[place % count] for place in range(steps_an_epoch(count, batch) * batch)]
+
+
+def steps_an_epoch(count: int, batch: int) -> int:
+    """Batches of an epoch of ``count`` nodules."""
+    return -(-count // batch)
+
+
+def training_volume(record: Mapping[str, np.ndarray], recipe: Recipe, epoch: int, place: int) -> np.ndarray:
+    """The augmented crop at that place of an epoch; float32 (``CHANNELS``, *crop)."""
+    seed = generator("sample", recipe.seed, epoch, place)
+    return augment(volume_of(record), SMOOTH, recipe.augmentation, seed).numpy()
+
+
+def validation_volume(record: Mapping[str, np.ndarray], size: Sequence[int]) -> Tensor:
+    """The middle of a record; float32 (``CHANNELS``, *size)."""
+    return centre_crop(volume_of(record), tuple(size))

@@ -1,0 +1,199 @@
+"""One training step, the learning rate, and checkpoints that hold all that a resume needs. torch alone."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from raymat.network.losses import Losses, matting_losses
+from raymat.network.model import MattingNetwork, Prediction
+from raymat.network.recipe import Recipe
+from raymat.network.samples import ALPHA, IMAGE, OVERLAP, SCANNED, UNION
+from raymat.nodule import InputError
+
+FORMAT = "raymat 3DMM"
+FORMAT_VERSION = 1
+
+
+def rate_factor(step: int, steps: int, warm_up: int) -> float:
+    """Share of the base learning rate at a step: linear from 0 over the warm-up, then a cosine to 0 (paper, 6.2.1)."""
+    if step < warm_up:
+        return step / warm_up
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm_up) / max(1, steps - warm_up))))
+
+
+@dataclass
+class State:
+    """A training under way: what a checkpoint holds.
+
+    Attributes
+    ----------
+    epoch : epochs that are done
+    """
+
+    recipe: Recipe
+    model: MattingNetwork
+    optimizer: torch.optim.Adam
+    scheduler: torch.optim.lr_scheduler.LambdaLR
+    scaler: torch.amp.GradScaler
+    epoch: int = 0
+
+
+def begin(recipe: Recipe, steps_an_epoch: int, device: torch.device) -> State:
+    """A new training; the same seed gives the same weights."""
+    torch.manual_seed(recipe.seed)
+    if recipe.deterministic:
+        # Read by cuBLAS when it is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    model = MattingNetwork(recipe.model).to(device)
+    if recipe.channels_last:
+        model = model.to(memory_format=torch.channels_last_3d)
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    steps, warm_up = recipe.epochs * steps_an_epoch, round(recipe.warm_up * steps_an_epoch)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, steps, warm_up))
+    # float16 gradients underflow unless the loss is scaled; bfloat16 has float32's range.
+    scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
+    return State(recipe, model, optimizer, scheduler, scaler)
+
+
+def predict(network: Callable[[Tensor], Prediction], image: Tensor, recipe: Recipe) -> Prediction:
+    """The network's output in the recipe's precision."""
+    dtype = getattr(torch, recipe.precision)
+    with torch.autocast(image.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        return network(image)
+
+
+def train_step(state: State, network: nn.Module, volumes: Tensor) -> Losses:
+    """One step of ADAM.
+
+    Parameters
+    ----------
+    state : training
+    network : ``state.model`` or what wraps it (DDP, compiled)
+    volumes : float32 (batch, ``CHANNELS``, z, y, x)
+    """
+    if state.recipe.channels_last:
+        volumes = volumes.contiguous(memory_format=torch.channels_last_3d)
+    losses = losses_of(predict(network, _channel(volumes, IMAGE), state.recipe), volumes, state.recipe)
+    state.optimizer.zero_grad(set_to_none=True)
+    state.scaler.scale(losses.total).backward()
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.scheduler.step()
+    return losses
+
+
+def losses_of(prediction: Prediction, volumes: Tensor, recipe: Recipe) -> Losses:
+    """Eq. 5 and 6 of a prediction against the volumes (batch, ``CHANNELS``, z, y, x) it was made of."""
+    truth = (_channel(volumes, channel) for channel in (ALPHA, UNION, OVERLAP, SCANNED))
+    return matting_losses(prediction, *truth, recipe.alpha_weight, recipe.gradient_weight)
+
+
+def _channel(volumes: Tensor, channel: int) -> Tensor:
+    return volumes[:, channel : channel + 1]
+
+
+def save(state: State, path: str | Path) -> None:
+    """Write a checkpoint."""
+    generators = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        generators["cuda"] = torch.cuda.get_rng_state()
+    torch.save(
+        {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "recipe": state.recipe.to_dict(),
+            "epoch": state.epoch,
+            "model": state.model.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "scheduler": {"last_epoch": state.scheduler.last_epoch},
+            "scaler": state.scaler.state_dict(),
+            "generators": generators,
+        },
+        path,
+    )
+
+
+def restore(state: State, path: str | Path) -> None:
+    """Bring a new training to where the checkpoint left another.
+
+    Raises
+    ------
+    InputError
+        The file is no checkpoint, is damaged, or is of another recipe.
+    """
+    found = read_checkpoint(path)
+    if found["recipe"] != state.recipe.to_dict():
+        mine = state.recipe.to_dict()
+        other = [name for name in mine if found["recipe"].get(name) != mine[name]]
+        raise InputError(
+            f"{path}: a checkpoint of another recipe ({', '.join(other)} differ); it cannot go on as this one"
+        )
+    _load_weights(state.model, found, path)
+    state.optimizer.load_state_dict(found["optimizer"])
+    for group in state.optimizer.param_groups:
+        group["lr"] = state.recipe.learning_rate * state.scheduler.lr_lambdas[0](found["scheduler"]["last_epoch"])
+    state.scheduler.last_epoch = found["scheduler"]["last_epoch"]
+    state.scaler.load_state_dict(found["scaler"])
+    torch.set_rng_state(found["generators"]["torch"].cpu())
+    if "cuda" in found["generators"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(found["generators"]["cuda"].cpu())
+    state.epoch = found["epoch"]
+
+
+def save_weights(state: State, path: str | Path) -> None:
+    """Write what a prediction needs: weights and recipe."""
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION, "recipe": state.recipe.to_dict()}
+    torch.save({**content, "epoch": state.epoch, "model": state.model.state_dict()}, path)
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[MattingNetwork, Recipe]:
+    """The network of a checkpoint or weights file, ready to predict, and the recipe that it was trained with.
+
+    Raises
+    ------
+    InputError
+        The file is missing, is no checkpoint, is damaged, or its weights are not those of its config.
+    """
+    found = read_checkpoint(path)
+    recipe = Recipe.from_dict(found["recipe"])
+    model = MattingNetwork(recipe.model)
+    _load_weights(model, found, path)
+    return model.to(device).eval(), recipe
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """A checkpoint's content, without running any code that it might hold.
+
+    Raises
+    ------
+    InputError
+        The file is missing, is no checkpoint, or is damaged.
+    """
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{path}: no checkpoint of 3DMM, or a damaged one ({first}); copy or train it again"
+        ) from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("format_version") != FORMAT_VERSION:
+        raise InputError(f"{path}: no checkpoint of 3DMM that this raymat knows (format {FORMAT} {FORMAT_VERSION})")
+    return found
+
+
+def _load_weights(model: MattingNetwork, found: dict, path: str | Path) -> None:
+    try:
+        model.load_state_dict(found["model"])
+    except (RuntimeError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: its weights are not those of the network it names ({model.config})") from error

@@ -1,0 +1,107 @@
+"""Pictures of what the network predicts (paper, figure 7), how far it is off, and how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from raymat.pictures import ALPHA_COLOURS, FAINT, FRAME, INK
+
+COLUMNS = ("image", "union", "overlap", "alpha", "predicted union", "predicted overlap", "predicted alpha")
+
+
+def show_predictions(rows: Sequence[Mapping[str, np.ndarray]], names: Sequence[str] | None = None) -> Figure:
+    """Image, ground truth and prediction side by side, one nodule a row (paper, figure 7).
+
+    Parameters
+    ----------
+    rows : each with the arrays of ``COLUMNS``, all (z, y, x) of one shape, 0 to 1; drawn is the axial slice that holds
+        most of the true alpha
+    names : written at the left of each row
+    """
+    side = 1.5
+    figure = Figure(
+        figsize=(side * len(COLUMNS) + 0.4, side * len(rows) + 0.4), facecolor="white", layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(rows), len(COLUMNS), squeeze=False)
+    for number, (row, line) in enumerate(zip(rows, grid, strict=True)):
+        place = int(np.argmax(row["alpha"].sum(axis=(1, 2))))
+        for name, axes in zip(COLUMNS, line, strict=True):
+            axes.imshow(row["image"][place], cmap="gray", vmin=0, vmax=1)
+            if name != "image":
+                shown = np.clip(row[name][place], 0, 1)
+                axes.imshow(ALPHA_COLOURS(shown), alpha=0.8 * np.minimum(shown / 0.3, 1))
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if number == 0:
+                axes.set_title(name, fontsize=9, color=INK)
+        if names:
+            line[0].set_ylabel(names[number], fontsize=8, color=INK)
+    return figure
+
+
+def reliability(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Of the voxels that were given a probability, the share that is inside: a calibrated mask lies on the diagonal.
+
+    Parameters
+    ----------
+    curves : name to (mean probability, share inside) of each bin
+    """
+    figure = Figure(figsize=(4.2, 4), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
+    for name, (given, found) in curves.items():
+        axes.plot(given, found, marker="o", markersize=4, label=name)
+    axes.set_xlabel("predicted probability")
+    axes.set_ylabel("share of voxels inside")
+    axes.set_aspect("equal")
+    axes.legend(frameon=False)
+    return figure
+
+
+def error_bars(table: Mapping[str, Mapping[str, tuple[float, float]]], titles: Mapping[str, str]) -> Figure:
+    """A table of errors as bars: for each metric of ``titles`` one panel, one bar a method, its deviation as a whisker.
+
+    Parameters
+    ----------
+    table : method to metric to (mean, standard deviation)
+    titles : metric to what is written above its panel
+    """
+    figure = Figure(figsize=(3.2 * len(titles), 0.6 + 0.32 * len(table)), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (metric, title) in zip(
+        figure.subplots(1, len(titles), sharey=True, squeeze=False)[0], titles.items(), strict=True
+    ):
+        means, deviations = zip(*(table[method][metric] for method in table), strict=True)
+        axes.barh(list(table), means, xerr=deviations, color="#ff8a1f", ecolor=INK, height=0.7)
+        axes.set_title(title, fontsize=10, loc="left", color=INK)
+        axes.tick_params(left=False, labelsize=9)
+        for spine in ("top", "right", "left"):
+            axes.spines[spine].set_visible(False)
+    figure.axes[0].invert_yaxis()
+    return figure
+
+
+def heat_map(values: np.ndarray, rows: Sequence[float], columns: Sequence[float], title: str) -> Figure:
+    """Validation SAD over alpha (rows) and beta (columns) of Eq. 6; the smallest framed, what is missing blank."""
+    figure = Figure(figsize=(1.6 + 0.8 * len(columns), 1.4 + 0.6 * len(rows)), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.imshow(np.ma.masked_invalid(values), cmap="YlOrRd")
+    axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
+    axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
+    axes.set_xlabel("beta, of the gradient's difference")
+    axes.set_ylabel("alpha, of the difference")
+    axes.set_title(title, fontsize=10, loc="left", color=INK)
+    for row, column in np.argwhere(np.isfinite(values)):
+        axes.text(column, row, f"{values[row, column]:.0f}", ha="center", va="center", fontsize=9, color=INK)
+    if np.isfinite(values).any():
+        row, column = np.unravel_index(np.nanargmin(values), values.shape)
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=FRAME, linewidth=3))
+    return figure

@@ -1,0 +1,116 @@
+"""What feeds a training: records of the dataset in Ray's object store, and a stream of augmented batches from them.
+
+The records (a few MB a nodule) are read once, by tasks. Each training worker then streams its own share of every global
+batch through Ray Data: a block is one batch, made by one task from the records in shared memory while the step before
+it runs. Which sample a batch holds and how it is augmented follows from the seed, the epoch and the place alone, so
+that neither the number of workers nor an interruption changes what the network sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from ray.data import DataContext, Datasource, ReadTask
+from ray.data.block import BlockAccessor, BlockMetadata
+
+from raymat.network.model import ModelConfig
+from raymat.network.recipe import Recipe
+from raymat.network.samples import SMOOTH, epoch_order, record_of, steps_an_epoch, training_volume
+from raymat.nodule import InputError
+from raymat.store import Store
+
+# Making a batch takes a small part of the time of the step that it feeds.
+FEED_CPUS = 0.05
+FEED_TASKS = 2
+AHEAD = 2
+
+
+def load_records(store: Store, rows: Sequence[dict], config: ModelConfig, say: Callable[[str], None]) -> list:
+    """References to ``raymat.network.samples.record_of`` of each row (``key``, ``shard``) of the dataset's index.
+
+    Raises
+    ------
+    InputError
+        A nodule cannot be read or is none that the network can learn from.
+    """
+    task = ray.remote(num_returns=2)(_record)
+    records, errors = zip(*(task.remote(store, row["key"], row["shard"], config) for row in rows), strict=True)
+    say(f"reading {len(records)} nodules of {store.root}")
+    # The records stay where they were made; what comes here is a word where one is at fault.
+    for error in ray.get(list(errors)):
+        if error:
+            raise InputError(error)
+    return list(records)
+
+
+def _record(store: Store, key: str, shard: str, config: ModelConfig) -> tuple[dict[str, np.ndarray] | None, str]:
+    try:
+        return record_of(store.read_committed(key, shard), config), ""
+    except InputError as error:
+        return None, str(error)
+
+
+class Batches(Datasource):
+    """A worker's share of every batch from ``first_step`` to the end of the training, one block a batch."""
+
+    def __init__(self, records: Sequence, recipe: Recipe, rank: int, workers: int, first_step: int) -> None:
+        super().__init__()
+        self.records, self.recipe, self.rank, self.workers = list(records), recipe, rank, workers
+        self.first_step = first_step
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None, data_context=None) -> list:
+        recipe, count = self.recipe, len(self.records)
+        steps = steps_an_epoch(count, recipe.batch)
+        share = recipe.batch // self.workers
+        size = int(np.prod(recipe.augmentation.crop)) * share * (4 * SMOOTH + 3)
+        tasks = []
+        for epoch in range(self.first_step // steps, recipe.epochs):
+            order = epoch_order(count, recipe.batch, recipe.seed, epoch)
+            for step in range(steps):
+                if epoch * steps + step < self.first_step:
+                    continue
+                begin = step * recipe.batch + self.rank * share
+                places = range(begin, begin + share)
+                metadata = BlockMetadata(num_rows=share, size_bytes=size, input_files=None, exec_stats=None)
+                tasks.append(ReadTask(_batch(recipe, epoch, {p: self.records[order[p]] for p in places}), metadata))
+        return tasks
+
+
+def _batch(recipe: Recipe, epoch: int, records: dict) -> Callable[[], Iterator[pa.Table]]:
+    def read() -> Iterator[pa.Table]:
+        torch.set_num_threads(1)
+        volumes = np.stack(
+            [training_volume(ray.get(record), recipe, epoch, place) for place, record in records.items()]
+        )
+        # Masks as bytes: a batch takes half the way through shared memory.
+        smooth, masks = volumes[:, :SMOOTH], volumes[:, SMOOTH:].astype(np.uint8)
+        yield BlockAccessor.batch_to_block({"smooth": smooth, "masks": masks})
+
+    return read
+
+
+def stream(
+    records: Sequence, recipe: Recipe, rank: int, workers: int, first_step: int, device: torch.device
+) -> Iterator[torch.Tensor]:
+    """The worker's share of each batch, float32 (batch / workers, channels, z, y, x), on its device ahead of use."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    context.issue_detectors_config.detectors = []
+    source = Batches(records, recipe, rank, workers, first_step)
+    steps = recipe.epochs * steps_an_epoch(len(records), recipe.batch) - first_step
+    if steps <= 0:
+        return
+    batches = ray.data.read_datasource(
+        source, num_cpus=FEED_CPUS, concurrency=FEED_TASKS, override_num_blocks=steps
+    ).iter_torch_batches(batch_size=None, prefetch_batches=AHEAD, device=device)
+    for batch in batches:
+        yield torch.cat([batch["smooth"].float(), batch["masks"].float()], dim=1)

@@ -1,0 +1,452 @@
+"""3DMM on Ray Train: one training a re-split, each of which survives the death of a worker and of its driver.
+
+OUT/training.json          dataset, recipe and the MLflow run that all re-splits stand under
+OUT/split-0/split.json     patients of each part
+OUT/split-0/run.json       its MLflow run
+OUT/split-0/ray/           Ray Train's checkpoints: with the same name it goes on where it stopped
+OUT/split-0/weights.pt     weights and recipe, when it is done
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import ray
+import ray.train
+import torch
+import torch.distributed
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2.api.config import LoggingConfig
+from ray.util.queue import Empty, Queue
+
+from raymat import metrics
+from raymat.network.recipe import Recipe
+from raymat.network.samples import ALPHA, IMAGE, OVERLAP, UNION, steps_an_epoch, validation_volume
+from raymat.network.training import State, begin, predict, restore, save, save_weights, train_step
+from raymat.network_pictures import show_predictions
+from raymat.nodule import ACCEPTED, InputError
+from raymat.pipelines.cluster import connected, quiet_ray
+from raymat.pipelines.dataset import flatten
+from raymat.pipelines.feed import FEED_CPUS, FEED_TASKS, load_records, stream
+from raymat.pipelines.progress import in_words
+from raymat.sources import digest
+from raymat.splits import REPETITIONS, Split, split_patients
+from raymat.steps import counted
+from raymat.store import Store, open_filesystem
+from raymat.tracking import TRAININGS, Run, how_to_look
+
+STATE, WEIGHTS = "state.pt", "weights.pt"
+MAX_FAILURES = 3
+PICTURES = 10  # epochs of a run that leave a picture
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What to train, on what, where and how.
+
+    Attributes
+    ----------
+    dataset : folder or URI of a built dataset
+    out : folder or URI of the trainings
+    recipe : all that decides the weights
+    splits : which of the re-splits
+    workers : processes that share each batch, one GPU each where ``gpu``
+    threads : of each worker on CPUs; as many as there are CPUs for it where None
+    tracking_uri : the MLflow store; None for no run
+    address : the Ray cluster; None for the one this job runs on, else a local one
+    """
+
+    dataset: str
+    out: str
+    recipe: Recipe
+    splits: tuple[int, ...] = tuple(range(REPETITIONS))
+    workers: int = 1
+    gpu: bool = False
+    threads: int | None = None
+    tracking_uri: str | None = None
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """The accepted nodules of a dataset: ``rows`` (nodule_id, patient_id, key, shard), and a digest of all keys."""
+
+    store: Store
+    rows: list[dict]
+    digest: str
+
+    @classmethod
+    def open(cls, path: str) -> Data:
+        store = Store.open(path)
+        columns = ["nodule_id", "patient_id", "key", "shard", "outcome"]
+        rows = [row for row in store.outcomes().select(columns).to_pylist() if row["outcome"] == ACCEPTED]
+        return cls(store, rows, digest(*sorted(row["key"] for row in rows)))
+
+    def split(self, repetition: int) -> Split:
+        try:
+            return split_patients((row["patient_id"] for row in self.rows), repetition)
+        except InputError as error:
+            raise InputError(f"{self.store.root}: {error}") from None
+
+    def of(self, patients: Sequence[str]) -> list[int]:
+        """Places of those patients' nodules in ``rows``."""
+        chosen = set(patients)
+        return [place for place, row in enumerate(self.rows) if row["patient_id"] in chosen]
+
+
+def train(job: TrainJob, say: Callable[[str], None] = print) -> dict[int, dict[str, float]]:
+    """Train the network on each re-split, or go on where an earlier command was interrupted.
+
+    Returns
+    -------
+    dict
+        For each re-split the validation metrics of its last epoch.
+
+    Raises
+    ------
+    InputError
+        The dataset has too few patients, the output holds another training, the cluster cannot hold the workers, a
+        checkpoint is damaged, or the MLflow store cannot be used.
+    """
+    recipe = job.recipe
+    if recipe.batch % job.workers:
+        raise InputError(
+            f"a batch of {recipe.batch} cannot be shared by {job.workers} workers: take a multiple of them"
+        )
+    data = Data.open(job.dataset)
+    splits = {repetition: data.split(repetition) for repetition in job.splits}
+    place = Store(*open_filesystem(job.out))
+    begun = _begun(place, job, data)
+    parameters = flatten({"dataset": job.dataset, "workers": job.workers, **recipe.to_dict()})
+    run = None
+    if job.tracking_uri:
+        run = Run(job.tracking_uri, f"train {job.out}", parameters, TRAININGS, continues=begun.get("run"))
+        run.tag("data_digest", data.digest)
+        begun["run"] = run.id
+    place.write("training.json", json.dumps(begun, indent=1).encode())
+    status = "FAILED"
+    try:
+        results = {}
+        todo = [r for r in job.splits if not place.exists(f"split-{r}/{WEIGHTS}")]
+        with connected(job.address) if todo else contextlib.nullcontext():
+            threads = _threads(job) if todo else 1
+            needed = {p for r in todo for part in (splits[r].training, splits[r].validation) for p in part}
+            places = data.of(needed)
+            records = dict(
+                zip(places, load_records(data.store, [data.rows[i] for i in places], recipe.model, say), strict=True)
+                if todo
+                else ()
+            )
+            for repetition, split in splits.items():
+                if repetition in todo:
+                    _train_split(job, data, records, repetition, split, place, run, threads, parameters, say)
+                else:
+                    say(f"split {repetition}: done already")
+                results[repetition] = json.loads(place.read(f"split-{repetition}/result.json"))
+        say(_summary(results))
+        if run:
+            run.metrics(_spread(results))
+            say(f"MLflow   {how_to_look(job.tracking_uri)}")
+        status = "FINISHED"
+        return results
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        if run:
+            run.end(status)
+
+
+def _begun(place: Store, job: TrainJob, data: Data) -> dict:
+    """What the output's note says of this training; raises InputError where it is of another."""
+    mine = {"dataset": job.dataset, "data_digest": data.digest, "recipe": job.recipe.to_dict()}
+    if not place.exists("training.json"):
+        return mine
+    found = json.loads(place.read("training.json"))
+    for name, value in mine.items():
+        if name != "dataset" and found.get(name) != value:
+            raise InputError(
+                f"{job.out}: holds a training with another {name.replace('_', ' ')}; name a new -o, or repeat the "
+                "command that began it"
+            )
+    return found
+
+
+def _threads(job: TrainJob) -> int:
+    """Threads of each worker; raises InputError where the cluster cannot hold the workers."""
+    resources = ray.cluster_resources()
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    if job.gpu and gpus < job.workers:
+        raise InputError(f"{job.workers} workers of one GPU each; the cluster has {gpus:g} GPUs. Lower --workers")
+    if not job.gpu and cpus < job.workers:
+        raise InputError(f"{job.workers} workers of a CPU each; the cluster has {cpus:g} CPUs. Lower --workers")
+    return job.threads or max(1, int(cpus // job.workers))
+
+
+def _train_split(
+    job: TrainJob,
+    data: Data,
+    records: dict,
+    repetition: int,
+    split: Split,
+    place: Store,
+    parent: Run | None,
+    threads: int,
+    parameters: dict,
+    say: Callable[[str], None],
+) -> None:
+    folder = f"split-{repetition}"
+    place.write(f"{folder}/split.json", json.dumps(asdict(split), indent=1).encode())
+    run = None
+    if parent:
+        before = json.loads(place.read(f"{folder}/run.json"))["run"] if place.exists(f"{folder}/run.json") else None
+        name = f"split {repetition}"
+        run = Run(job.tracking_uri, name, parameters | {"split": repetition}, TRAININGS, parent.id, before)
+        run.tag("data_digest", data.digest)
+        run.text("split.json", json.dumps(asdict(split), indent=1))
+        place.write(f"{folder}/run.json", json.dumps({"run": run.id}).encode())
+    status = "FAILED"
+    lines = Queue(actor_options={"num_cpus": 0})
+    try:
+        settings = Settings(
+            job.recipe,
+            [records[i] for i in data.of(split.training)],
+            [records[i] for i in data.of(split.validation)],
+            threads,
+            lines,
+            job.tracking_uri if run else None,
+            run.id if run else None,
+        )
+        say(
+            f"split {repetition}: {len(settings.training)} nodules to learn from, {len(settings.validation)} to "
+            f"validate, {counted(job.workers, 'worker')}"
+        )
+        with _told(lines, lambda line: say(f"split {repetition}: {line}")):
+            final = _fit(job, settings, place, folder)
+        with final.as_directory() as local:
+            note = json.loads((Path(local) / "result.json").read_text())
+            place.write(f"{folder}/result.json", json.dumps(note, indent=1).encode())
+            place.write(f"{folder}/{WEIGHTS}", (Path(local) / WEIGHTS).read_bytes())
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        lines.shutdown()
+        if run:
+            run.end(status)
+
+
+class _Trainer(TorchTrainer):
+    """Without Ray's watcher over placement groups.
+
+    It looks for the cluster by itself, which ends in a traceback where a machine has two; a run's group ends with its
+    driver all the same.
+    """
+
+    def _create_default_callbacks(self) -> list:
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+
+
+def _fit(job: TrainJob, settings: Settings, place: Store, folder: str) -> Checkpoint:
+    """Run Ray Train to the end; its last checkpoint."""
+    # A little less than a CPU each leaves the feeding tasks their share, without which no step would ever start.
+    cpus = 1.0 if job.gpu else 1.0 - FEED_TASKS * FEED_CPUS
+    trainer = _Trainer(
+        partial(train_worker, settings),
+        torch_config=TorchConfig(backend="nccl" if job.gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=job.workers,
+            use_gpu=job.gpu,
+            resources_per_worker={"CPU": cpus} | ({"GPU": 1} if job.gpu else {}),
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=place.path(folder),
+            storage_filesystem=place.filesystem,
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    try:
+        return trainer.fit().checkpoint
+    except ray.train.WorkerGroupError as error:
+        for failure in error.worker_failures.values():
+            cause = getattr(failure, "cause", None) or failure.__cause__ or failure
+            if isinstance(cause, InputError):
+                raise InputError(str(cause).splitlines()[0]) from None
+        raise
+
+
+@contextlib.contextmanager
+def _told(lines: Queue, say: Callable[[str], None]) -> Iterator[None]:
+    """With a thread that says each line the workers put into a queue."""
+    done = threading.Event()
+
+    def follow() -> None:
+        while not done.is_set() or not lines.empty():
+            with contextlib.suppress(Empty):
+                say(lines.get(timeout=0.5))
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What each worker is given: references to records, where to log, and the recipe."""
+
+    recipe: Recipe
+    training: list
+    validation: list
+    threads: int
+    lines: Queue
+    tracking_uri: str | None
+    run: str | None
+
+
+def train_worker(settings: Settings) -> None:
+    """The loop of one worker: feed, step, validate, log, checkpoint; from the last checkpoint where there is one."""
+    quiet_ray()
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    recipe = settings.recipe
+    context = ray.train.get_context()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(settings.threads)
+    steps = steps_an_epoch(len(settings.training), recipe.batch)
+    state = begin(recipe, steps, device)
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint:
+        with checkpoint.as_directory() as folder:
+            restore(state, Path(folder) / STATE)
+    network = ray.train.torch.prepare_model(state.model)
+    if recipe.compiled:
+        network = torch.compile(network)
+    run = Run.join(settings.tracking_uri, settings.run) if settings.run and rank == 0 else None
+    feed = stream(settings.training, recipe, rank, workers, state.epoch * steps, device)
+    system = run.system_metrics() if run else contextlib.nullcontext()
+    with system:
+        for epoch in range(state.epoch, recipe.epochs):
+            start = time.monotonic()
+            history, waited = _epoch(state, network, feed, steps)
+            learnt = time.monotonic() - start
+            state.epoch = epoch + 1
+            found, shown = validate(state, settings.validation[rank::workers], device)
+            found = _averaged(found, len(settings.validation[rank::workers]), device)
+            found |= {"seconds_a_step": learnt / steps, "waiting_share": waited / learnt}
+            if rank == 0:
+                trained = float(np.mean([values["loss/total"] for values in history]))
+                settings.lines.put(
+                    f"epoch {state.epoch}/{recipe.epochs}, loss {trained:.4f}, validation SAD {found['sad']:.1f}, "
+                    f"{in_words(time.monotonic() - start)}"
+                )
+            _report(state, found, rank)
+            if run:
+                run.series((epoch * steps + step, values) for step, values in enumerate(history))
+                run.metrics({f"validation/{name}": value for name, value in found.items()}, state.epoch * steps)
+                if shown and (state.epoch % max(1, recipe.epochs // PICTURES) == 0 or state.epoch == recipe.epochs):
+                    run.figure(f"validation/epoch-{state.epoch:04d}.png", show_predictions([shown]))
+
+
+def _epoch(
+    state: State, network: torch.nn.Module, feed: Iterator[torch.Tensor], steps: int
+) -> tuple[list[dict[str, float]], float]:
+    """One pass over the training nodules: losses and learning rate of each step, and the seconds spent waiting."""
+    state.model.train()
+    history, waited = [], 0.0
+    for _ in range(steps):
+        before = time.monotonic()
+        volumes = next(feed)
+        waited += time.monotonic() - before
+        rate = state.optimizer.param_groups[0]["lr"]
+        losses = train_step(state, network, volumes)
+        # On the device until the epoch ends: reading a number would make the step wait for the GPU.
+        history.append({f"loss/{name}": value.detach() for name, value in losses._asdict().items()} | {"rate": rate})
+    return [{name: float(value) for name, value in values.items()} for values in history], waited
+
+
+@torch.no_grad()
+def validate(state: State, records: Sequence, device: torch.device) -> tuple[dict[str, float], dict | None]:
+    """Mean errors over the middle of each record, and the arrays of the first to be drawn."""
+    state.model.eval()
+    sums = dict.fromkeys(("sad", "mse", "sad_of_masks", "dice_union", "dice_overlap"), 0.0)
+    shown = None
+    for record in records:
+        volume = validation_volume(ray.get(record), state.recipe.augmentation.crop)
+        prediction = predict(state.model, volume[None, IMAGE : IMAGE + 1].to(device), state.recipe)
+        alpha, union, overlap = (
+            t.float().cpu().numpy()[0, 0]
+            for t in (prediction.alpha, prediction.union.sigmoid(), prediction.overlap.sigmoid())
+        )
+        truth = volume.numpy()
+        sums["sad"] += metrics.sad(alpha, truth[ALPHA])
+        sums["mse"] += metrics.mse(alpha, truth[ALPHA])
+        sums["sad_of_masks"] += metrics.sad((union + overlap) / 2, truth[ALPHA])
+        sums["dice_union"] += metrics.dice(union >= 0.5, truth[UNION] > 0)
+        sums["dice_overlap"] += metrics.dice(overlap >= 0.5, truth[OVERLAP] > 0)
+        if shown is None:
+            shown = {"image": truth[IMAGE], "alpha": truth[ALPHA], "union": truth[UNION], "overlap": truth[OVERLAP]}
+            shown |= {"predicted alpha": alpha, "predicted union": union, "predicted overlap": overlap}
+    return {name: value / max(1, len(records)) for name, value in sums.items()}, shown
+
+
+def _averaged(found: dict[str, float], count: int, device: torch.device) -> dict[str, float]:
+    """The mean over all workers' records."""
+    if not torch.distributed.is_initialized():
+        return found
+    sums = torch.tensor([*(value * count for value in found.values()), count], device=device, dtype=torch.float32)
+    torch.distributed.all_reduce(sums)
+    *sums, total = sums.tolist()
+    return {name: value / total for name, value in zip(found, sums, strict=True)}
+
+
+def _report(state: State, found: dict[str, float], rank: int) -> None:
+    """Hand the epoch's metrics and, from rank 0, its checkpoint to Ray Train."""
+    if rank:
+        ray.train.report(found)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        save(state, Path(folder) / STATE)
+        if state.epoch == state.recipe.epochs:
+            save_weights(state, Path(folder) / WEIGHTS)
+        (Path(folder) / "result.json").write_text(json.dumps(found))
+        ray.train.report(found, checkpoint=Checkpoint.from_directory(folder))
+
+
+def _spread(results: dict[int, dict[str, float]]) -> dict[str, float]:
+    spread = {}
+    for name in next(iter(results.values())):
+        values = [result[name] for result in results.values()]
+        spread |= {f"validation/{name}_mean": float(np.mean(values)), f"validation/{name}_std": float(np.std(values))}
+    return spread
+
+
+def _summary(results: dict[int, dict[str, float]]) -> str:
+    spread = _spread(results)
+    lines = [
+        f"split {r}  validation SAD {found['sad']:.1f}, MSE x 1e3 {1e3 * found['mse']:.3f}"
+        for r, found in results.items()
+    ]
+    mean, std = spread["validation/sad_mean"], spread["validation/sad_std"]
+    return "\n".join([*lines, f"mean     validation SAD {mean:.1f} (± {std:.1f})"])

@@ -1,0 +1,59 @@
+"""Training, validation and test by patient, 7:1:2, drawn anew for each repetition (paper, section 6.2.1)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from raymat.nodule import InputError
+
+SHARES = (7, 1, 2)
+REPETITIONS = 4
+PARTS = ("training", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The patients of each part, sorted; no patient is in two."""
+
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+def split_patients(patients: Iterable[str], repetition: int = 0, shares: tuple[int, int, int] = SHARES) -> Split:
+    """Deal patients out to training, validation and test.
+
+    A patient's place in the draw is a digest of its name and the repetition: the same on every machine and for every
+    order of the input, and a patient who joins the dataset moves few others.
+
+    Parameters
+    ----------
+    patients : ids; several nodules of one patient count once, and go to one part together
+    repetition : 0, 1, 2, ... for independent draws
+    shares : training : validation : test, whole numbers above 0
+
+    Raises
+    ------
+    InputError
+        Fewer than three patients, which leaves a part empty.
+    """
+    unique = set(patients)
+    if len(unique) < len(PARTS):
+        raise InputError(
+            f"{len(unique)} patients cannot be split into {', '.join(PARTS)}: at least {len(PARTS)} are needed, and "
+            "some dozens for numbers that mean anything. Build a larger dataset"
+        )
+    drawn = sorted(unique, key=lambda patient: (_draw(patient, repetition), patient))
+    total, n = sum(shares), len(drawn)
+    # Rounded, but no part is left empty.
+    tests = max(1, round(n * shares[2] / total))
+    validations = max(1, round(n * shares[1] / total))
+    tests = min(tests, n - 1 - validations)
+    parts = drawn[tests + validations :], drawn[tests : tests + validations], drawn[:tests]
+    return Split(*(tuple(sorted(part)) for part in parts))
+
+
+def _draw(patient: str, repetition: int) -> str:
+    return hashlib.blake2b(f"{repetition}/{patient}".encode(), digest_size=16).hexdigest()

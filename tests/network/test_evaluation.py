@@ -1,0 +1,100 @@
+"""Errors of every method, as Table 1 counts them."""
+
+import numpy as np
+import pytest
+
+from raymat import metrics
+from raymat.network.evaluation import (
+    CHOSEN,
+    METRICS,
+    RAMP,
+    READERS,
+    TRUE,
+    as_markdown,
+    errors_of,
+    evaluation_box,
+    masks_score,
+    reliability_curve,
+    summarise,
+)
+from raymat.network.inference import Predicted
+from raymat.network_pictures import error_bars, heat_map, reliability, show_predictions
+from tests.pipelines.nodules import a_ball
+
+WHOLE = (slice(None),) * 3
+
+
+def predicted(nodule) -> Predicted:
+    union, overlap = nodule.readers[1].astype(np.float32), nodule.readers[0].astype(np.float32)
+    return Predicted(nodule.true_alpha, union, overlap, np.zeros_like(union))
+
+
+def rows(nodule, truth: str) -> dict:
+    found = errors_of(nodule, WHOLE, {"3DMM": predicted(nodule)})
+    return {(row["method"], row["metric"]): row["value"] for row in found if row["truth"] == truth}
+
+
+def test_the_method_that_the_ground_truth_was_made_by_is_left_out_of_its_own_comparison():
+    nodule = a_ball(0)
+    against_chosen, against_true = rows(nodule, CHOSEN), rows(nodule, TRUE)
+    assert nodule.method == "cf+"
+    assert {method for method, _ in against_chosen} == {READERS, RAMP, "knn+", "3DMM", "3DMM, mean of its masks"}
+    assert {method for method, _ in against_true} - {method for method, _ in against_chosen} == {"cf+"}
+    assert all(against_true["3DMM", metric] == 0 for metric in METRICS)
+    assert against_true["knn+", "sad"] == metrics.sad(nodule.mattes["knn+"], nodule.true_alpha)
+
+
+def test_the_box_is_the_networks_input_unless_the_lesion_is_larger():
+    nodule = a_ball(0)
+    box = evaluation_box(nodule, (4, 24, 100))
+    lesion = np.flatnonzero((nodule.trimap != 0).any(axis=(1, 2)))
+    assert (box[0].start, box[0].stop) == (lesion[0], lesion[-1] + 1)
+    assert box[1:] == (slice(0, 24), slice(0, 24))
+    assert evaluation_box(a_ball(0, shape=(40, 40, 40)), (30, 30, 30)) == (slice(5, 35),) * 3
+
+
+def test_the_table_is_the_mean_and_deviation_over_re_splits_in_the_papers_units():
+    found = [
+        {"split": split, "truth": CHOSEN, "method": "cf+", "metric": metric, "value": value}
+        for metric in METRICS
+        for split, value in ((0, 100.0), (0, 300.0), (1, 400.0))
+    ]
+    table = summarise(found, CHOSEN)
+    assert table["cf+"]["sad"] == pytest.approx((3.0, 1.0))
+    assert table["cf+"]["mse"] == pytest.approx((3e5, 1e5))
+    assert summarise(found, TRUE) == {}
+    assert "| cf+ | no | 3.00 (± 1.00) |" in as_markdown(table)
+    assert "| 3DMM | yes |" in as_markdown({"3DMM": table["cf+"]})
+
+
+def test_masks_are_scored_by_dice_and_by_how_often_they_are_right():
+    nodule = a_ball(1)
+    score = masks_score(nodule, WHOLE, predicted(nodule))
+    assert score["union"]["dice"] == score["overlap"]["dice"] == 1
+    half = Predicted(*(np.full(nodule.image.shape, 0.25, np.float32),) * 4)
+    bins = masks_score(nodule, WHOLE, half)["union"]["bins"]
+    given, found = reliability_curve([bins, bins])
+    assert given.tolist() == [0.25]
+    assert found[0] == pytest.approx(nodule.readers[1].mean())
+    assert masks_score(nodule, WHOLE, half)["union"]["dice"] == 0
+
+
+def test_a_dice_by_hand():
+    a, b = np.zeros(8, bool), np.zeros(8, bool)
+    assert metrics.dice(a, b) == 1
+    a[:4], b[2:4] = True, True
+    assert metrics.dice(a, b) == pytest.approx(2 * 2 / 6)
+
+
+def test_pictures_show_what_they_are_given():
+    nodule = a_ball(0)
+    arrays = {"image": nodule.image, "alpha": nodule.alpha, "union": nodule.readers[1], "overlap": nodule.readers[0]}
+    arrays |= {f"predicted {name}": arrays[name] for name in ("alpha", "union", "overlap")}
+    figure = show_predictions([arrays, arrays], ["one", "two"])
+    assert len(figure.axes) == 14
+    table = {"cf+": dict.fromkeys(METRICS, (2.0, 0.5)), "3DMM": dict.fromkeys(METRICS, (1.0, 0.5))}
+    widths = [bar.get_width() for bar in error_bars(table, dict.fromkeys(METRICS, "t")).axes[0].patches]
+    assert widths == [2.0, 1.0]
+    assert len(reliability({"union": (np.array([0.1, 0.9]), np.array([0.2, 0.8]))}).axes[0].lines) == 2
+    framed = heat_map(np.array([[3.0, 2.0], [np.nan, 4.0]]), [1, 10], [1, 10], "SAD").axes[0].patches
+    assert [patch.get_xy() for patch in framed] == [(0.5, -0.5)]

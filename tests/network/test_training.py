@@ -1,0 +1,176 @@
+"""Learning rate, steps and checkpoints, without Ray."""
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from raymat.network.augmentation import Augmentation
+from raymat.network.model import ModelConfig
+from raymat.network.recipe import Recipe, preset
+from raymat.network.samples import epoch_order, record_of, steps_an_epoch, training_volume, validation_volume
+from raymat.network.training import (
+    begin,
+    load_model,
+    losses_of,
+    predict,
+    rate_factor,
+    restore,
+    save,
+    save_weights,
+    train_step,
+)
+from raymat.nodule import InputError
+from tests.pipelines.nodules import a_ball
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(
+    model=ModelConfig(width=4, levels=2, blocks=1), augmentation=Augmentation((8, 8, 8)), epochs=3, batch=2, warm_up=0.5
+)
+
+
+def batches(count: int, recipe=RECIPE) -> list[torch.Tensor]:
+    record = record_of(a_ball(0), recipe.model)
+    volumes = [training_volume(record, recipe, 0, place) for place in range(count * recipe.batch)]
+    return list(torch.from_numpy(np.stack(volumes)).split(recipe.batch))
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_the_rate_rises_from_0_over_the_first_epoch_and_falls_along_a_cosine():
+    factors = [rate_factor(step, steps=110, warm_up=10) for step in range(111)]
+    assert factors[0] == 0
+    assert factors[5] == pytest.approx(0.5)
+    assert factors[10] == max(factors) == 1
+    assert factors[60] == pytest.approx(0.5)
+    assert factors[110] == pytest.approx(0)
+
+
+def test_the_paper_preset_is_the_papers_recipe():
+    recipe = preset("paper")
+    assert recipe.augmentation.crop == (96, 96, 96)
+    assert (recipe.epochs, recipe.batch, recipe.learning_rate, recipe.weight_decay) == (300, 16, 3e-4, 5e-5)
+    assert (recipe.alpha_weight, recipe.gradient_weight, recipe.warm_up) == (10, 10, 1)
+    assert recipe.augmentation.flips
+    assert recipe.augmentation.rotation > 0
+    assert not preset("paper", auxiliary=False).model.auxiliary
+
+
+def test_a_recipe_survives_a_checkpoint():
+    for recipe in (preset("paper"), preset("small", auxiliary=False), RECIPE):
+        assert Recipe.from_dict(recipe.to_dict()) == recipe
+    with pytest.raises(InputError, match="momentum"):
+        Recipe.from_dict({**RECIPE.to_dict(), "momentum": 0.9})
+
+
+def test_every_nodule_is_seen_once_an_epoch_in_full_batches():
+    for count, batch in ((10, 4), (8, 4), (3, 16)):
+        order = epoch_order(count, batch, seed=0, epoch=2)
+        assert len(order) == steps_an_epoch(count, batch) * batch
+        assert sorted(order[:count]) == list(range(count))
+    assert epoch_order(10, 4, 0, 0) != epoch_order(10, 4, 0, 1)
+
+
+def test_a_step_lowers_the_loss_it_is_taken_on():
+    state = begin(replace(RECIPE, learning_rate=1e-2, warm_up=0.0), 10, CPU)
+    (batch,) = batches(1)
+    losses = [train_step(state, state.model, batch).total.item() for _ in range(8)]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_resumed_training_ends_with_the_same_weights(precision, tmp_path):
+    recipe = replace(RECIPE, precision=precision)
+    first, second, third = batches(3)
+    through = begin(recipe, 2, CPU)
+    for batch in (first, second):
+        train_step(through, through.model, batch)
+    through.epoch = 1
+    save(through, tmp_path / "state.pt")
+    train_step(through, through.model, third)
+
+    resumed = begin(recipe, 2, CPU)
+    restore(resumed, tmp_path / "state.pt")
+    assert resumed.epoch == 1
+    train_step(resumed, resumed.model, third)
+    assert same(resumed.model, through.model)
+    assert resumed.scheduler.get_last_lr() == through.scheduler.get_last_lr()
+
+
+def test_the_same_seed_gives_the_same_network_and_another_another():
+    assert same(begin(RECIPE, 1, CPU).model, begin(RECIPE, 1, CPU).model)
+    assert not same(begin(RECIPE, 1, CPU).model, begin(replace(RECIPE, seed=1), 1, CPU).model)
+
+
+def test_channels_last_and_compilation_do_not_change_the_gradient():
+    (batch,) = batches(1)
+    gradients = []
+    for recipe in (RECIPE, replace(RECIPE, channels_last=True)):
+        state = begin(recipe, 1, CPU)
+        losses_of(predict(state.model, batch[:, :1], recipe), batch, recipe).total.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in state.model.parameters()]))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-5)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
+    save(begin(RECIPE, 2, CPU), tmp_path / "state.pt")
+    other = begin(replace(RECIPE, batch=4), 2, CPU)
+    with pytest.raises(InputError, match=r"state\.pt: a checkpoint of another recipe \(batch differ"):
+        restore(other, tmp_path / "state.pt")
+
+
+def test_damaged_and_foreign_files_are_refused_by_name(tmp_path):
+    state = begin(RECIPE, 2, CPU)
+    path = tmp_path / "weights.pt"
+    save_weights(state, path)
+    assert same(load_model(path)[0], state.model)
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"weights", whole[:200] + b"\0" * 400 + whole[600:]):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"weights\.pt"):
+            load_model(path)
+    torch.save({"format": "another"}, path)
+    with pytest.raises(InputError, match="no checkpoint of 3DMM that this raymat knows"):
+        load_model(path)
+    with pytest.raises(InputError, match="no such file"):
+        load_model(tmp_path / "none.pt")
+    found = {"format": "raymat 3DMM", "format_version": 1, "recipe": RECIPE.to_dict()}
+    torch.save({**found, "model": {name: tensor[:1] for name, tensor in state.model.state_dict().items()}}, path)
+    with pytest.raises(InputError, match="not those of the network"):
+        load_model(path)
+
+
+class Harm:
+    def __reduce__(self):
+        return (open, ("harm", "w"))
+
+
+def test_no_code_in_a_file_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.pt").write_bytes(pickle.dumps(Harm()))
+    torch.save({"format": "raymat 3DMM", "model": Harm()}, tmp_path / "zip.pt")
+    for name in ("weights.pt", "zip.pt"):
+        with pytest.raises(InputError, match=name):
+            load_model(name)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_record_holds_the_masks_of_the_readers_and_the_chosen_matte():
+    nodule = a_ball(1)
+    volume = validation_volume(record_of(nodule, RECIPE.model), nodule.image.shape).numpy()
+    np.testing.assert_allclose(volume[0], np.clip((nodule.image + 1000) / 1400, 0, 1), atol=1e-3)
+    np.testing.assert_allclose(volume[1], nodule.alpha, atol=1e-3)
+    np.testing.assert_array_equal(volume[2], nodule.readers[0] | nodule.readers[1])
+    np.testing.assert_array_equal(volume[3], nodule.readers[0] & nodule.readers[1])
+    assert (volume[4] == 1).all()
+
+
+def test_nodules_that_cannot_be_learnt_from_are_refused_by_name():
+    with pytest.raises(InputError, match=r"ball2: on a grid of 1 x 1 x 1 mm"):
+        record_of(a_ball(2, spacing=1.0), RECIPE.model)
+    with pytest.raises(InputError, match="ball3: no matte was chosen"):
+        record_of(replace(a_ball(3), method=None), RECIPE.model)

@@ -1,0 +1,196 @@
+"""Prediction and evaluation on a real local Ray, from real files."""
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+
+import raymat
+from raymat.cli import main
+from raymat.network.augmentation import Augmentation
+from raymat.network.inference import Ensemble
+from raymat.network.model import ModelConfig
+from raymat.network.recipe import Recipe
+from raymat.network.training import begin, save_weights
+from raymat.nodule import InputError
+from raymat.pipelines.evaluate import EvaluateJob, evaluate
+from raymat.pipelines.predict import PredictJob, Target, around, predict, refuse_outside, targets_of_table
+from raymat.pipelines.train import Data
+from raymat.tracking import TRAININGS
+from raymat.volume import Grid, read_volume, write_volume
+from tests.pipelines.nodules import write_balls
+from tests.pipelines.test_build import quiet
+from tests.sources.conftest import FIRST, write_image
+
+RECIPE = Recipe(
+    model=ModelConfig(width=4, levels=2, blocks=1), augmentation=Augmentation((8, 16, 16)), epochs=1, batch=1
+)
+GRID = Grid((20, 40, 44), (1.25, 0.7, 0.7), (-60.0, 12.0, 20.0), np.diag([1.0, -1.0, 1.0]))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("models")
+    for seed in (0, 1):
+        save_weights(begin(replace(RECIPE, seed=seed), 1, torch.device("cpu")), folder / f"{seed}.pt")
+    return [str(folder / "0.pt"), str(folder / "1.pt")]
+
+
+def a_scan() -> np.ndarray:
+    """HU that grow by 10 along z, 3 along y and 2 along x with each voxel."""
+    z, y, x = np.indices(GRID.shape)
+    return (-900 + 10 * z + 3 * y + 2 * x).astype(np.float32)
+
+
+def test_the_box_around_a_centre_lies_where_it_lay_in_the_patient():
+    centre = GRID.to_patient((9.3, 20.8, 17.1))
+    target = Target("t", "p", "ct.nii.gz", "", tuple(centre))
+    image, grid = around(target, a_scan(), GRID, (4.0, 8.0, 8.0), 0.5)
+    assert image.shape == grid.shape == (8, 16, 16)
+    middle = grid.to_patient((np.array(grid.shape) - 1) / 2)
+    assert np.abs(middle - centre).max() <= 0.25 + 1e-6
+    # A linear image stays what it was at every place.
+    step = np.asarray(GRID.direction) * np.asarray(GRID.spacing)
+    index = np.linalg.solve(step, (grid.to_patient(np.argwhere(np.ones(grid.shape))) - GRID.origin).T).T
+    np.testing.assert_allclose(image.ravel(), -900 + index @ [10, 3, 2], atol=1e-2)
+
+
+def test_beyond_the_scan_there_is_air_and_a_centre_there_is_refused():
+    corner = Target("t", "p", "ct.nii.gz", "", tuple(GRID.to_patient((0, 0, 0))))
+    image, _grid = around(corner, a_scan(), GRID, (8.0, 8.0, 8.0), 0.5)
+    assert image.shape == (16, 16, 16)
+    assert (image == -1000).mean() > 0.8
+    outside = Target("t", "p", "ct.nii.gz", "", tuple(GRID.to_patient((0, 0, 60))))
+    with pytest.raises(InputError, match=r"t: the centre .* lies outside the scan"):
+        refuse_outside(outside, GRID)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_table_of_cases_is_predicted_once_and_each_has_its_outcome(ray_cluster, models, tmp_path):
+    write_volume(tmp_path / "ct.nii.gz", a_scan(), GRID)
+    z, y, x = GRID.to_patient((10, 20, 20))
+    lines = ["case_id,image,coordX,coordY,coordZ", f"a,ct.nii.gz,{x},{y},{z}", f"far,ct.nii.gz,{x + 500},{y},{z}"]
+    lines.append(f"none,missing.nii.gz,{x},{y},{z}")
+    (tmp_path / "cases.csv").write_text("\n".join(lines) + "\n")
+    job = PredictJob(targets_of_table(str(tmp_path / "cases.csv")), tuple(models), str(tmp_path / "out"))
+    said = []
+    assert predict(job, said.append) == {"accepted": 1, "failed": 2}
+    assert any("far" in line and "outside the scan" in line for line in said)
+    assert any("missing.nii.gz: no such file" in line for line in said)
+    (nodule,) = raymat.load(tmp_path / "out")
+    target = job.targets[0]
+    image, grid = around(target, a_scan(), GRID, (4.0, 8.0, 8.0), 0.5)
+    expected = Ensemble(models).predict(image)
+    np.testing.assert_allclose(nodule.alpha, expected.alpha, atol=1e-5)
+    np.testing.assert_allclose(nodule.mattes["3dmm-spread"], expected.spread, atol=1e-5)
+    volume, placed = read_volume(tmp_path / "out" / "volumes" / "a.3dmm.nii.gz")
+    np.testing.assert_allclose(volume, expected.alpha, atol=1e-5)
+    assert placed.placement_difference(grid) < 1e-3
+    said = []
+    predict(job, said.append)
+    assert said[0] == "3 targets, 1 predicted already, 2 to do"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_dicom_tree_with_luna_centres(ray_cluster, models, first_scan, tmp_path, capsys):
+    for k in range(95, 106):
+        write_image(tmp_path / "tree" / f"{k}.dcm", first_scan, k)
+    z, spacing = float(first_scan.slice_z[100]), first_scan.pixel_spacing
+    x, y = -170 + 200 * spacing, -150 + 240 * spacing
+    with open(tmp_path / "centers.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["seriesuid", "coordX", "coordY", "coordZ"], [FIRST, x, y, z], ["1.2.3", 0, 0, 0]])
+    command = ["predict", "--dicom", str(tmp_path / "tree"), "--centers", str(tmp_path / "centers.csv")]
+    command += ["--model", models[0], "-o", str(tmp_path / "out"), "--format", "nrrd"]
+    assert main(command) == 1
+    assert "holds no images of series 1.2.3" in capsys.readouterr().out
+    image, grid = read_volume(tmp_path / "out" / "volumes" / f"{FIRST}-1.3dmm.nrrd")
+    middle = grid.to_patient((np.array(grid.shape) - 1) / 2)
+    np.testing.assert_allclose(middle, (z, y, x), atol=0.26)
+    (nodule,) = raymat.load(tmp_path / "out")
+    # Stored values are the row numbers plus k, slope 2: HU 2 (240 + 100) - 1024 at the centre.
+    assert nodule.image[4, 8, 8] == pytest.approx(2 * 340 - 1024, abs=4)
+    assert image.shape == (8, 16, 16)
+
+
+def test_bad_tables_and_options_are_refused(models, tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("case_id,image,coordX,coordY\n")
+    with pytest.raises(InputError, match="no column coordZ"):
+        targets_of_table(str(tmp_path / "a.csv"))
+    (tmp_path / "b.csv").write_text("case_id,image,coordX,coordY,coordZ\na,ct.nii.gz,1,2,here\n")
+    with pytest.raises(InputError, match=r"line 2: coordX, coordY, coordZ must be three numbers"):
+        targets_of_table(str(tmp_path / "b.csv"))
+    target = Target("a", "p", "ct.nii.gz", "", (0.0, 0.0, 0.0))
+    with pytest.raises(InputError, match="a: named 2 times"):
+        predict(PredictJob([target, target], tuple(models), str(tmp_path / "out")), quiet)
+    (tmp_path / "broken.pt").write_bytes(b"weights")
+    with pytest.raises(InputError, match=r"broken\.pt: no checkpoint"):
+        predict(PredictJob([target], (str(tmp_path / "broken.pt"),), str(tmp_path / "out")), quiet)
+    assert main(["predict", "--image", "ct.nii.gz", "--model", models[0], "-o", str(tmp_path / "o")]) == 2
+    assert "--image goes with --center" in capsys.readouterr().err
+
+
+def write_training(folder, data: str, recipe: Recipe, splits) -> str:
+    """What `raymat train` leaves of networks, untrained."""
+    folder.mkdir()
+    note = {"data_digest": Data.open(data).digest, "recipe": recipe.to_dict()}
+    (folder / "training.json").write_text(json.dumps(note))
+    for split in splits:
+        (folder / f"split-{split}").mkdir()
+        state = begin(replace(recipe, seed=split), 1, torch.device("cpu"))
+        save_weights(state, folder / f"split-{split}" / "weights.pt")
+    return str(folder)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_both_networks_and_the_solvers_are_compared_on_the_test_nodules_of_shared_re_splits(ray_cluster, tmp_path):
+    data = write_balls(tmp_path / "data", 8)
+    full = write_training(tmp_path / "full", data, RECIPE, (0, 1, 2))
+    ablation = replace(RECIPE, model=replace(RECIPE.model, auxiliary=False))
+    without = write_training(tmp_path / "without", data, ablation, (0, 1))
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    out = tmp_path / "out"
+    tables = evaluate(EvaluateJob(data, (full, without), str(out), tracking_uri=uri), quiet)
+    assert {"3DMM", "3DMM‡", "knn+", "readers' mean"} <= set(tables["chosen matte"])
+    assert "cf+" not in tables["chosen matte"]
+    assert tables["true alpha"]["cf+"]["sad"] == (0.0, 0.0)
+    with open(out / "errors.csv") as file:
+        rows = list(csv.DictReader(file))
+    found = Data.open(data)
+    tested = {split: {found.rows[i]["nodule_id"] for i in found.of(found.split(split).test)} for split in (0, 1)}
+    assert {int(row["split"]) for row in rows} == {0, 1}
+    assert all(row["nodule_id"] in tested[int(row["split"])] for row in rows)
+    values = [
+        float(row["value"]) / 100
+        for row in rows
+        if (row["split"], row["truth"], row["method"], row["metric"]) == ("0", "true alpha", "3DMM", "sad")
+    ]
+    others = [
+        float(row["value"]) / 100
+        for row in rows
+        if (row["split"], row["truth"], row["method"], row["metric"]) == ("1", "true alpha", "3DMM", "sad")
+    ]
+    assert tables["true alpha"]["3DMM"]["sad"][0] == pytest.approx((np.mean(values) + np.mean(others)) / 2)
+    client = MlflowClient(tracking_uri=uri)
+    (run,) = client.search_runs([client.get_experiment_by_name(TRAININGS).experiment_id])
+    names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert names == {"table.md", "errors.csv", "reliability.png", "predictions.png"} | {
+        "errors-chosen-matte.png",
+        "errors-true-alpha.png",
+    }
+    assert run.info.status == "FINISHED"
+
+
+def test_a_training_on_other_nodules_is_refused(tmp_path):
+    data, other = write_balls(tmp_path / "data", 4), write_balls(tmp_path / "other", 5)
+    training = write_training(tmp_path / "training", other, RECIPE, (0,))
+    with pytest.raises(InputError, match="was trained on other nodules"):
+        evaluate(EvaluateJob(data, (training,), str(tmp_path / "out")), quiet)
+    with pytest.raises(InputError, match="no training here"):
+        evaluate(EvaluateJob(data, (str(tmp_path),), str(tmp_path / "out")), quiet)

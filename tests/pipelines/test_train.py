@@ -1,0 +1,200 @@
+"""Training on a real local Ray with a real MLflow store: the same weights whatever is killed, one run for each."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+
+from raymat.network.augmentation import Augmentation
+from raymat.network.model import ModelConfig
+from raymat.network.recipe import Recipe
+from raymat.network.samples import epoch_order, record_of, training_volume
+from raymat.network.training import begin, load_model, losses_of, predict, read_checkpoint
+from raymat.nodule import InputError
+from raymat.pipelines.train import Data, TrainJob, train
+from raymat.tracking import TRAININGS
+from tests.conftest import REPOSITORY
+from tests.pipelines.nodules import write_balls
+from tests.pipelines.test_build import quiet
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+RECIPE = Recipe(
+    model=ModelConfig(width=4, levels=2, blocks=1),
+    augmentation=Augmentation((16, 16, 16)),
+    epochs=4,
+    batch=2,
+    learning_rate=1e-2,
+)
+SAME = ["--width", "4", "--levels", "2", "--crop", "16", "--epochs", "4", "--batch", "2", "--learning-rate", "0.01"]
+SAME += ["--no-channels-last", "--splits", "0", "--workers", "1", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    return write_balls(tmp_path_factory.mktemp("balls") / "data", 8)
+
+
+def job(data: str, out, **more) -> TrainJob:
+    how = {"recipe": RECIPE, "splits": (0,), "threads": 1} | more
+    return TrainJob(data, str(out), tracking_uri=f"sqlite:///{Path(out).parent}/mlflow.db", **how)
+
+
+@pytest.fixture(scope="module")
+def trained(ray_cluster, data, tmp_path_factory):
+    """An undisturbed training of two re-splits, what it said, and what it returned."""
+    out, said = tmp_path_factory.mktemp("train") / "out", []
+    results = train(job(data, out, splits=(0, 1)), say=said.append)
+    return out, said, results
+
+
+def weights(out: Path, split: int = 0) -> list[torch.Tensor]:
+    return list(load_model(out / f"split-{split}" / "weights.pt")[0].state_dict().values())
+
+
+def runs(out: Path) -> list:
+    client = MlflowClient(tracking_uri=f"sqlite:///{out.parent}/mlflow.db")
+    return client.search_runs([client.get_experiment_by_name(TRAININGS).experiment_id])
+
+
+def assert_same(a: list[torch.Tensor], b: list[torch.Tensor]) -> None:
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_each_re_split_is_a_run_under_one_parent(trained, data):
+    out, said, results = trained
+    children = {run.info.run_name: run for run in runs(out) if "mlflow.parentRunId" in run.data.tags}
+    (parent,) = [run for run in runs(out) if "mlflow.parentRunId" not in run.data.tags]
+    assert set(children) == {"split 0", "split 1"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
+    assert {run.info.status for run in [parent, *children.values()]} == {"FINISHED"}
+    sads = [results[split]["sad"] for split in (0, 1)]
+    assert parent.data.metrics["validation/sad_mean"] == pytest.approx(np.mean(sads))
+    assert parent.data.metrics["validation/sad_std"] == pytest.approx(np.std(sads))
+    assert parent.data.tags["data_digest"] == Data.open(data).digest
+    assert sum("epoch 4/4" in line for line in said) == 2
+
+
+def test_a_run_holds_losses_and_rate_of_each_step_validation_of_each_epoch_and_pictures(trained):
+    out, _, _ = trained
+    client = MlflowClient(tracking_uri=f"sqlite:///{out.parent}/mlflow.db")
+    run = next(run for run in runs(out) if run.info.run_name == "split 0")
+    split = json.loads((out / "split-0" / "split.json").read_text())
+    steps = 4 * -(-len(split["training"]) // 2)
+    for name in ("loss/total", "loss/mask", "loss/alpha", "loss/gradient", "rate"):
+        history = client.get_metric_history(run.info.run_id, name)
+        assert sorted(m.step for m in history) == list(range(steps)), name
+    rates = [m.value for m in sorted(client.get_metric_history(run.info.run_id, "rate"), key=lambda m: m.step)]
+    assert rates[0] == 0
+    assert max(rates) == pytest.approx(1e-2)
+    assert len(client.get_metric_history(run.info.run_id, "validation/sad")) == 4
+    assert run.data.params["alpha_weight"] == "10.0"
+    names = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "validation")}
+    assert "validation/epoch-0004.png" in names
+    assert any(name.startswith("system/") for name in run.data.metrics)
+
+
+def test_the_same_command_again_trains_nothing(trained, data):
+    out, _, results = trained
+    said = []
+    before = (out / "split-0" / "weights.pt").stat().st_mtime_ns
+    assert train(job(data, out, splits=(0, 1)), say=said.append) == results
+    assert said[:2] == ["split 0: done already", "split 1: done already"]
+    assert (out / "split-0" / "weights.pt").stat().st_mtime_ns == before
+    assert len(runs(out)) == 3
+
+
+def test_two_workers_have_the_gradient_of_one_on_the_same_batch(ray_cluster, data, tmp_path):
+    found = Data.open(data)
+    recipe = Recipe(RECIPE.model, RECIPE.augmentation, epochs=1, batch=2 * -(-len(found.split(0).training) // 2))
+    train(job(data, tmp_path / "out", recipe=recipe, workers=2), say=quiet)
+    (checkpoint,) = (tmp_path / "out" / "split-0" / "ray").glob("checkpoint_*/state.pt")
+    moments = read_checkpoint(checkpoint)["optimizer"]["state"]
+
+    training = [found.rows[place] for place in found.of(found.split(0).training)]
+    records = [record_of(found.store.read_committed(row["key"], row["shard"]), recipe.model) for row in training]
+    order = epoch_order(len(records), recipe.batch, recipe.seed, 0)
+    volumes = [training_volume(records[nodule], recipe, 0, place) for place, nodule in enumerate(order)]
+    batch = torch.from_numpy(np.stack(volumes))
+    state = begin(recipe, 1, torch.device("cpu"))
+    losses_of(predict(state.model, batch[:, :1], recipe), batch, recipe).total.backward()
+    for number, parameter in enumerate(state.model.parameters()):
+        # ADAM's first moment after one step is a tenth of the gradient, weight decay included.
+        gradient = parameter.grad + recipe.weight_decay * parameter.detach()
+        torch.testing.assert_close(10 * moments[number]["exp_avg"], gradient, rtol=0, atol=1e-5)
+
+
+def await_checkpoint(out: Path, deadline_s: float = 200) -> None:
+    end = time.monotonic() + deadline_s
+    while not list(out.glob("split-0/ray/checkpoint_*/result.json")) and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def test_a_killed_worker_changes_nothing(trained, data, tmp_path):
+    killed = []
+
+    def kill() -> None:
+        await_checkpoint(tmp_path / "out")
+        for process in psutil.Process().children(recursive=True):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                killed.append(process.pid)
+                process.kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    train(job(data, tmp_path / "out"), say=quiet)
+    thread.join()
+    assert killed
+    assert_same(weights(tmp_path / "out"), weights(trained[0]))
+    assert [run.info.status for run in runs(tmp_path / "out")] == ["FINISHED"] * 2
+
+
+def test_a_killed_driver_goes_on_as_the_same_run(trained, data, tmp_path):
+    out = tmp_path / "out"
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "raymat", "train", data, "-o", str(out), *SAME]
+    command += ["--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]
+    process = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    await_checkpoint(out)
+    process.send_signal(signal.SIGKILL)
+    process.wait(60)
+    assert not (out / "split-0" / "weights.pt").exists(), "the driver was done before it was killed"
+    said = []
+    train(job(data, out), say=said.append)
+    assert not any("epoch 1/4" in line for line in said), "the first epoch was trained again"
+    assert_same(weights(out), weights(trained[0]))
+    assert [run.info.status for run in runs(out)] == ["FINISHED"] * 2
+
+
+def test_what_cannot_be_trained_is_refused(trained, data, tmp_path):
+    with pytest.raises(InputError, match="2 patients cannot be split"):
+        train(job(write_balls(tmp_path / "few", 2), tmp_path / "out"))
+    with pytest.raises(InputError, match="cannot be shared by 3 workers"):
+        train(job(data, tmp_path / "out", workers=3))
+    with pytest.raises(InputError, match="another recipe"):
+        train(job(data, trained[0], recipe=Recipe(RECIPE.model, RECIPE.augmentation, epochs=5)))
+    with pytest.raises(InputError, match="has 0 GPUs"):
+        train(job(data, tmp_path / "gpu", gpu=True))
+    with pytest.raises(InputError, match=r"on a grid of 1 x 1 x 1 mm"):
+        train(job(write_balls(tmp_path / "coarse", 5, spacing=1.0), tmp_path / "grid"), say=quiet)
+
+
+def test_a_corrupt_checkpoint_is_named(ray_cluster, trained, data, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(trained[0], out)
+    (out / "split-0" / "weights.pt").unlink()
+    for state in out.glob("split-0/ray/checkpoint_*/state.pt"):
+        state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"state.pt: no checkpoint of 3DMM, or a damaged one"):
+        train(job(data, out), say=quiet)
