@@ -6,9 +6,10 @@ import argparse
 import json
 import logging
 import sys
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+
+import pyarrow.compute as pc
 
 from raymat import __version__
 from raymat.commands import add_commands
@@ -22,7 +23,7 @@ from raymat.sources.cases import CasesSource, read_case
 from raymat.sources.lidc import LidcSource
 from raymat.sources.phantom import PhantomSource, is_phantom_folder, write_phantoms
 from raymat.steps import BuildParameters, MattingParameters, solve_volume
-from raymat.store import Store
+from raymat.store import Store, counts
 from raymat.volume import write_volume
 
 DEMO_PHANTOMS = 12
@@ -462,7 +463,7 @@ def run_demo(options: argparse.Namespace) -> int:
         arguments += ["--no-tracking"]
     print(f"building {options.n} phantoms, CT drawn from real readers' contours, into {options.out}")
     status = run_build(parser().parse_args(arguments))
-    first = Store.open(options.out).outcomes()["nodule_id"].to_pylist()[0]
+    first = Store.open(options.out).outcomes(["nodule_id"])["nodule_id"][0].as_py()
     print(f"one nodule     raymat show {options.out} {first} -o nodule.png")
     print(f'in Python      for nodule in raymat.load("{options.out}"): nodule.image, nodule.mattes, nodule.method')
     return status
@@ -503,34 +504,34 @@ def run_matte(options: argparse.Namespace) -> int:
 def run_inspect(options: argparse.Namespace) -> int:
     """``raymat inspect``."""
     store = Store.open(options.dataset)
-    rows = store.outcomes().to_pylist()
+    rows = store.outcomes(("nodule_id", "patient_id", "outcome", "method", "stage", "reason", "notes", "shape"))
     planned = store.manifest(["nodule_id"]).num_rows
-    counts = Counter(row["outcome"] for row in rows)
-    chosen = Counter(row["method"] for row in rows if row["outcome"] == ACCEPTED)
+    of = counts(rows["outcome"])
+    chosen = counts(rows.filter(pc.equal(rows["outcome"], ACCEPTED))["method"])
     report = {
         "dataset": options.dataset,
         "planned": planned,
-        "not_yet_built": planned - len(rows),
-        "outcomes": {name: counts[name] for name in OUTCOMES},
+        "not_yet_built": planned - rows.num_rows,
+        "outcomes": {name: of[name] for name in OUTCOMES},
         "methods": dict(chosen.most_common()),
         "bytes": store.size_bytes(),
-        "nodules": [
-            {name: row[name] for name in ("nodule_id", "patient_id", "outcome", "method", "stage", "reason", "notes")}
-            | {"shape": row["shape"]}
-            for row in rows
-        ],
     }
+    nodules = (row for batch in rows.to_batches(max_chunksize=1_000) for row in batch.to_pylist())
     if options.json:
-        print(json.dumps(report, indent=1))
+        # Nodule by nodule, as there may be millions.
+        print(json.dumps(report, indent=1).removesuffix("\n}") + ',\n "nodules": [')
+        for number, row in enumerate(nodules, 1):
+            print("  " + json.dumps(row) + ("," if number < rows.num_rows else ""))
+        print(" ]\n}")
         return 0
-    print(f"{options.dataset}: {planned} nodules, {len({row['patient_id'] for row in rows})} patients")
+    print(f"{options.dataset}: {planned} nodules, {len(rows['patient_id'].unique())} patients")
     for name in OUTCOMES:
-        print(f"  {name:<10}{counts[name]:>7}")
-    if planned > len(rows):
-        print(f"  not built {planned - len(rows):>7}   (run the build again to finish)")
+        print(f"  {name:<10}{of[name]:>7}")
+    if planned > rows.num_rows:
+        print(f"  not built {planned - rows.num_rows:>7}   (run the build again to finish)")
     print("chosen   " + (", ".join(f"{method} {n}" for method, n in chosen.most_common()) or "none"))
     print(f"on disk  {report['bytes'] / 1e6:.1f} MB")
-    for row in rows:
+    for row in nodules:
         text = row["method"] or ""
         shape = "x".join(map(str, row["shape"])) if row["shape"] else ""
         print(f"  {row['nodule_id']:<24}{row['outcome']:<10}{text:<6}{shape:<14}{row['reason'] or ''}".rstrip())

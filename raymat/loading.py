@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raymat.nodule import ACCEPTED, OUTCOMES, InputError, Nodule
+from raymat.places import open_filesystem
 from raymat.release.record import Release, is_release
 from raymat.release.splits import PARTS, SPLITS
-from raymat.store import Store, open_filesystem
+from raymat.store import Store
 
 
 class Nodules(Sequence[Nodule]):
@@ -143,8 +144,8 @@ def load(path: str | Path, outcomes: Sequence[str] = (ACCEPTED,)) -> Nodules:
         parts = [{row["nodule_id"]: row[f"split_{n}"] for row in release.index} for n in range(1, SPLITS + 1)]
         return Nodules(ids, release.read, range(len(ids)), parts)
     store = Store.open(path)
-    rows = store.outcomes()
-    rows = rows.filter(pc.is_in(rows["outcome"], pa.array(list(outcomes)))).select(["nodule_id", "key", "shard"])
+    rows = store.outcomes(["nodule_id", "key", "shard", "outcome"])
+    rows = rows.filter(pc.is_in(rows["outcome"], pa.array(list(outcomes))))
     return Nodules(rows["nodule_id"].to_pylist(), Committed(store, rows), range(rows.num_rows))
 
 

@@ -20,11 +20,13 @@ import hashlib
 import json
 import os
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
@@ -77,7 +79,19 @@ OUTCOME = pa.schema(
     ]
 )
 
+# What decides and reports read of the index; the rest, ten times as large, is read part by part where it is asked for.
+BRIEF = ("nodule_id", "patient_id", "key", "outcome", "stage", "reason", "method", "shard")
+PART_ROWS = 50_000
+DELETIONS = 16  # at once
+ROWS_AT_ONCE = 2_000
+
 SCHEMAS = {"manifest": MANIFEST, "outcomes": OUTCOME, "nodules": SCHEMA}  # by folder
+
+
+def counts(column: pa.ChunkedArray) -> Counter[str]:
+    """How often each text stands in a column; nulls left out."""
+    found = pc.value_counts(column.drop_null())
+    return Counter(dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)))
 
 
 def outcome_row(nodule: Nodule) -> dict:
@@ -234,6 +248,10 @@ class Store:
         with contextlib.suppress(FileNotFoundError), self._answering(name):
             self.filesystem.delete_file(self.path(name))
 
+    def delete_many(self, names: Iterable[str]) -> None:
+        with ThreadPoolExecutor(DELETIONS) as pool:
+            list(pool.map(self.delete, names))
+
     def delete_all(self, folder: str) -> None:
         """Delete every file below ``folder``, a thousand a request in an object store."""
         with self._answering(folder):
@@ -251,17 +269,17 @@ class Store:
         return sorted(name for name in names if name.endswith(suffix) and not name.endswith(".tmp"))
 
     def write_table(self, name: str, table: pa.Table) -> None:
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_statistics=False)
-        self.write(name, sink.getvalue())
+        self.write(name, as_parquet(table))
 
-    def read_table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    def read_table(self, name: str, columns: Sequence[str] | None = None, row_group: int | None = None) -> pa.Table:
+        """A table, or the columns named of it, or one row group where it has several."""
         try:
             file = pq.ParquetFile(self.filesystem.open_input_file(self.path(name)))
             schema = SCHEMAS.get(name.partition("/")[0])
             if schema is not None and not file.schema_arrow.equals(schema):
                 raise self._damaged(name, "its columns are not those of such a file")
-            table = file.read(columns=columns)
+            one = row_group is not None and file.num_row_groups > 1
+            table = file.read_row_group(row_group, columns) if one else file.read(columns=columns)
             table.validate(full=True)
         except (OSError, pa.ArrowException) as error:
             known = store_error(self.path(name), error)
@@ -273,31 +291,44 @@ class Store:
 
     # Manifest ---------------------------------------------------------------------------------------------------------
 
-    def write_manifest(self, rows: Iterable[dict], part_rows: int = 50_000) -> int:
+    def write_manifest(self, rows: Iterable[dict], part_rows: int = PART_ROWS) -> int:
         """Write the manifest, part by part, and drop the parts of an earlier one. Returns the number of nodules."""
         before, written, count = set(self.listing("manifest", ".parquet")), set(), 0
-        part: list[dict] = []
-
-        def flush() -> None:
-            table = pa.Table.from_pylist(part, schema=MANIFEST)
-            name = f"manifest/{len(written):06d}-{_digest_of(table)}.parquet"
-            self.write_table(name, table)
+        rows = iter(rows)
+        while part := self._next_rows(rows, part_rows):
+            data = as_parquet(pa.concat_tables(part))
+            name = f"manifest/{len(written):06d}-{_digest_of(data)}.parquet"
+            if name not in before:
+                self.write(name, data)
             written.add(name)
-            part.clear()
-
-        for row in rows:
-            part.append(row)
-            count += 1
-            if len(part) == part_rows:
-                flush()
-        if part or not written:
-            flush()
-        for name in before - written:
-            self.delete(name)
+            count += sum(table.num_rows for table in part)
+        if not written:
+            name = f"manifest/{0:06d}-none.parquet"
+            self.write_table(name, MANIFEST.empty_table())
+            written.add(name)
+        self.delete_many(before - written)
         return count
+
+    @staticmethod
+    def _next_rows(rows: Iterator[dict], count: int) -> list[pa.Table]:
+        # A few thousand at a time: as Python's objects they are ten times as large as in a table.
+        taken = []
+        for size in [ROWS_AT_ONCE] * (count // ROWS_AT_ONCE) + [count % ROWS_AT_ONCE]:
+            some = list(islice(rows, size))
+            if some:
+                taken.append(pa.Table.from_pylist(some, schema=MANIFEST))
+        return taken
 
     def manifest_parts(self) -> list[str]:
         return self.listing("manifest", ".parquet")
+
+    def source_digest(self) -> str:
+        """A digest of what the manifest's nodules are read from; equal for equal input."""
+        hasher = hashlib.blake2b(digest_size=16)
+        for name in self.manifest_parts():
+            for column in self.read_table(name, ["nodule_id", "fingerprint"]).columns:
+                hasher.update("\n".join(column.to_pylist()).encode())
+        return hasher.hexdigest()
 
     def manifest(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The manifest's rows (``MANIFEST``)."""
@@ -319,26 +350,33 @@ class Store:
             if nodule.outcome not in OUTCOMES or not nodule.key:
                 raise ValueError(f"{nodule.nodule_id}: cannot be committed without an outcome and a key")
         name = shard_name((nodule.key for nodule in records), suffix)
-        self.write_table(name, nodules)
+        # A nodule a row group, so that one can be read of many.
+        self.write(name, as_parquet(nodules, row_group_size=1))
         return pa.Table.from_pylist([outcome_row(nodule) | {"shard": name} for nodule in records], schema=OUTCOME)
 
     def add_to_index(self, outcomes: pa.Table) -> str:
         """Write rows of ``OUTCOME`` as a new index part. Returns its name."""
-        name = f"outcomes/part-{_digest_of(outcomes)}.parquet"
-        self.write_table(name, outcomes)
+        data = as_parquet(outcomes)
+        name = f"outcomes/part-{_digest_of(data)}.parquet"
+        self.write(name, data)
         return name
 
-    def index(self) -> pa.Table:
-        """``OUTCOME`` rows of all that is committed, one a key: the index parts and the shards they do not know."""
-        shards = self.listing("nodules", ".parquet")
-        parts = [self.read_table(name) for name in self.listing("outcomes", ".parquet")]
-        known = pa.concat_tables([OUTCOME.empty_table(), *parts])
-        unknown = sorted(set(shards) - set(known["shard"].unique().to_pylist()))
-        if unknown:
-            found = pa.concat_tables([self._outcomes_of_shard(name) for name in unknown])
-            known = pa.concat_tables([known, found])
-        known = known.filter(pc.is_in(known["shard"], pa.array(shards, pa.string())))
-        return _one_row_a_key(known)
+    def index(self, columns: Sequence[str] = OUTCOME.names) -> pa.Table:
+        """Columns of ``OUTCOME`` of all that is committed, a row a key: of the index and the shards unknown to it."""
+        # These decide which of two rows of one key stands.
+        needed = list(dict.fromkeys([*columns, "key", "outcome", "shard"]))
+        known = self._indexed(needed)
+        return _one_row_a_key(known).select(list(columns))
+
+    def _indexed(self, columns: list[str]) -> pa.Table:
+        """All rows of the index and of the shards that it does not know; those of deleted shards left out."""
+        shards = pa.array(self.listing("nodules", ".parquet"), pa.string())
+        parts = [self.read_table(name, columns) for name in self.listing("outcomes", ".parquet")]
+        known = pa.concat_tables([OUTCOME.empty_table().select(columns), *parts])
+        unknown = shards.filter(pc.invert(pc.is_in(shards, known["shard"].unique())))
+        found = [self._outcomes_of_shard(name).select(columns) for name in unknown.to_pylist()]
+        known = pa.concat_tables([known, *found])
+        return known.filter(pc.is_in(known["shard"], shards))
 
     def _outcomes_of_shard(self, name: str) -> pa.Table:
         small = [field.name for field in SCHEMA if field.name not in ("readers", "true_alpha", "trimap", "image")]
@@ -355,40 +393,70 @@ class Store:
             schema=OUTCOME,
         )
 
-    def compact_index(self) -> pa.Table:
-        """Rewrite the index as one part; the old parts go once it stands. Returns the rows."""
-        rows = self.index()
-        before = self.listing("outcomes", ".parquet")
-        name = self.add_to_index(rows)
-        for old in before:
-            if old != name:
-                self.delete(old)
-        return rows
+    def compact_index(self, part_rows: int = PART_ROWS) -> None:
+        """Make large parts of small ones, of those of which half is deleted, and of shards that no part knows.
 
-    def outcomes(self) -> pa.Table:
-        """``OUTCOME`` rows of the manifest's nodules, in the manifest's order; nodules not yet committed are absent."""
-        keys = self.manifest(["key"]).combine_chunks()
-        rows = self.index()
-        position = pc.index_in(keys["key"], rows["key"].combine_chunks())
-        return rows.take(position.drop_null())
+        Large parts stay as they are and one new part is in memory at a time, whatever the size of the dataset. The old
+        parts go once the new ones stand.
+        """
+        shards = pa.array(self.listing("nodules", ".parquet"), pa.string())
+        replaced, seen = set(), []
+        gathered = OUTCOME.empty_table()
+        written = set()
+
+        def gather(rows: pa.Table, last: bool = False) -> None:
+            nonlocal gathered
+            gathered = pa.concat_tables([gathered, rows])
+            while gathered.num_rows >= part_rows or (last and gathered.num_rows):
+                written.add(self.add_to_index(gathered.slice(0, part_rows).combine_chunks()))
+                gathered = gathered.slice(part_rows)
+
+        for name in self.listing("outcomes", ".parquet"):
+            alive = pc.is_in(self.read_table(name, ["shard"])["shard"], shards)
+            if (pc.sum(alive).as_py() or 0) < part_rows / 2:
+                rows = self.read_table(name).filter(alive)
+                gather(rows)
+                replaced.add(name)
+            else:
+                rows = self.read_table(name, ["shard"]).filter(alive)
+            seen.append(rows["shard"].unique())
+        known = pa.chunked_array(seen, pa.string())
+        for name in shards.filter(pc.invert(pc.is_in(shards, known))).to_pylist():
+            gather(self._outcomes_of_shard(name))
+        gather(OUTCOME.empty_table(), last=True)
+        self.delete_many(replaced - written)
+
+    def outcomes(self, columns: Sequence[str] = OUTCOME.names) -> pa.Table:
+        """Columns of ``OUTCOME`` of the manifest's nodules, in its order; nodules not yet committed are absent."""
+        keys = self.manifest(["key"])["key"].combine_chunks()
+        rows = self.index(list(dict.fromkeys([*columns, "key"])))
+        position = pc.index_in(keys, rows["key"].combine_chunks())
+        return rows.take(position.drop_null()).select(list(columns))
+
+    def solves(self, outcomes: pa.Table) -> Iterator[pa.Table]:
+        """The solves (fields of ``SOLVE``) of nodules, index part by index part.
+
+        ``outcomes`` has the nodules' ``key`` and ``shard``.
+        """
+        wanted = _key_and_shard(outcomes)
+        for name in self.listing("outcomes", ".parquet"):
+            rows = self.read_table(name, ["key", "shard", "solves"])
+            rows = rows.filter(pc.is_in(_key_and_shard(rows), wanted))
+            yield pa.Table.from_struct_array(pc.list_flatten(rows["solves"].combine_chunks()))
 
     def remove_superseded(self) -> int:
         """Remove shards whose nodules all stand under the manifest's key in another shard. Returns how many.
 
         Nodules that the manifest no longer names stay: a source that is half mounted must not cost any work.
         """
-        manifest = self.manifest(["nodule_id", "key"])
-        current = {row["nodule_id"]: row["shard"] for row in self.outcomes().select(["nodule_id", "shard"]).to_pylist()}
-        shards = self.listing("nodules", ".parquet")
-        if len(shards) == len(set(current.values())) and manifest.num_rows == len(current):
-            return 0
-        removed = 0
-        for name in set(shards) - set(current.values()):
-            nodules = self.read_table(name, ["nodule_id"])["nodule_id"].to_pylist()
-            if all(nodule in current for nodule in nodules):
-                self.delete(name)
-                removed += 1
-        return removed
+        current = self.outcomes(["nodule_id", "shard"])
+        rows = self._indexed(["nodule_id", "shard"])
+        rows = rows.filter(pc.invert(pc.is_in(rows["shard"], current["shard"].unique())))
+        needed = rows.filter(pc.invert(pc.is_in(rows["nodule_id"], current["nodule_id"])))["shard"]
+        superseded = rows["shard"].unique()
+        superseded = superseded.filter(pc.invert(pc.is_in(superseded, needed.unique())))
+        self.delete_many(superseded.to_pylist())
+        return len(superseded)
 
     def find(self, nodule_id: str) -> Nodule:
         """The nodule of that id, arrays and all.
@@ -398,18 +466,21 @@ class Store:
         InputError
             The dataset has no such nodule, or it is not built yet.
         """
-        rows = self.outcomes()
-        rows = rows.filter(pc.equal(rows["nodule_id"], nodule_id)).select(["key", "shard"]).to_pylist()
+        rows = self.outcomes(["nodule_id", "key", "shard"])
+        rows = rows.filter(pc.equal(rows["nodule_id"], nodule_id)).to_pylist()
         if not rows:
             raise InputError(f"{self.root}: no nodule {nodule_id} (see `raymat inspect` for those there are)")
         return self.read_committed(rows[0]["key"], rows[0]["shard"])
 
     def read_committed(self, key: str, shard: str) -> Nodule:
-        """The nodule of that key from its shard."""
-        for nodule in self.read_shard(shard):
+        """The nodule of that key from its shard, of which no other is read."""
+        keys = self.read_table(shard, ["key"])["key"].to_pylist()
+        if key not in keys:
+            raise InputError(f"{self.path(shard)}: is not what the index says; delete {self.root}/outcomes to mend it")
+        for nodule in self._nodules(shard, self.read_table(shard, row_group=keys.index(key))):
             if nodule.key == key:
                 return nodule
-        raise InputError(f"{self.path(shard)}: is not what the index says; delete {self.root}/outcomes to mend it")
+        raise InputError(f"{self.path(shard)}: holds no nodule {key}; delete the file and build again")
 
     def size_bytes(self) -> int:
         """Bytes of all committed shards."""
@@ -417,7 +488,9 @@ class Store:
 
     def read_shard(self, name: str) -> list[Nodule]:
         """The nodules of a shard, arrays and all."""
-        table = self.read_table(name)
+        return self._nodules(name, self.read_table(name))
+
+    def _nodules(self, name: str, table: pa.Table) -> list[Nodule]:
         try:
             return from_table(table)
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -425,11 +498,19 @@ class Store:
             raise self._damaged(name, error) from error
 
 
-def _digest_of(table: pa.Table) -> str:
-    hasher = hashlib.blake2b(digest_size=16)
-    for column in table.columns:
-        hasher.update(repr(column.to_pylist()).encode())
-    return hasher.hexdigest()
+def as_parquet(table: pa.Table, row_group_size: int | None = None) -> pa.Buffer:
+    """The bytes of a table's file; equal for equal tables."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, row_group_size, compression="zstd", use_dictionary=False, write_statistics=False)
+    return sink.getvalue()
+
+
+def _digest_of(data: pa.Buffer) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _key_and_shard(rows: pa.Table) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise(rows["key"], rows["shard"], " ")
 
 
 def _one_row_a_key(rows: pa.Table) -> pa.Table:
@@ -439,6 +520,7 @@ def _one_row_a_key(rows: pa.Table) -> pa.Table:
         return rows
     failed = pc.equal(rows["outcome"], FAILED)
     order = [("key", "ascending"), ("failed", "ascending"), ("shard", "descending")]
-    rows = rows.take(pc.sort_indices(rows.append_column("failed", failed), order))
-    keys = rows["key"].to_numpy(zero_copy_only=False)
-    return rows.filter(pa.array(np.r_[True, keys[1:] != keys[:-1]]))
+    rows = rows.take(pc.sort_indices(rows.append_column("failed", failed).select(["key", "failed", "shard"]), order))
+    keys = rows["key"].combine_chunks()
+    first = pa.concat_arrays([pa.array([True]), pc.not_equal(keys[1:], keys[:-1])])
+    return rows if pc.all(first).as_py() else rows.filter(first)

@@ -14,8 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raymat.nodule import OUTCOMES, InputError
+from raymat.store import counts
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -29,6 +31,8 @@ EXPERIMENT = "raymat builds"
 TRAININGS = "raymat 3DMM"
 METRICS_A_BATCH = 1000  # as many as a tracking server takes at once
 PROGRESS_EVERY_S = 10.0
+LISTED = ["nodule_id", "patient_id", "outcome", "stage", "method", "reason"]
+ROWS_SHOWN = 1_000  # of the table that MLflow's page shows; outcomes.csv has them all
 
 
 def in_submitted_job() -> bool:
@@ -156,28 +160,36 @@ class Run:
             self.metrics({"progress/done": done, "progress/per_minute": 60 * done / max(seconds, 1e-9)}, step)
             self.metrics({f"progress/{name}": counts[name] for name in OUTCOMES}, step)
 
-    def outcomes(self, rows: pa.Table, seconds: float, source_digest: str) -> None:
-        """Log what came out: counts, time and iterations a method, the chosen methods, the failures as a table."""
-        table = rows.to_pylist()
-        counts = Counter(row["outcome"] for row in table)
-        self.metrics({f"nodules/{name}": counts[name] for name in OUTCOMES} | {"nodules/total": len(table)})
+    def outcomes(self, rows: pa.Table, solves: Iterable[pa.Table], seconds: float, source_digest: str) -> None:
+        """Log what came out: counts, time and iterations a method, the chosen methods, the failures as a table.
+
+        Parameters
+        ----------
+        rows : an outcome a nodule, of ``raymat.store.OUTCOME``
+        solves : the fields of their solves, in as many tables as there are
+        seconds : the build's
+        source_digest : of the input
+        """
+        found = counts(rows["outcome"])
+        self.metrics({f"nodules/{name}": found[name] for name in OUTCOMES} | {"nodules/total": rows.num_rows})
         self.metrics({"seconds": seconds})
         self.client.set_tag(self.id, "source_digest", source_digest)
-        chosen = Counter(row["method"] for row in table if row["method"])
-        for method, solves in _by_method(table).items():
+        chosen = counts(rows["method"])
+        for method, sums in _by_method(solves).items():
             name = f"method/{method.replace('+', '_plus')}"
+            solved = sums["count"]
             self.metrics(
                 {
-                    f"{name}/seconds_mean": sum(s["seconds"] for s in solves) / len(solves),
-                    f"{name}/iterations_mean": sum(s["iterations"] for s in solves) / len(solves),
-                    f"{name}/not_converged": sum(not s["converged"] for s in solves),
-                    f"{name}/score_mean": sum(s["score"] for s in solves) / len(solves),
+                    f"{name}/seconds_mean": sums["seconds"] / solved,
+                    f"{name}/iterations_mean": sums["iterations"] / solved,
+                    f"{name}/not_converged": solved - sums["converged"],
+                    f"{name}/score_mean": sums["score"] / solved,
                     f"{name}/chosen": chosen[method],
                 }
             )
-        self.text("outcomes.csv", as_csv(table, ["nodule_id", "patient_id", "outcome", "stage", "method", "reason"]))
-        failures = [row for row in table if row["outcome"] != "accepted"]
-        self.table("not_accepted.json", failures, ["nodule_id", "patient_id", "outcome", "stage", "reason"])
+        self.text("outcomes.csv", as_csv(rows.select(LISTED)))
+        failures = rows.filter(pc.not_equal(rows["outcome"], "accepted")).slice(0, ROWS_SHOWN)
+        self.table("not_accepted.json", failures.to_pylist(), [name for name in LISTED if name != "method"])
 
     def figure(self, name: str, figure) -> None:
         """Log a matplotlib figure as an artifact."""
@@ -229,18 +241,24 @@ class Run:
             logging.getLogger(__name__).warning("MLflow does not answer (%s); the work goes on", error)
 
 
-def _by_method(rows: Iterable[dict]) -> dict[str, list[dict]]:
-    solves: dict[str, list[dict]] = {}
-    for row in rows:
-        for solve in row["solves"] or []:
-            solves.setdefault(solve["method"], []).append(solve)
-    return solves
+def _by_method(solves: Iterable[pa.Table]) -> dict[str, Counter]:
+    """Method to its number of solves and the sums over them."""
+    sums: dict[str, Counter] = {}
+    for table in solves:
+        names = ("seconds", "iterations", "converged", "score")
+        wanted = [(name, "sum") for name in names] + [("method", "count")]
+        for row in table.group_by("method").aggregate(wanted).to_pylist():
+            add = {name: row[f"{name}_sum"] or 0 for name in names}
+            sums.setdefault(row["method"], Counter()).update(add | {"count": row["method_count"]})
+    return sums
 
 
-def as_csv(rows: list[dict], columns: list[str]) -> str:
-    """Rows as CSV text."""
+def as_csv(rows: pa.Table) -> str:
+    """A table as CSV text."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(["" if row[column] is None else row[column] for column in columns] for row in rows)
+    writer.writerow(rows.column_names)
+    for batch in rows.to_batches():
+        lines = zip(*batch.to_pydict().values(), strict=True)
+        writer.writerows(["" if cell is None else cell for cell in line] for line in lines)
     return out.getvalue()

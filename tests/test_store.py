@@ -106,13 +106,46 @@ def test_the_index_finds_shards_that_no_part_knows(store):
     assert store.index().sort_by("nodule_id").to_pylist() == known.to_pylist() + unknown.to_pylist()
 
 
-def test_compacting_keeps_every_row_in_one_part(store):
+def test_compacting_keeps_every_row_in_few_parts(store):
     for name in "abc":
         store.add_to_index(store.commit(to_table([a_nodule(name)])))
-    rows = store.compact_index()
-    assert rows.num_rows == 3
+    store.commit(to_table([a_nodule("d")]))
+    rows = store.index()
+    store.compact_index()
     assert len(store.listing("outcomes")) == 1
-    assert store.compact_index().equals(rows)
+    assert store.index().equals(rows)
+
+
+def test_compacting_leaves_large_parts_alone_until_half_of_them_is_gone(store):
+    shards = [store.commit(to_table([a_nodule(name)])) for name in "abcdef"]
+    large = store.add_to_index(pa.concat_tables(shards[:4]))
+    for small in shards[4:]:
+        store.add_to_index(small)
+    store.compact_index(part_rows=4)
+    assert large in store.listing("outcomes")
+    assert len(store.listing("outcomes")) == 2
+    for gone in shards[:3]:
+        store.delete(gone["shard"][0].as_py())
+    rows = store.index()
+    store.compact_index(part_rows=4)
+    assert large not in store.listing("outcomes")
+    assert store.index().equals(rows)
+
+
+def test_solves_are_those_of_the_nodules_asked_for(store):
+    store.add_to_index(store.commit(to_table([a_nodule("a"), a_nodule("bb")])))
+    store.add_to_index(store.commit(to_table([a_nodule("ccc")])))
+    rows = store.index(["key", "shard"])
+    assert sum(table.num_rows for table in store.solves(rows)) == 3
+    assert sum(table.num_rows for table in store.solves(rows[:1])) == 1
+
+
+def test_one_nodule_of_many_in_a_shard_is_read_alone(store, monkeypatch):
+    rows = store.commit(to_table([a_nodule(name) for name in "abc"]))
+    whole = pq.ParquetFile.read
+    monkeypatch.setattr(pq.ParquetFile, "read", lambda self, columns=None: whole(self, columns or ["nothing"]))
+    for row in rows.to_pylist():
+        assert store.read_committed(row["key"], row["shard"]).nodule_id == row["nodule_id"]
 
 
 def test_the_index_forgets_a_shard_that_was_deleted(store):

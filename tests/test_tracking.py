@@ -24,7 +24,9 @@ def test_a_build_is_one_run_with_all_that_came_out(uri, tmp_path):
     run = Run(uri, "build x", {"prepare.spacing_mm": 0.5, "min_readers": 4})
     run.progress(Counter(accepted=1), 2.0)
     rows = [outcome_row(n) | {"shard": "s"} for n in (a_nodule("a"), a_nodule("b"), a_failure("c", "no such file"))]
-    run.outcomes(pa.Table.from_pylist(rows, schema=OUTCOME), 12.5, "digest")
+    table = pa.Table.from_pylist(rows, schema=OUTCOME)
+    solves = [pa.Table.from_struct_array(part["solves"].combine_chunks().flatten()) for part in (table[:1], table[1:])]
+    run.outcomes(table, solves, 12.5, "digest")
     run.figure("sheet.png", Figure())
     run.end()
 

@@ -28,13 +28,13 @@ from ray.data.block import BlockMetadata
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymat.lock import held
-from raymat.nodule import FAILED, InputError, Nodule, from_table, to_table
+from raymat.nodule import ACCEPTED, FAILED, REJECTED, InputError, Nodule, from_table, to_table
 from raymat.pipelines.cluster import GIB, Pools, connected, size_pools, thread_environment
 from raymat.pipelines.progress import Progress
 from raymat.places import Unreachable
 from raymat.sources import NoduleRef, Source
 from raymat.steps import SOLVE_KEY_LENGTH, BuildParameters, counted, ended, read_and_prepare, score, solve
-from raymat.store import MANIFEST, OUTCOME, Store
+from raymat.store import BRIEF, MANIFEST, OUTCOME, Store, counts
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Plan:
 
 @dataclass
 class Result:
-    """How a build ended: ``outcomes`` are rows of ``raymat.store.OUTCOME`` for every nodule of the manifest."""
+    """How a build ended: ``outcomes`` has ``raymat.store.BRIEF`` of ``OUTCOME`` for every nodule of the manifest."""
 
     plan: Plan
     outcomes: pa.Table
@@ -83,7 +83,7 @@ class Result:
 
     @property
     def counts(self) -> Counter[str]:
-        return Counter(self.outcomes["outcome"].to_pylist())
+        return counts(self.outcomes["outcome"])
 
 
 def plan_build(
@@ -96,32 +96,36 @@ def plan_build(
             yield {**vars(ref), "key": parameters.key(ref)}
 
     plan = Plan(total=store.write_manifest(rows()))
-    index = store.index()
+    index = store.index(["nodule_id", "key", "outcome", "shard"])
     keys = index["key"].combine_chunks()
     failed = pc.equal(index["outcome"], FAILED)
     standing = keys.filter(pc.invert(failed)) if retry_failed else keys
-    # A failed solve has no mattes to judge anew.
-    reusable = index.filter(pc.greater(pc.list_value_length(index["solves"]), 0))
+    # What failed or was excluded has no mattes to judge anew.
+    reusable = index.filter(pc.is_in(index["outcome"], pa.array([ACCEPTED, REJECTED])))
     reusable_keys = pc.utf8_slice_codeunits(reusable["key"], 0, SOLVE_KEY_LENGTH).combine_chunks()
     nodules_before = index["nodule_id"].combine_chunks()
-    named = store.manifest(["nodule_id"])["nodule_id"].combine_chunks()
-    plan.absent = pc.sum(pc.invert(pc.is_in(nodules_before.unique(), named))).as_py() or 0
+    named = store.manifest(["nodule_id", "key"])
+    plan.absent = pc.sum(pc.invert(pc.is_in(nodules_before.unique(), named["nodule_id"].combine_chunks()))).as_py() or 0
+    stands = pc.is_in(named["key"], standing)
+    plan.committed = pc.sum(stands).as_py() or 0
     store.delete_all("worklist")
-    for number, part in enumerate(store.manifest_parts()):
+    start = 0
+    for number, part in enumerate(store.manifest_parts() if plan.to_do else []):
         manifest = store.read_table(part)
-        stands = pc.is_in(manifest["key"], standing)
-        plan.committed += pc.sum(stands).as_py() or 0
-        todo = manifest.filter(pc.invert(stands)).combine_chunks()
+        todo = manifest.filter(pc.invert(stands[start : start + manifest.num_rows])).combine_chunks()
+        start += manifest.num_rows
+        if not todo.num_rows:
+            continue
         tried = pc.is_in(todo["key"], keys)
         plan.retried += pc.sum(tried).as_py() or 0
         plan.changed += pc.sum(pc.and_not(pc.is_in(todo["nodule_id"], nodules_before), tried)).as_py() or 0
         match = pc.index_in(pc.utf8_slice_codeunits(todo["key"], 0, SOLVE_KEY_LENGTH), reusable_keys)
-        shards = reusable["shard"].combine_chunks().take(match) if todo.num_rows else pa.array([], pa.string())
+        shards = reusable["shard"].combine_chunks().take(match.combine_chunks())
         plan.rescored += len(shards) - shards.null_count
         todo = todo.append_column("reuse", shards)
-        for start in range(0, todo.num_rows, part_rows):
-            name = f"worklist/{number:06d}-{start:06d}.parquet"
-            store.write_table(name, todo.slice(start, part_rows))
+        for first in range(0, todo.num_rows, part_rows):
+            name = f"worklist/{number:06d}-{first:06d}.parquet"
+            store.write_table(name, todo.slice(first, part_rows))
             plan.work.append(name)
     return plan
 
@@ -441,12 +445,13 @@ def _build(
                 index.flush()
                 raise
             index.flush()
-        store.compact_index()
     store.delete_all("worklist")
     removed = store.remove_superseded()
     if removed:
         say(f"{counted(removed, 'file')} of nodules that were done again removed")
-    outcomes = store.outcomes()
+    if plan.to_do:
+        store.compact_index()
+    outcomes = store.outcomes(BRIEF)
     if outcomes.num_rows != plan.total:
         raise InputError(
             f"{store.root}: {plan.total - outcomes.num_rows} of {plan.total} nodules have no outcome; run the same "

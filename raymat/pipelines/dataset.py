@@ -7,14 +7,17 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from raymat import __version__, pictures
 from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, OUTCOMES, REJECTED
 from raymat.pipelines.build import NODULE_TIMEOUT_S, Result, build
 from raymat.pipelines.cluster import Pools
 from raymat.pipelines.progress import in_words
-from raymat.sources import Source, digest
+from raymat.sources import Source
 from raymat.steps import BuildParameters
-from raymat.store import PARAMETERS, Store
+from raymat.store import PARAMETERS, Store, counts
 from raymat.tracking import Run, how_to_look
 
 CONTACT_SHEET = "contact_sheet.png"
@@ -72,8 +75,7 @@ def build_dataset(job: Job, say: Callable[[str], None] = print) -> Result:
         )
         sheet = draw_contact_sheet(store, result)
         if run:
-            manifest = store.manifest(["nodule_id", "fingerprint"]).to_pylist()
-            run.outcomes(result.outcomes, result.seconds, digest(*(v for row in manifest for v in row.values())))
+            run.outcomes(result.outcomes, store.solves(result.outcomes), result.seconds, store.source_digest())
             run.figure("chosen_methods.png", pictures.method_histogram(chosen_methods(result)))
             if sheet is not None:
                 run.figure(CONTACT_SHEET, sheet)
@@ -103,18 +105,19 @@ def flatten(parameters: dict, prefix: str = "") -> dict[str, object]:
 
 def chosen_methods(result: Result) -> Counter[str]:
     """How often each method was chosen among the accepted nodules."""
-    rows = result.outcomes.select(["outcome", "method"]).to_pylist()
-    return Counter(row["method"] for row in rows if row["outcome"] == ACCEPTED)
+    accepted = result.outcomes.filter(pc.equal(result.outcomes["outcome"], ACCEPTED))
+    return counts(accepted["method"])
 
 
 def draw_contact_sheet(store: Store, result: Result):
     """Draw nodules evenly spread over the dataset, write the sheet beside it and return the figure (None for none)."""
-    rows = result.outcomes.select(["key", "shard", "outcome"]).to_pylist()
-    rows = [row for row in rows if row["outcome"] in (ACCEPTED, REJECTED)]
-    if not rows:
+    rows = result.outcomes.select(["key", "shard", "outcome"])
+    rows = rows.filter(pc.is_in(rows["outcome"], pa.array([ACCEPTED, REJECTED])))
+    if not rows.num_rows:
         return None
-    step = max(1, len(rows) // SHEET_NODULES)
-    nodules = (store.read_committed(row["key"], row["shard"]) for row in rows[::step][:SHEET_NODULES])
+    step = max(1, rows.num_rows // SHEET_NODULES)
+    spread = rows.take(list(range(0, rows.num_rows, step))[:SHEET_NODULES]).to_pylist()
+    nodules = (store.read_committed(row["key"], row["shard"]) for row in spread)
     figure = pictures.contact_sheet(nodules)
     store.write(CONTACT_SHEET, pictures.png_bytes(figure))
     return figure
@@ -122,14 +125,14 @@ def draw_contact_sheet(store: Store, result: Result):
 
 def summary(result: Result) -> str:
     """The table of outcomes, why nodules were not accepted, and the chosen methods."""
-    counts = result.counts
-    lines = ["", *(f"{name:<10}{counts[name]:>7}" for name in OUTCOMES), f"{'in all':<10}{sum(counts.values()):>7}"]
+    of = result.counts
+    lines = ["", *(f"{name:<10}{of[name]:>7}" for name in OUTCOMES), f"{'in all':<10}{sum(of.values()):>7}"]
     for outcome in (FAILED, REJECTED, EXCLUDED):
-        rows = [row for row in result.outcomes.to_pylist() if row["outcome"] == outcome]
-        lines += [f"  {outcome} {row['nodule_id']}: {row['reason']}" for row in rows[:10]]
-        if len(rows) > 10:
-            lines.append(f"  ... and {len(rows) - 10} more {outcome} (raymat inspect lists them)")
-    if counts[FAILED]:
+        rows = result.outcomes.filter(pc.equal(result.outcomes["outcome"], outcome))
+        lines += [f"  {outcome} {row['nodule_id']}: {row['reason']}" for row in rows.slice(0, 10).to_pylist()]
+        if rows.num_rows > 10:
+            lines.append(f"  ... and {rows.num_rows - 10} more {outcome} (raymat inspect lists them)")
+    if of[FAILED]:
         lines.append("  (--retry-failed tries the failed ones again)")
     chosen = ", ".join(f"{method} {n}" for method, n in chosen_methods(result).most_common())
     if chosen:

@@ -218,7 +218,10 @@ def _write(
     shown = [{name: np.array(a) for name, a in json.loads(row["picture"]).items()} for row in rows[:DRAWN]]
     draw("predictions.png", show_predictions(shown, [row["nodule_id"] for row in rows[:DRAWN]]))
     keep("table.md", "\n".join(report))
-    keep("errors.csv", as_csv(errors, ["split", "nodule_id", "truth", "method", "metric", "value"]))
+    keep(
+        "errors.csv",
+        as_csv(pa.Table.from_pylist(errors).select(["split", "nodule_id", "truth", "method", "metric", "value"])),
+    )
     if run:
         run.end()
     say("\n".join(report))

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import raymat
+from raymat import steps
 from raymat.nodule import InputError
-from raymat.pipelines.build import build, nodules_per_shard, plan_build
+from raymat.pipelines.build import build, describe, nodules_per_shard, plan_build
 from raymat.pipelines.cluster import Pools
 from raymat.prepare import PrepareParameters
 from raymat.quality import QualityParameters
@@ -139,7 +140,8 @@ def test_changed_quality_is_judged_anew_without_solving(built, tmp_path):
     assert "need only be scored" in said[0]
     assert result.counts == {"rejected": 6}
     before = {row["nodule_id"]: [s["seconds"] for s in row["solves"]] for row in store.outcomes().to_pylist()}
-    after = {row["nodule_id"]: [s["seconds"] for s in row["solves"]] for row in result.outcomes.to_pylist()}
+    judged = Store.open(tmp_path / "copy").outcomes().to_pylist()
+    after = {row["nodule_id"]: [s["seconds"] for s in row["solves"]] for row in judged}
     assert after == before
     assert len(Store.open(tmp_path / "copy").listing("nodules")) == 6
 
@@ -156,7 +158,26 @@ def test_a_changed_parameter_or_input_redoes_what_depends_on_it(built, tmp_path)
     same = plan_build(copy, CasesSource(str(folder / "cases.csv")), PARAMETERS)
     assert same.changed == 0
     write_volume(folder / "3.nii.gz", np.full(GRID.shape, -800.0, np.float32), GRID)
-    assert plan_build(copy, CasesSource(str(folder / "cases.csv")), PARAMETERS).changed == 1
+    before = {row["nodule_id"]: row["shard"] for row in copy.outcomes().to_pylist()}
+    stamps = {name: (tmp_path / "copy" / name).stat().st_mtime_ns for name in copy.listing("nodules")}
+    assert build(copy, CasesSource(str(folder / "cases.csv")), PARAMETERS, say=quiet).plan.changed == 1
+    after = {row["nodule_id"]: row["shard"] for row in copy.outcomes().to_pylist()}
+    assert {name for name in before if before[name] != after[name]} == {"case3"}
+    kept = set(before.values()) & set(after.values())
+    assert {name: (tmp_path / "copy" / name).stat().st_mtime_ns for name in kept} == {
+        name: stamps[name] for name in kept
+    }
+    assert set(copy.listing("nodules")) == set(after.values())
+
+
+@pytest.mark.parametrize("version", ["SOLVER_VERSION", "PREPARE_VERSION"])
+def test_another_version_of_the_code_redoes_all_nodules_and_says_so(built, tmp_path, monkeypatch, version):
+    table, store, _ = built
+    shutil.copytree(store.root, tmp_path / "copy")
+    monkeypatch.setattr(steps, version, "the next")
+    plan = plan_build(Store.open(tmp_path / "copy"), CasesSource(table), PARAMETERS)
+    assert (plan.changed, plan.rescored, plan.to_do) == (6, 0, 6)
+    assert "6 of them again, as their input, a parameter or the solvers changed" in describe(plan)
 
 
 def test_each_bad_nodule_has_its_own_outcome_and_the_rest_stands(ray_cluster, tmp_path):
