@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
-from raymat import __version__, pictures
+from raymat import pictures
 from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, OUTCOMES, REJECTED
 from raymat.pipelines.build import NODULE_TIMEOUT_S, Result, build
 from raymat.pipelines.cluster import Pools
@@ -16,6 +16,7 @@ from raymat.sources import Source, digest
 from raymat.steps import BuildParameters
 from raymat.store import PARAMETERS, Store
 from raymat.tracking import Run, how_to_look
+from raymat.version import __version__
 
 CONTACT_SHEET = "contact_sheet.png"
 SHEET_NODULES = 12
