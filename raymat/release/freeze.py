@@ -144,7 +144,7 @@ def release(request: ReleaseRequest, say: Callable[[str], None] = print) -> str:
 def _verdict(row: Mapping, decisions: Mapping, is_stale: bool, request: ReleaseRequest) -> Verdict:
     """The verdict on a nodule; those without mattes keep the outcome of the build."""
     found = verdict(row, {} if is_stale else decisions)
-    if request.reviewed_only and found.by == "score" and row["outcome"] in (ACCEPTED, REJECTED):
+    if request.reviewed_only and found.by == "score":
         return Verdict(REJECTED, None, "score", (), "no reviewer has decided on it (--reviewed-only)")
     return found
 
