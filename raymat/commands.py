@@ -73,7 +73,7 @@ def run_release(options: argparse.Namespace) -> int:
     digest = release(ReleaseRequest(**{name: getattr(options, name) for name in names}))
     print(f"release {options.version}   {options.out}")
     print(f"datasheet     {options.out.rstrip('/')}/datasheet.md")
-    print(f"digest        {digest}   (raymat verify {options.out} --digest {digest[:12]}...)")
+    print(f"digest        {digest}   (raymat verify {options.out} --digest DIGEST)")
     return 0
 
 

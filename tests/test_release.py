@@ -191,7 +191,7 @@ def test_the_datasheet_tells_what_a_reader_of_the_data_must_know(frozen):
         "5 nodules of 3 patients",
         "A reviewer's decision stands over the score.",
         "| case-001 | rejected | reviewers | rejected by Ada |",
-        "| case-006 | excluded | score | 2 readers |",
+        "| case-006 | excluded | build | 2 readers |",
         "| prepare.crop_px | 128 |",
         "| cf | 3 |",
         "not stated (--licence)",

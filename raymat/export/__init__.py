@@ -55,4 +55,4 @@ def export(
 def file_name(nodule_id: str) -> str:
     """The id where it is a plain file name, else a plain one that no other id has."""
     plain = re.sub(r"[^\w.-]", "_", nodule_id).lstrip(".")
-    return plain if plain == nodule_id else f"{plain}-{digest(nodule_id)[:8]}"
+    return plain if plain and plain == nodule_id else f"{plain}-{digest(nodule_id)[:8]}"

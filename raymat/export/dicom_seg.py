@@ -18,9 +18,9 @@ from highdicom.seg import SegmentationFractionalTypeValues, SegmentationTypeValu
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from raymat import __version__
 from raymat.nodule import InputError, Nodule
 from raymat.sources.dicom import Series, Slice, index_tree, slab_grid
+from raymat.version import __version__
 from raymat.volume import Grid, to_sitk
 
 MAKER = "raymat"
@@ -107,12 +107,13 @@ def write_segmentation(nodule: Nodule, series: Series, root: str, path: Path, le
             max_fractional_value=255,
             content_description=f"alpha matte, {matte.method}, score {matte.score:.2f}"[:64],
             content_label="ALPHA" if level is None else "ALPHA_LEVEL",
-            content_creator_name=MAKER,
+            content_creator_name=f"{MAKER}^",
             transfer_syntax_uid=ExplicitVRLittleEndian,
             series_description=f"{MAKER} {nodule.nodule_id}"[:64],
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: its headers do not carry a DICOM Segmentation ({error})") from error
+    _tell_of_deidentification(segmentation, sources[0])
     try:
         segmentation.save_as(path)
     except OSError as error:
@@ -155,6 +156,16 @@ def on_grid(nodule: Nodule, grid: Grid) -> np.ndarray:
         to_sitk(nodule.alpha, own), reference, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32
     )
     return np.clip(sitk.GetArrayFromImage(moved), 0.0, 1.0)
+
+
+def _tell_of_deidentification(segmentation: pydicom.Dataset, source: pydicom.Dataset) -> None:
+    # Whoever says that the identity was removed must say how, and the segmentation says it after its source.
+    names = ("DeidentificationMethod", "DeidentificationMethodCodeSequence")
+    for name in names:
+        if source.get(name):
+            segmentation[name] = source[name]
+    if segmentation.get("PatientIdentityRemoved") == "YES" and not any(segmentation.get(name) for name in names):
+        segmentation.DeidentificationMethod = "not stated in the source series"
 
 
 def _segment(nodule: Nodule, level: float | None, seed: list[str]) -> hd.seg.SegmentDescription:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymat import __version__, pictures
+from raymat import pictures
 from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, OUTCOMES, REJECTED
 from raymat.pipelines.build import NODULE_TIMEOUT_S, Result, build
 from raymat.pipelines.cluster import Pools
@@ -19,6 +19,7 @@ from raymat.sources import Source
 from raymat.steps import BuildParameters
 from raymat.store import PARAMETERS, Store, counts
 from raymat.tracking import Run, how_to_look
+from raymat.version import __version__
 
 CONTACT_SHEET = "contact_sheet.png"
 SHEET_NODULES = 12

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymat import __version__, pictures
+from raymat import pictures
 from raymat.matting import SOLVER_VERSION
 from raymat.nodule import ACCEPTED, REJECTED, InputError, Nodule, array_to_struct
 from raymat.prepare import PREPARE_VERSION
@@ -38,6 +38,7 @@ from raymat.release.splits import PARTS, SPLITS, split_patients
 from raymat.review.decisions import RULE, Decisions, Verdict, stale, verdict
 from raymat.steps import counted
 from raymat.store import PARAMETERS, Store, open_filesystem
+from raymat.version import __version__
 
 NODULES_A_FILE = 32
 SHEET_NODULES = 24
@@ -143,7 +144,7 @@ def release(request: ReleaseRequest, say: Callable[[str], None] = print) -> str:
 def _verdict(row: Mapping, decisions: Mapping, is_stale: bool, request: ReleaseRequest) -> Verdict:
     """The verdict on a nodule; those without mattes keep the outcome of the build."""
     found = verdict(row, {} if is_stale else decisions)
-    if request.reviewed_only and found.by == "score" and row["outcome"] in (ACCEPTED, REJECTED):
+    if request.reviewed_only and found.by == "score":
         return Verdict(REJECTED, None, "score", (), "no reviewer has decided on it (--reviewed-only)")
     return found
 

@@ -168,11 +168,11 @@ class Verdict:
 
     Attributes
     ----------
-    outcome : "accepted" or "rejected"
-    method : the matte to use; None where rejected
-    by : "reviewers" or "score"
+    outcome : that of the build, or what the reviewers made of it
+    method : the matte to use; None where the nodule is left out
+    by : "reviewers", "score", or "build" for nodules that never had a matte
     reviewers : who decided, sorted
-    reason : why it is rejected; None where accepted
+    reason : why it is left out; None where accepted
     """
 
     outcome: str
@@ -191,7 +191,8 @@ def verdict(row: Mapping, decisions: Mapping[str, Decision]) -> Verdict:
     decisions : reviewer to the decision that stands
     """
     if not decisions:
-        return Verdict(row["outcome"], row["method"], "score", (), row["reason"])
+        by = "score" if row["outcome"] in (ACCEPTED, REJECTED) else "build"
+        return Verdict(row["outcome"], row["method"], by, (), row["reason"])
     reviewers = tuple(sorted(decisions))
     chosen = Counter(decision.method for decision in decisions.values() if decision.action == CHOOSE)
     accept = chosen.total()

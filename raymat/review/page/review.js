@@ -336,6 +336,7 @@ function pane(plane, matte, size) {
   canvas.width = canvas.height = Math.max(16, Math.round(size * ratio));
   canvas.style.width = canvas.style.height = `${size}px`;
   canvas.className = "pane";
+  canvas.dataset.shows = `${PLANES[plane]} ${matte === null ? "image" : "matte"}`;
   const here = { canvas, plane, matte, small: typeof matte === "number" };
   canvas.addEventListener("wheel", (event) => {
     event.preventDefault();
