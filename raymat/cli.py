@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +45,10 @@ def run(command: argparse.ArgumentParser, arguments: list[str] | None = None) ->
     except (InputError, NoduleExcluded) as error:
         print(f"raymat: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read the output has gone (`| head`): nothing is left to say, at exit neither.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("raymat: stopped; what is committed stands, the same command goes on from there", file=sys.stderr)
         return 130
@@ -81,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     given.add_argument("--mask", action="append", metavar="FILE", help="a reader's mask; repeat for each reader")
     given.add_argument("--trimap", metavar="FILE", help="0 background, 128 unknown, 255 foreground")
     which = matte.add_mutually_exclusive_group()
-    which.add_argument("--method", choices=METHODS, default="cf+", help="default: %(default)s")
+    which.add_argument("--method", type=str.lower, choices=METHODS, default="cf+", help="default: %(default)s")
     which.add_argument("--all", action="store_true", help="all eight, as OUT_<method>")
     matte.add_argument("-o", "--out", required=True, metavar="FILE", help="the alpha matte, for example alpha.nii.gz")
     add_prepare(matte)

@@ -72,7 +72,7 @@ def _release(store: Store, done: threading.Event, thread: threading.Thread) -> N
         store.delete(NAME)
 
 
-def refuse_if_held(store: Store, session: str) -> None:
+def refuse_if_held(store: Store, session: str = "") -> None:
     """Raise InputError where a build other than ``session`` holds the lock and may be alive."""
     if not store.exists(NAME):
         return

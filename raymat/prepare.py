@@ -72,7 +72,8 @@ def prepare(nodule: Nodule, parameters: PrepareParameters | None = None) -> Nodu
     The crop is centred in plane on the box around the union of the readers (or the non-background of a given trimap)
     and runs ``pad_slices`` beyond it at both ends. The working grid keeps the image's own axes and begins at the
     crop's outer edge; image and masks are resampled linearly, masks cut at one half. What lies beyond the edge of the
-    scan is air (``intensity_range``'s low end) and background.
+    scan is air (``intensity_range``'s low end) in which no reader marked anything; the unknown region grows into it as
+    into any background.
 
     Parameters
     ----------
@@ -132,7 +133,6 @@ def prepare(nodule: Nodule, parameters: PrepareParameters | None = None) -> Nodu
             grow_in_mm=parameters.grow_in_mm,
             foreground=parameters.foreground,
         )
-        trimap[~crop.scanned] = BACKGROUND
     for name, value in (("foreground", FOREGROUND), ("unknown", UNKNOWN), ("background", BACKGROUND)):
         if not (trimap == value).any():
             raise InputError(

@@ -123,15 +123,16 @@ def ended(nodule: Nodule, outcome: str, stage: str, reason: str) -> Nodule:
 def read_and_prepare(source: Source, ref: NoduleRef, parameters: BuildParameters) -> Nodule:
     """The nodule on the working grid with its trimap, or with the outcome that ends its way here."""
 
-    def work(nodule: Nodule) -> Nodule:
+    def read(nodule: Nodule) -> Nodule:
         if ref.problem:
             raise InputError(ref.problem)
         if 0 <= ref.readers < parameters.min_readers:
             raise NoduleExcluded(f"{counted(ref.readers, 'reader')}, fewer than the {parameters.min_readers} asked for")
-        return replace(prepare(source.read(ref), parameters.prepare), key=nodule.key)
+        return replace(source.read(ref), key=nodule.key)
 
-    start = Nodule(ref.nodule_id, ref.patient_id, ref.source, key=parameters.key(ref))
-    return _guarded("read", start, work)
+    start = Nodule(ref.nodule_id, ref.patient_id, ref.source, notes=list(ref.notes), key=parameters.key(ref))
+    nodule = _guarded("read", start, read)
+    return nodule if nodule.outcome else _guarded("read", nodule, lambda nodule: prepare(nodule, parameters.prepare))
 
 
 def solve_volume(

@@ -48,6 +48,7 @@ MANIFEST = pa.schema(
         ("fingerprint", pa.string()),
         ("location", pa.string()),
         ("problem", pa.string()),
+        ("notes", pa.list_(pa.string())),
         ("key", pa.string()),
     ]
 )

@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import re
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -70,11 +71,12 @@ def without_credentials(uri: str) -> str:
     return re.sub(r"//[^/@]*@", "//", uri)
 
 
-def how_to_look(uri: str) -> str:
-    """What to do to see the runs in a browser."""
+def how_to_look(uri: str, page: str = "") -> str:
+    """What to do to see a run in a browser; ``page`` is ``Run.page``."""
     if uri.startswith("http"):
-        return without_credentials(uri)
-    return f"mlflow ui --backend-store-uri {without_credentials(uri)}   (then open http://127.0.0.1:5000)"
+        return without_credentials(uri).rstrip("/") + page
+    page = f"http://127.0.0.1:5000{page}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(without_credentials(uri))}   (then open {page})"
 
 
 class Run:
@@ -88,6 +90,7 @@ class Run:
     experiment : the experiment it stands in
     parent : id of the run under which it stands
     continues : id of a run that was interrupted and goes on as this one; a new one where the store has it no more
+    replaces : id of a run that was interrupted and does not go on: it is ended as KILLED
 
     Raises
     ------
@@ -103,8 +106,9 @@ class Run:
         experiment: str = EXPERIMENT,
         parent: str | None = None,
         continues: str | None = None,
+        replaces: str | None = None,
     ) -> None:
-        for noisy in ("mlflow", "alembic"):
+        for noisy in ("mlflow", "alembic", "urllib3"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
         # An unreachable server is to be known at once, not after minutes of retries.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -114,6 +118,8 @@ class Run:
             self.client = MlflowClient(tracking_uri=uri)
             found = self.client.get_experiment_by_name(experiment)
             identifier = found.experiment_id if found else self._create_experiment(uri, experiment)
+            if replaces and self._stands(replaces):
+                self.client.set_terminated(replaces, "KILLED")
             if continues and self._stands(continues):
                 self.id = continues
                 self.client.update_run(self.id, status="RUNNING")
@@ -125,6 +131,8 @@ class Run:
         except Exception as error:
             # MLflow's stores raise what their drivers raise: SQLAlchemy's, requests', OSError, MlflowException.
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            if isinstance(error, MlflowException) and "Max retries exceeded" in first:
+                first = "nothing answers there"
             raise InputError(
                 f"the MLflow store {without_credentials(uri)} cannot be used: {without_credentials(first)}. Set "
                 "MLFLOW_TRACKING_URI to one that can, or --no-tracking"
@@ -140,6 +148,11 @@ class Run:
         run.client, run.id, run.last = MlflowClient(tracking_uri=uri), identifier, 0.0
         return run
 
+    @property
+    def page(self) -> str:
+        """The run's page, after the address of MLflow's server."""
+        return f"/#/experiments/{self.client.get_run(self.id).info.experiment_id}/runs/{self.id}"
+
     def _stands(self, identifier: str) -> bool:
         try:
             return self.client.get_run(identifier).info.lifecycle_stage == "active"
@@ -149,7 +162,9 @@ class Run:
     def _create_experiment(self, uri: str, experiment: str) -> str:
         # Without a place of their own, artifacts of an SQLite store would go to wherever the next command runs.
         place = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" if uri.startswith("sqlite:///") else None
-        return self.client.create_experiment(experiment, place.absolute().as_uri() if place else None)
+        # Without a kind MLflow's page takes an experiment for one of language models and shows its traces, of none.
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        return self.client.create_experiment(experiment, place.absolute().as_uri() if place else None, tags=kind)
 
     def progress(self, counts: Counter, seconds: float, finished: bool = False) -> None:
         """Log the counts so far, now and then and when all is done."""

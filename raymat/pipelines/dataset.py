@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -11,17 +12,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raymat import pictures
+from raymat.lock import refuse_if_held
 from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, OUTCOMES, REJECTED
 from raymat.pipelines.build import NODULE_TIMEOUT_S, Result, build
 from raymat.pipelines.cluster import Pools
 from raymat.pipelines.progress import in_words
-from raymat.sources import Source
+from raymat.sources import Source, digest
 from raymat.steps import BuildParameters
 from raymat.store import PARAMETERS, Store, counts
-from raymat.tracking import Run, how_to_look
+from raymat.tracking import Run, how_to_look, without_credentials
 from raymat.version import __version__
 
 CONTACT_SHEET = "contact_sheet.png"
+RUN = "run.json"
 SHEET_NODULES = 12
 
 
@@ -57,8 +60,8 @@ def build_dataset(job: Job, say: Callable[[str], None] = print) -> Result:
         The source, the output, the cluster or the MLflow store cannot be used; found before any work is done.
     """
     store = Store.create(job.out)
-    flat = flatten({"source": job.source_name, "out": job.out, **asdict(job.parameters)})
-    run = Run(job.tracking_uri, f"build {job.out}", flat) if job.tracking_uri else None
+    refuse_if_held(store)  # before this build touches what tells of the other
+    run = _begin_run(job, store) if job.tracking_uri else None
     status = "FAILED"
     how = {"raymat": __version__, "source": job.source_name, "parameters": asdict(job.parameters)}
     store.write(PARAMETERS, json.dumps(how, indent=1).encode())
@@ -81,12 +84,13 @@ def build_dataset(job: Job, say: Callable[[str], None] = print) -> Result:
             if sheet is not None:
                 run.figure(CONTACT_SHEET, sheet)
         say(summary(result))
-        say(f"dataset        {job.out}   (raymat inspect {job.out})")
+        say(f"dataset        {job.out}   (raymat inspect {shlex.quote(job.out)})")
         if sheet is not None:
             say(f"contact sheet  {job.out}/{CONTACT_SHEET}")
         if run:
-            say(f"MLflow         {how_to_look(job.tracking_uri)}")
+            say(f"MLflow         {how_to_look(job.tracking_uri, run.page)}")
         status = "FINISHED"
+        store.delete(RUN)
         return result
     except KeyboardInterrupt:
         status = "KILLED"
@@ -94,6 +98,23 @@ def build_dataset(job: Job, say: Callable[[str], None] = print) -> Result:
     finally:
         if run:
             run.end(status)
+
+
+def _begin_run(job: Job, store: Store) -> Run:
+    """The run of this build: that of an earlier, equal one which was cut off in its midst, else a new one."""
+    flat = flatten({"source": job.source_name, "out": job.out, **asdict(job.parameters)})
+    same = digest(without_credentials(job.tracking_uri), sorted(flat.items()))
+    before = json.loads(store.read(RUN)) if store.exists(RUN) else {"run": None, "of": same}
+    goes_on = before["of"] == same
+    run = Run(
+        job.tracking_uri,
+        f"build {job.out}",
+        flat,
+        continues=before["run"] if goes_on else None,
+        replaces=None if goes_on else before["run"],
+    )
+    store.write(RUN, json.dumps({"run": run.id, "of": same}).encode())
+    return run
 
 
 def flatten(parameters: dict, prefix: str = "") -> dict[str, object]:
@@ -130,7 +151,10 @@ def summary(result: Result) -> str:
     lines = ["", *(f"{name:<10}{of[name]:>7}" for name in OUTCOMES), f"{'in all':<10}{sum(of.values()):>7}"]
     for outcome in (FAILED, REJECTED, EXCLUDED):
         rows = result.outcomes.filter(pc.equal(result.outcomes["outcome"], outcome))
-        lines += [f"  {outcome} {row['nodule_id']}: {row['reason']}" for row in rows.slice(0, 10).to_pylist()]
+        lines += [
+            f"  {outcome} {row['nodule_id']}: {row['reason'].removeprefix(row['nodule_id'] + ': ')}"
+            for row in rows.slice(0, 10).to_pylist()
+        ]
         if rows.num_rows > 10:
             lines.append(f"  ... and {rows.num_rows - 10} more {outcome} (raymat inspect lists them)")
     if of[FAILED]:

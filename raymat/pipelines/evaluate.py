@@ -227,4 +227,4 @@ def _write(
     say("\n".join(report))
     say(f"table and pictures  {job.out}")
     if run:
-        say(f"MLflow              {how_to_look(job.tracking_uri)}")
+        say(f"MLflow              {how_to_look(job.tracking_uri, run.page)}")

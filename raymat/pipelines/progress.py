@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 from raymat.nodule import OUTCOMES
 
+FEW = 4  # nodules, before which nothing is said of the time left
+
 
 def in_words(seconds: float) -> str:
     """A duration as a person would say it: "42 s", "3 min 10 s", "2 h 05 min"."""
@@ -54,8 +56,10 @@ class Progress:
         """Done, rate, time left and outcomes, in one line."""
         elapsed = max(time.monotonic() - self.start, 1e-9)
         left = (self.total - self.done) * elapsed / max(self.done, 1)
+        # The first ones also wait for the workers to start.
+        left_text = f"{in_words(left)} left" if self.done >= min(FEW, self.total) else "time left not yet known"
         parts = ", ".join(f"{self.counts[name]} {name}" for name in OUTCOMES if self.counts[name])
         return (
             f"{self.done}/{self.total} nodules ({100 * self.done / max(self.total, 1):.0f} %), "
-            f"{60 * self.done / elapsed:.1f} a minute, {in_words(left)} left: {parts}"
+            f"{60 * self.done / elapsed:.1f} a minute, {left_text}: {parts}"
         )

@@ -158,7 +158,7 @@ def train(job: TrainJob, say: Callable[[str], None] = print) -> dict[int, dict[s
         say(_summary(results))
         if run:
             run.metrics(_spread(results))
-            say(f"MLflow   {how_to_look(job.tracking_uri)}")
+            say(f"MLflow   {how_to_look(job.tracking_uri, run.page)}")
         status = "FINISHED"
         return results
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ scanner's own grid). It is a small picklable object: plans are made where the bu
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +27,7 @@ class NoduleRef:
     fingerprint : digest of everything ``read`` will use (paths, sizes, times of change, annotation ids)
     location : JSON, what ``read`` needs to find it
     problem : why it cannot be read, where planning has seen that already; empty where all is well
+    notes : what a user should know about it whatever becomes of it
     """
 
     nodule_id: str
@@ -36,6 +37,7 @@ class NoduleRef:
     fingerprint: str
     location: str
     problem: str = ""
+    notes: Sequence[str] = ()
 
 
 class Source(Protocol):

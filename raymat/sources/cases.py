@@ -232,6 +232,8 @@ class CasesSource:
         return {case_id: numbers for case_id, numbers in rows.items() if len(numbers) > 1}
 
     def _columns(self) -> list[str]:
+        if not self._objects and os.path.isdir(self.table):
+            raise InputError(f"{self.table}: a folder; name the CSV or Parquet table in it")
         if not self._objects and not os.path.isfile(self.table):
             raise InputError(f"{self.table}: no such table")
         if self._is_parquet:

@@ -115,7 +115,7 @@ class LidcSource:
                 "download the series again" + _broken_text(place["broken"])
             )
         at = {k: self._slice(*file, known.series_uid) for k, file in planned.items()}
-        notes = list(place["notes"])
+        notes = list(ref.notes)
         first, last = _contiguous(known, expected, low, high, at, notes)
         slab = [at[k] for k in range(first, last + 1)]
         try:
@@ -173,7 +173,10 @@ class LidcSource:
         notes = []
         for k in expected:
             if len(at[k]) > 1:
-                notes.append(f"{len(at[k])} images lie at z = {known.slice_z[k]:g}: the lowest instance number is used")
+                notes.append(
+                    f"{len(at[k])} images lie at z = {known.slice_z[k]:g}: the one of this patient and of the lowest "
+                    "instance number is used"
+                )
         if len(marks) > READERS:
             notes.append(f"more than four marks ({len(marks)}): marks of neighbouring nodules may be taken for one")
         if len(marks) < READERS:
@@ -190,7 +193,6 @@ class LidcSource:
             "folder": folder,
             "slices": [[k, os.path.relpath(path, folder or "."), *state] for k, path, *state in slices],
             "broken": broken[:SERIES_NAMED],
-            "notes": notes,
         }
         return NoduleRef(
             nodule_id=nodule_id,
@@ -199,6 +201,7 @@ class LidcSource:
             readers=len(marks),
             fingerprint=digest(SOURCE_VERSION, self.pad_slices, known.series_uid, ids, slices, notes, broken),
             location=json.dumps(location, sort_keys=True),
+            notes=notes,
         )
 
     def _expected(self, known: Scan, low: int, high: int) -> range:
@@ -283,8 +286,8 @@ def _by_index(known: Scan, series: Series) -> defaultdict[int, list[Slice]]:
         if abs(known.slice_z[k] - item.z) <= tolerance:
             found[k].append(item)
     for items in found.values():
-        # pylidc's choice among images at one position.
-        items.sort(key=lambda item: (item.instance, item.sop_uid))
+        # pylidc's choice among images at one position, but for images of another patient that bear the series' UID.
+        items.sort(key=lambda item: (item.patient_id != known.patient_id, item.instance, item.sop_uid))
     return found
 
 

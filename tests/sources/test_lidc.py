@@ -216,6 +216,22 @@ def test_two_images_at_one_position_the_lower_number_is_used(archive, tmp_path, 
     assert any("2 images lie at z" in note for note in nodule.notes)
 
 
+def test_an_image_of_another_patient_under_the_series_uid_is_not_used(archive, tmp_path, first_scan, write):
+    expected = read(tmp_path / "tree")
+    write(
+        archive[100].with_name("0.dcm"),
+        first_scan,
+        100,
+        SOPInstanceUID="1.2.3",
+        InstanceNumber=0,
+        PatientID="LIDC-IDRI-0003",
+        RescaleSlope=1,
+    )
+    nodule = read(tmp_path / "tree")
+    np.testing.assert_array_equal(nodule.image, expected.image)
+    assert any("2 images lie at z" in note for note in nodule.notes)
+
+
 def test_another_patient_id_in_the_header_is_noted(tmp_path, first_scan, write):
     for k in range(96, 105):
         write(tmp_path / f"{k}.dcm", first_scan, k, PatientID="anonymous")
@@ -256,5 +272,4 @@ def test_more_than_four_marks_are_noted(tmp_path, write):
     )
     write(tmp_path / "0.dcm", scan, 0)
     (ref, *_) = [ref for ref in LidcSource(tmp_path).plan() if ref.readers > 4]
-    notes = json.loads(ref.location)["notes"]
-    assert f"more than four marks ({len(marks)}): marks of neighbouring nodules may be taken for one" in notes
+    assert f"more than four marks ({len(marks)}): marks of neighbouring nodules may be taken for one" in ref.notes

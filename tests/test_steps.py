@@ -1,0 +1,48 @@
+"""One nodule's steps: what is known of it stays with it, whatever becomes of it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from raymat.nodule import EXCLUDED, FAILED, InputError, Nodule
+from raymat.sources import NoduleRef
+from raymat.steps import BuildParameters, read_and_prepare
+
+REF = NoduleRef("N1", "P1", "lidc", 4, "f", "{}", notes=["touches or overlaps N2"])
+
+
+class OneNodule:
+    """A source of a nodule whose readers share no voxel, or whose file is damaged."""
+
+    def __init__(self, damaged: bool = False) -> None:
+        self.damaged = damaged
+
+    def read(self, ref: NoduleRef) -> Nodule:
+        if self.damaged:
+            raise InputError("1.dcm: truncated")
+        readers = [np.zeros((9, 20, 20), np.uint8) for _ in range(2)]
+        readers[0][4, 5, 5] = readers[1][4, 15, 15] = 1
+        image = np.zeros((9, 20, 20), np.float32)
+        placed = {"spacing": (1.0, 1.0, 1.0), "origin": (0.0, 0.0, 0.0), "direction": np.eye(3)}
+        notes = [*ref.notes, "one slice missing"]
+        return Nodule("N1", "P1", "lidc", image, readers=readers, notes=notes, metadata={"ratings": 3}, **placed)
+
+
+@pytest.mark.parametrize(
+    ("source", "ref", "outcome", "notes"),
+    [
+        (OneNodule(), replace(REF, readers=1), EXCLUDED, ["touches or overlaps N2"]),
+        (OneNodule(), REF, EXCLUDED, ["touches or overlaps N2", "one slice missing"]),
+        (OneNodule(damaged=True), REF, FAILED, ["touches or overlaps N2"]),
+    ],
+)
+def test_what_is_left_out_or_fails_keeps_its_notes(source, ref, outcome, notes):
+    done = read_and_prepare(source, ref, BuildParameters())
+    assert (done.outcome, done.notes) == (outcome, notes)
+    assert done.image is None
+    assert done.key == BuildParameters().key(ref)
+
+
+def test_what_prepare_leaves_out_keeps_what_the_source_knew():
+    assert read_and_prepare(OneNodule(), REF, BuildParameters()).metadata == {"ratings": 3}
