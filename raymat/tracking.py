@@ -167,7 +167,8 @@ class Run:
             self.client.log_batch(self.id, metrics=metrics)
         except MlflowException as error:
             # A tracking server that goes away must not cost hours of solving: the build goes on, the log says so.
-            logging.getLogger(__name__).warning("MLflow does not answer (%s); the build goes on", error)
+            told = without_credentials(str(error))
+            logging.getLogger(__name__).warning("MLflow does not answer (%s); the build goes on", told)
 
 
 def _by_method(rows: Iterable[dict]) -> dict[str, list[dict]]:
