@@ -253,7 +253,8 @@ class Run:
                 self.client.log_batch(self.id, metrics=metrics[start : start + METRICS_A_BATCH])
         except MlflowException as error:
             # A tracking server that goes away must not cost hours of work: it goes on, the log says so.
-            logging.getLogger(__name__).warning("MLflow does not answer (%s); the work goes on", error)
+            told = without_credentials(str(error))
+            logging.getLogger(__name__).warning("MLflow does not answer (%s); the work goes on", told)
 
 
 def _by_method(solves: Iterable[pa.Table]) -> dict[str, Counter]:

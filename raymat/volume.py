@@ -7,6 +7,7 @@ rows and columns of direction) is in the same (z, y, x) order. SimpleITK's (x, y
 from __future__ import annotations
 
 import math
+import os
 import re
 import zlib
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ WHOLE = (".nrrd", ".mha")  # header and voxels in one file, plain or deflated
 DEFLATED = 1100  # more bytes than deflate ever makes of one
 LINE_BYTES = 900
 LARGEST = 1e30
+VOXELS_ELSEWHERE = re.compile(rb"(ElementDataFile\s*[=:]|data ?file\s*:)\s*", re.IGNORECASE)
+LIST_BYTES = 2**20
 MEASURES = re.compile(rb"dim|size|spac|origin|matrix|offset|orientation|rotation|position", re.IGNORECASE)
 
 
@@ -134,6 +137,9 @@ def _verify_text_header(path: str | Path) -> None:
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             text = line.strip()
+            if VOXELS_ELSEWHERE.match(text):
+                named = VOXELS_ELSEWHERE.sub(b"", text)
+                _verify_voxels_beside(path, file.read(LIST_BYTES).splitlines() if named == b"LIST" else [named])
             if not text or text.startswith(b"ElementDataFile"):
                 return
             if b":=" in text or text.startswith(b"#"):  # free text of NRRD
@@ -143,6 +149,18 @@ def _verify_text_header(path: str | Path) -> None:
             field, _, value = text.replace(b"=", b":", 1).partition(b":")
             if MEASURES.search(field):
                 _verify_measures(f"{path}: {field.decode('latin1').strip()}", value)
+
+
+def _verify_voxels_beside(path: str | Path, named: list[bytes]) -> None:
+    # A header may name any file of the machine as its voxels, a password file among them.
+    folder = os.path.dirname(os.path.abspath(path))
+    for line in named:
+        for name in {line.strip(), *line.split()}:
+            file = os.path.normpath(os.path.join(folder, os.fsdecode(name)))
+            if os.path.commonpath([folder, file]) != folder:
+                raise InputError(
+                    f"{path}: its voxels are in {os.fsdecode(name)}, out of its folder: put them beside it"
+                )
 
 
 def _verify_measures(where: str, value: bytes) -> None:

@@ -58,3 +58,22 @@ def test_files_that_cannot_be_read_or_written(tmp_path):
         read_volume(tmp_path / "text.nii.gz")
     with pytest.raises(InputError, match="cannot be written"):
         write_volume(tmp_path / "a.unknown", np.zeros(OBLIQUE.shape, np.float32), OBLIQUE)
+
+
+@pytest.mark.parametrize(("ending", "field"), [("mhd", "ElementDataFile = "), ("nhdr", "data file: ")])
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_header_names_no_voxels_out_of_its_folder(tmp_path, ending, field, listed):
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    header = inside / f"a.{ending}"
+    write_volume(header, np.ones(OBLIQUE.shape, np.float32), OBLIQUE)
+    (raw,) = [file for file in inside.iterdir() if file != header]
+    read_volume(header)
+    secret = tmp_path / "secret"
+    secret.write_bytes(raw.read_bytes())
+    lines = [line for line in header.read_text().splitlines() if not line.startswith(field.split()[0])]
+    for name in ("../secret", str(secret)):
+        named = [field + "LIST", name] if listed else [field + name]
+        header.write_text("\n".join([*lines, *named]) + "\n")
+        with pytest.raises(InputError, match="out of its folder"):
+            read_volume(header)

@@ -25,12 +25,14 @@ import ray.data
 import ray.exceptions
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask, TaskPoolStrategy
 from ray.data.block import BlockMetadata
+from ray.data.exceptions import ExecutionTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymat.lock import held
 from raymat.nodule import ACCEPTED, FAILED, REJECTED, InputError, Nodule, from_table, to_table
 from raymat.pipelines.cluster import GIB, Pools, connected, size_pools, thread_environment
 from raymat.pipelines.progress import Progress
+from raymat.pipelines.telling import tell_committed, told
 from raymat.places import Unreachable
 from raymat.sources import NoduleRef, Source
 from raymat.steps import SOLVE_KEY_LENGTH, BuildParameters, counted, ended, read_and_prepare, score, solve
@@ -209,7 +211,8 @@ class Tries:
         else:
             faulthandler.dump_traceback_later(self.limit_s, exit=True, file=sys.__stderr__)
             try:
-                done = work()
+                with told(stage, nodule.nodule_id):
+                    done = work()
             finally:
                 faulthandler.cancel_dump_traceback_later()
         self.opened.end.remote(nodule.key, stage)
@@ -265,6 +268,7 @@ def _commit_stage(table: pa.Table, store: Store, session: str) -> pa.Table:
     # A failed nodule stands alone and apart from other sessions' tries, so that a later success can take its place.
     failed = [nodule for nodule in nodules if nodule.outcome == FAILED]
     commits += [store.commit(to_table([nodule]), suffix=f"-{session}") for nodule in failed]
+    tell_committed(nodules)
     return pa.concat_tables(commits)
 
 
@@ -274,6 +278,12 @@ def nodules_per_shard(total: int) -> int:
     More would hold a worker's memory full: a nodule with its eight mattes is 40 to 130 MB before it is compressed.
     """
     return int(np.clip(total // 20_000, 1, 16))
+
+
+def pool(workers: int, most: int | None) -> ActorPoolStrategy:
+    """A pool of so many actors, or one that grows to ``most`` as the cluster does."""
+    # Elsewhere the size is fixed: a pool that shrinks while the disk is slow does not grow back in time.
+    return ActorPoolStrategy(min_size=workers, max_size=most or workers, max_tasks_in_flight_per_actor=2)
 
 
 def stream(
@@ -295,8 +305,7 @@ def stream(
     context.target_max_block_size = 1
     threads = {"env_vars": thread_environment(pools.solve_cpus)} if pools.solve_cpus >= 2 else None
     shard = nodules_per_shard(plan.total)
-    # A fixed size: a pool that shrinks while the disk is slow does not grow back in time.
-    solvers = ActorPoolStrategy(size=pools.solve_workers, max_tasks_in_flight_per_actor=2)
+    solvers = pool(pools.solve_workers, pools.most_solve_workers)
     nodules = ray.data.read_datasource(
         WorkList(store, plan.work), num_cpus=pools.read_cpus / 2, concurrency=1, override_num_blocks=len(plan.work)
     )
@@ -324,7 +333,7 @@ def stream(
         fn_constructor_kwargs={"parameters": parameters, "tries": tries},
         batch_size=None,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=pools.score_workers),
+        compute=pool(pools.score_workers, pools.most_score_workers),
         num_cpus=pools.score_cpus,
         memory=pools.score_memory_gib * GIB,
     )
@@ -417,10 +426,11 @@ def _build(
     say(describe(plan))
     if plan.to_do:
         with connected(address):
-            pools = size_pools(pools)
+            pools = size_pools(pools, plan.to_do, say)
+            growth = f" (up to {pools.most_solve_workers} as nodes come)" if pools.most_solve_workers else ""
             say(
                 f"{counted(pools.solve_workers, 'solve worker')} of {pools.solve_cpus:g} CPU and "
-                f"{pools.solve_memory_gib:g} GiB, {counted(pools.read_workers, 'reader')}, "
+                f"{pools.solve_memory_gib:g} GiB{growth}, {counted(pools.read_workers, 'reader')}, "
                 f"{counted(pools.score_workers, 'scorer')}"
             )
             progress, index = Progress(plan.to_do, say), _IndexWriter(store)
@@ -441,6 +451,13 @@ def _build(
                 what = str(cause).splitlines()[0]  # Ray adds lines of its own
                 kind = Unreachable if isinstance(cause, Unreachable) else InputError
                 raise kind(f"{what}; what is committed stands: mend this and run the same command again") from None
+            except ExecutionTimeoutError as error:
+                index.flush()
+                stalled = str(error).splitlines()[0]  # the rest is advice on Ray's settings
+                raise InputError(
+                    f"the cluster stands still ({stalled}) Its nodes may be gone or none come; what is committed "
+                    "stands, the same command goes on from there"
+                ) from None
             except BaseException:
                 index.flush()
                 raise

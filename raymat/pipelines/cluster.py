@@ -6,17 +6,23 @@ import contextlib
 import logging
 import math
 import os
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import ray
+from ray._private import ray_constants
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from raymat.nodule import InputError
 
 logger = logging.getLogger(__name__)
 
 GIB = 2**30
+# A spot node is there in two to five minutes, set-up included, where the cloud has one to give.
+FIRST_NODE_S = 1800.0
 # Every BLAS, OpenMP, Numba and ITK pool that a worker could open; a worker uses the CPUs it asked for, no more.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -58,10 +64,24 @@ def connected(address: str | None = None, num_cpus: int | None = None) -> Iterat
     quiet_ray()
     address = address or os.environ.get("RAY_ADDRESS")
     if not address:
-        # Workers of a local cluster inherit these; a runtime environment would cost each of them seconds to start.
-        os.environ.update(thread_environment(1))
-        # Ray ends a task's worker a second after its task where actors hold the CPUs; to start one takes seconds.
-        os.environ.update(RAY_idle_worker_killing_time_threshold_ms="600000", RAY_num_workers_soft_limit="64")
+        _start(num_cpus)
+    else:
+        _join(address)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start(num_cpus: int | None) -> None:
+    # Workers of a local cluster inherit these; a runtime environment would cost each of them seconds to start.
+    os.environ.update(thread_environment(1))
+    # Ray ends a task's worker a second after its task where actors hold the CPUs; to start one takes seconds.
+    os.environ.update(RAY_idle_worker_killing_time_threshold_ms="600000", RAY_num_workers_soft_limit="64")
+    # On Linux Ray takes the machine's outward address, even for one that asks for loopback, and listens on all; told
+    # that there will be no other node, as it takes for granted elsewhere, it stays on 127.0.0.1.
+    clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
         ray.init(
             address="local",
             num_cpus=num_cpus,
@@ -69,12 +89,11 @@ def connected(address: str | None = None, num_cpus: int | None = None) -> Iterat
             logging_level=logging.WARNING,
             object_store_memory=object_store_bytes(num_cpus or os.cpu_count() or 1),
         )
-    else:
-        _join(address)
-    try:
-        yield
     finally:
-        ray.shutdown()
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
+    token = Path.home() / ".ray" / "auth_token"
+    if token.is_file():
+        token.chmod(0o600)  # Ray writes it for all of the machine's users to read
 
 
 def _join(address: str) -> None:
@@ -101,17 +120,20 @@ class Pools:
     Attributes
     ----------
     read_workers : most read-and-prepare tasks at once
-    solve_workers : actors that run the solvers
+    solve_workers : actors that run the solvers; on a cluster that grows, those it starts with
+    most_solve_workers : how many they may become there, node by node; None on a cluster that stays as it is
     solve_cpus : CPUs (and threads) of each of them
     solve_memory_gib : memory each of them declares to Ray
-    score_workers : actors that score
+    score_workers, most_score_workers : actors that score, likewise
     """
 
     read_workers: int | None = None
     solve_workers: int | None = None
+    most_solve_workers: int | None = None
     solve_cpus: float | None = None
     solve_memory_gib: float = 2.0
     score_workers: int | None = None
+    most_score_workers: int | None = None
 
     # The ends ask for little: they wait for disks and for the solvers, whose share of the time is 90 % and more.
     read_cpus: float = 0.05
@@ -159,8 +181,87 @@ class Pools:
             )
         return pools
 
+    def growing(self, cpus: float, memory_gib: float, nodules: int) -> Pools:
+        """The pools for a cluster that has ``cpus`` CPUs and ``memory_gib`` GiB and brings more as they are used.
 
-def size_pools(pools: Pools) -> Pools:
-    """``pools`` sized for the cluster that this process is connected to."""
+        They start with what there is room for. ``solve_workers`` given, else the number of nodules, is what the
+        solvers grow to; the readers and scorers keep pace with them.
+
+        Raises
+        ------
+        InputError
+            There is no room for one worker of each stage.
+        """
+        most = min(self.solve_workers or nodules, nodules)
+        now = replace(self, solve_workers=None).sized(cpus, memory_gib)
+        return replace(
+            now,
+            solve_workers=min(now.solve_workers, most),
+            most_solve_workers=most,
+            most_score_workers=self.score_workers or max(now.score_workers, math.ceil(most / 16)),
+            read_workers=self.read_workers or max(now.read_workers, math.ceil(most / 8)),
+        )
+
+    def one_of_each(self) -> list[dict[str, float]]:
+        """What one worker of each stage asks for, as Ray's resources."""
+        workers = (
+            (self.solve_cpus or 0.75, self.solve_memory_gib),  # less than its default on a node of one CPU
+            (self.score_cpus, self.score_memory_gib),
+            (self.read_cpus, self.read_memory_gib),
+            (self.commit_cpus, self.commit_memory_gib),
+        )
+        return [{"CPU": cpus, "memory": gib * GIB} for cpus, gib in workers]
+
+
+def size_pools(pools: Pools, nodules: int, say: Callable[[str], None]) -> Pools:
+    """``pools`` sized for the cluster that this process is connected to and so many nodules to do.
+
+    Where an autoscaler looks after the cluster, this waits until it has brought room for one worker of each stage.
+
+    Raises
+    ------
+    InputError
+        The build would never start; the message says why.
+    """
+    growing = grows()
+    if growing:
+        await_room(pools, say)
     resources = ray.cluster_resources()
-    return pools.sized(resources.get("CPU", 0.0), resources.get("memory", 0.0) / GIB)
+    has = resources.get("CPU", 0.0), resources.get("memory", 0.0) / GIB
+    return pools.growing(*has, nodules) if growing else pools.sized(*has)
+
+
+def grows() -> bool:
+    """Whether the cluster may become larger than it is.
+
+    Its head then belongs to a group of nodes, as ``ray up`` and KubeRay tell Ray, or does no work itself.
+    """
+    heads = [node for node in ray.nodes() if node["Alive"] and "node:__internal_head__" in node["Resources"]]
+    return any("ray.io/node-group" in head["Labels"] or not head["Resources"].get("CPU") for head in heads)
+
+
+def await_room(pools: Pools, say: Callable[[str], None], limit_s: float = FIRST_NODE_S, every_s: float = 60.0) -> None:
+    """Ask the autoscaler for one worker of each stage, and return when the cluster has room for them.
+
+    Raises
+    ------
+    InputError
+        There was none after ``limit_s`` seconds.
+    """
+    bundles = pools.one_of_each()
+    needs = f"{bundles[0]['CPU']:g} CPU and {pools.solve_memory_gib:g} GiB for a solver, and some for the other stages"
+    # A group is a demand that the autoscaler meets, and it stands only when everything in it has its place.
+    group, start = placement_group(bundles), time.monotonic()
+    try:
+        while not group.wait(min(every_s, limit_s)):
+            waited = time.monotonic() - start
+            if waited >= limit_s:
+                raise InputError(
+                    f"no room for a build came in {waited / 60:.0f} min: it needs {needs}, and the cluster has "
+                    f"{ray.cluster_resources().get('CPU', 0):g} CPUs in all. See `ray status` on its head: no type of "
+                    "node may be large enough (--solve-cpus, --solve-memory-gib), the cluster may be at its largest "
+                    "(max_workers), or the cloud has none to give. Run the same command again then"
+                )
+            say(f"waiting for the cluster to bring a node: {needs} ({waited / 60:.0f} min so far)")
+    finally:
+        remove_placement_group(group)

@@ -211,6 +211,10 @@ class CasesSource:
         path = os.path.normpath(os.path.join(base, cell))
         if os.path.commonpath([base, path]) != base and not (self.allow_absolute and os.path.isabs(cell)):
             raise InputError(f"the path {cell!r} leads out of the table's folder {base}: move the file or the table")
+        if not self.allow_absolute and os.path.commonpath(map(os.path.realpath, (base, path))) != os.path.realpath(
+            base
+        ):
+            raise InputError(f"the path {cell!r} is a link out of the table's folder {base}: put the file there itself")
         return path
 
     def _duplicates(self) -> dict[str, list[int]]:

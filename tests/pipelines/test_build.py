@@ -46,9 +46,14 @@ def write_cases(folder, n: int) -> str:
 
 
 def arrays(path) -> dict:
+    """Every array of every nodule of a dataset, by id and name, as bytes."""
+    return arrays_of(raymat.load(path, outcomes=("accepted", "rejected")))
+
+
+def arrays_of(nodules) -> dict:
     """Every array of every nodule, by id and name, as bytes."""
     found = {}
-    for nodule in raymat.load(path, outcomes=("accepted", "rejected")):
+    for nodule in nodules:
         named = {"image": nodule.image, "trimap": nodule.trimap, **nodule.mattes}
         named |= {f"reader{i}": mask for i, mask in enumerate(nodule.readers)}
         found |= {(nodule.nodule_id, name): array.tobytes() for name, array in named.items()}

@@ -186,6 +186,19 @@ def test_absolute_paths_lead_out_only_where_allowed(folder, tmp_path_factory):
     assert not ref.problem
 
 
+def test_a_link_leads_out_no_further_than_a_path(folder, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    elsewhere = outside / "elsewhere.nii.gz"
+    elsewhere.write_bytes((folder / "image.nii.gz").read_bytes())
+    (folder / "link.nii.gz").symlink_to(elsewhere)
+    (folder / "folder").symlink_to(outside)
+    for name in ("link.nii.gz", "folder/elsewhere.nii.gz"):
+        assert "a link out of the table's folder" in problem(table(folder, ["A", "P1", name, "mask1.nrrd", ""]))
+    (folder / "alias.nii.gz").symlink_to(folder / "image.nii.gz")
+    (ref,) = table(folder, ["A", "P1", "alias.nii.gz", "mask1.nrrd", ""]).plan()
+    assert not ref.problem
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

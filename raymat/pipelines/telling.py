@@ -1,0 +1,73 @@
+"""What the workers of a build tell of its nodules: lines in a log that name them, and metrics.
+
+The log is a file a worker beside Ray's own, ``raymat-PID.log``, which the dashboard shows; the driver prints no line of
+it. The metrics are in Ray's dashboard, where it has Prometheus, and at each node's metrics port.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import ray
+from ray.util.metrics import Counter, Gauge, Histogram
+
+from raymat.nodule import Nodule
+
+logger = logging.getLogger(__name__)
+
+SECONDS = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000]
+
+
+@functools.cache
+def meters() -> SimpleNamespace:
+    """The metrics of this process; Ray adds ``ray_`` to their names, and node and worker to their tags."""
+    return SimpleNamespace(
+        outcomes=Counter("raymat_nodules", "Nodules committed, by outcome", ("outcome",)),
+        seconds=Histogram("raymat_stage_seconds", "Seconds of a stage on a nodule", SECONDS, ("stage",)),
+        in_flight=Gauge("raymat_nodules_in_flight", "Nodules that a stage works on", ("stage",)),
+    )
+
+
+@functools.cache
+def keep_log() -> None:
+    """Have this worker's lines in a file of its own, and its warnings and errors where the driver sees them too."""
+    logs = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
+    everything, warnings = logging.FileHandler(logs / f"raymat-{os.getpid()}.log"), logging.StreamHandler()
+    everything.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    warnings.setLevel(logging.WARNING)
+    top = logging.getLogger("raymat")
+    top.handlers, top.propagate = [everything, warnings], False
+    top.setLevel(logging.INFO)
+
+
+@contextlib.contextmanager
+def told(stage: str, nodule_id: str) -> Iterator[None]:
+    """With work on a nodule: its begin and end logged, its time measured, and the nodule among those in flight."""
+    keep_log()
+    tags = {"stage": stage}
+    logger.info("nodule %s: %s begins", nodule_id, stage)
+    meters().in_flight.set(1, tags)
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds = time.perf_counter() - start
+        meters().in_flight.set(0, tags)
+        meters().seconds.observe(seconds, tags)
+        logger.info("nodule %s: %s ends after %.2f s", nodule_id, stage, seconds)
+
+
+def tell_committed(nodules: list[Nodule]) -> None:
+    """Log and count nodules that stand in the store with their outcome."""
+    keep_log()
+    for nodule in nodules:
+        why = nodule.method or nodule.reason or ""
+        logger.info("nodule %s: committed, %s (%s)", nodule.nodule_id, nodule.outcome, why)
+        meters().outcomes.inc(1, {"outcome": nodule.outcome})

@@ -1,0 +1,67 @@
+"""A build can be watched while it runs and looked into afterwards: real metrics, logs and MLflow runs."""
+
+import re
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from raymat.pipelines.build import build
+from raymat.sources.cases import CasesSource
+from raymat.store import Store
+from tests.pipelines.test_build import PARAMETERS, quiet, write_cases
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def watched(ray_cluster, tmp_path_factory):
+    """The ids of three nodules that were built, one of them without success."""
+    folder = tmp_path_factory.mktemp("watched")
+    table = write_cases(folder / "cases", 2)
+    names = ["watched-a", "watched-b", "watched-c"]
+    lines = Path(table).read_text().replace("case0,", "watched-a,").replace("case1,", "watched-b,")
+    Path(table).write_text(lines + "watched-c,p,none.nii.gz,0.r0.nii.gz;0.r1.nii.gz,1\n")
+    result = build(Store.create(folder / "dataset"), CasesSource(table), PARAMETERS, say=quiet)
+    assert result.counts == {"accepted": 2, "failed": 1}
+    return names
+
+
+def exported(ray) -> dict[str, Counter]:
+    """raymat's metrics as the node exports them to Prometheus: name to the sum over workers, by label."""
+    (node,) = ray.nodes()
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        text = answer.read().decode()
+    found: dict[str, Counter] = {}
+    for name, labels, value in re.findall(r"^ray_(raymat_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
+        label = re.search(r'(?:outcome|stage)="(\w+)"', labels)[1]
+        found.setdefault(name, Counter())[label] += float(value)
+    return found
+
+
+def test_a_node_exports_nodules_by_outcome_and_the_seconds_of_each_stage(watched, ray_cluster):
+    deadline = time.monotonic() + 120
+    while (found := exported(ray_cluster)).get("raymat_nodules_total", Counter())["failed"] < 1:
+        assert time.monotonic() < deadline, found
+        time.sleep(1)
+    assert found["raymat_nodules_total"]["accepted"] >= 2
+    for stage, nodules in {"read": 3, "solve": 2, "score": 2}.items():
+        assert found["raymat_stage_seconds_count"][stage] >= nodules
+        assert found["raymat_stage_seconds_sum"][stage] > 0
+        assert found["raymat_nodules_in_flight"][stage] == 0
+
+
+def test_the_logs_say_of_each_nodule_when_each_stage_began_and_ended(watched, ray_cluster):
+    logs = Path(ray_cluster._private.worker.global_worker.node.get_logs_dir_path())
+    lines = [line for file in logs.glob("raymat-*.log") for line in file.read_text().splitlines()]
+    for name in watched[:2]:
+        of_nodule = [line.partition(f"nodule {name}: ")[2] for line in lines if f"nodule {name}: " in line]
+        told = [re.sub(r"[\d.]+ s$", "", line).split(" (")[0].strip() for line in of_nodule]
+        stages = ["read", "solve", "score"]
+        assert Counter(told) == Counter(
+            [*(f"{s} begins" for s in stages), *(f"{s} ends after" for s in stages), "committed, accepted"]
+        )
+    assert any(re.search(r"nodule watched-c: committed, failed \(.*none.nii.gz", line) for line in lines)

@@ -1,0 +1,106 @@
+"""The files that start clusters: what Ray's own schema allows, and what they promise about work, cost and access."""
+
+import argparse
+import re
+import shlex
+
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from raymat.cli import add_build_arguments
+from raymat.pipelines.cluster import Pools
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture(scope="module")
+def aws() -> dict:
+    """cluster.yaml as `ray up` reads it: with Ray's defaults filled in and checked against its schema."""
+    config = prepare_config(yaml.safe_load((REPOSITORY / "cluster.yaml").read_text()))
+    validate_config(config)
+    return config
+
+
+def test_the_head_does_no_work_and_workers_come_from_nothing(aws):
+    head = aws["available_node_types"][aws["head_node_type"]]
+    assert head["resources"] == {"CPU": 0, "GPU": 0}
+    assert "InstanceMarketOptions" not in head["node_config"], "a head that is taken away takes the jobs with it"
+    workers = [kind for name, kind in aws["available_node_types"].items() if name != aws["head_node_type"]]
+    assert {kind["node_config"]["InstanceType"] for kind in workers} == {"m6a.4xlarge", "g5.48xlarge"}
+    for kind in workers:
+        assert kind["min_workers"] == 0 < kind["max_workers"] <= aws["max_workers"]
+        assert kind["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert 0 < aws["idle_timeout_minutes"] <= 10
+    assert aws["provider"]["cache_stopped_nodes"] is False
+
+
+def test_nothing_but_ssh_reaches_the_nodes(aws):
+    assert "0.0.0.0" not in (REPOSITORY / "cluster.yaml").read_text()
+    # Ray's own group: SSH, and whatever is added here.
+    assert aws["provider"]["security_group"] == {"GroupName": "raymat"}
+    assert not any("SecurityGroupIds" in kind["node_config"] for kind in aws["available_node_types"].values())
+    (mlflow,) = [command for command in aws["head_setup_commands"] if "mlflow server" in command]
+    assert "--host 127.0.0.1" in mlflow
+    (start,) = [command for command in aws["head_start_ray_commands"] if "ray start" in command]
+    assert "--dashboard-host=127.0.0.1" in start
+
+
+def test_every_node_has_the_token_and_asks_for_it(aws):
+    assert aws["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    for commands in ("head_start_ray_commands", "worker_start_ray_commands"):
+        (start,) = [command for command in aws[commands] if "ray start" in command]
+        assert "RAY_AUTH_MODE=token" in start
+        assert "RAY_idle_worker_killing_time_threshold_ms=600000" in start
+
+
+def test_every_node_is_set_up_from_this_package(aws):
+    mounts = {remote: local for remote, local in aws["file_mounts"].items() if "auth_token" not in remote}
+    assert all((REPOSITORY / local).exists() for local in mounts.values())
+    for commands in ("head_setup_commands", "worker_setup_commands"):
+        assert any(re.search(r"pip install .*-c ~/raymat/constraints.txt ~/raymat$", c) for c in aws[commands])
+
+
+def test_heads_and_workers_have_roles_of_their_own(aws):
+    roles = {n: kind["node_config"]["IamInstanceProfile"]["Name"] for n, kind in aws["available_node_types"].items()}
+    assert roles == {"head": "raymat-head", "cpu": "raymat-worker", "gpu": "raymat-worker"}
+    assert all(
+        kind["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
+        for kind in aws["available_node_types"].values()
+    )
+
+
+@pytest.fixture(scope="module")
+def kuberay() -> dict:
+    return yaml.safe_load((REPOSITORY / "kuberay-job.yaml").read_text())
+
+
+def test_the_kuberay_job_runs_a_job_of_this_package_with_arguments_it_takes(kuberay):
+    assert (kuberay["apiVersion"], kuberay["kind"]) == ("ray.io/v1", "RayJob")
+    python, job, *arguments = shlex.split(kuberay["spec"]["entrypoint"])
+    assert python == "python"
+    assert (REPOSITORY / job).is_file()
+    options = add_build_arguments(argparse.ArgumentParser()).parse_args(arguments)
+    assert options.lidc.startswith("/data/")
+    assert options.out.startswith("s3://")
+    assert kuberay["spec"]["shutdownAfterJobFinishes"] is True
+
+
+def test_the_kuberay_cluster_grows_from_a_head_without_work_with_the_token_on(kuberay):
+    cluster = kuberay["spec"]["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert cluster["enableInTreeAutoscaling"] is True
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP", "no address outside the Kubernetes cluster"
+    for group in cluster["workerGroupSpecs"]:
+        assert group["replicas"] == group["minReplicas"] == 0 < group["maxReplicas"]
+        (container,) = group["template"]["spec"]["containers"]
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+        # One worker has room for a build, by Ray's share of its memory.
+        limits = container["resources"]["limits"]
+        memory = 0.7 * float(limits["memory"].removesuffix("Gi"))
+        assert Pools().sized(float(limits["cpu"]), memory).solve_workers >= int(limits["cpu"])
+
+
+def test_the_versions_are_those_the_package_is_tested_with(kuberay):
+    constraints = (REPOSITORY / "constraints.txt").read_text()
+    assert f"ray=={kuberay['spec']['rayClusterSpec']['rayVersion']}\n" in constraints
