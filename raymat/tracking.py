@@ -232,6 +232,10 @@ class Run:
         finally:
             monitor.finish()
 
+    def status(self, status: str) -> None:
+        """Mark the run as SCHEDULED or RUNNING."""
+        self.client.update_run(self.id, status=status)
+
     def end(self, status: str = "FINISHED") -> None:
         """End the run as FINISHED, FAILED or KILLED."""
         self.client.set_terminated(self.id, status)

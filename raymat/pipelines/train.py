@@ -47,7 +47,7 @@ from raymat.steps import counted
 from raymat.store import Store, open_filesystem
 from raymat.tracking import TRAININGS, Run, how_to_look
 
-STATE, WEIGHTS = "state.pt", "weights.pt"
+STATE, WEIGHTS, RESULT = "state.pt", "weights.pt", "result.json"
 MAX_FAILURES = 3
 PICTURES = 10  # epochs of a run that leave a picture
 
@@ -141,7 +141,7 @@ def train(job: TrainJob, say: Callable[[str], None] = print) -> dict[int, dict[s
         results = {}
         todo = [r for r in job.splits if not place.exists(f"split-{r}/{WEIGHTS}")]
         with connected(job.address) if todo else contextlib.nullcontext():
-            threads = _threads(job) if todo else 1
+            threads = threads_of(job) if todo else 1
             needed = {p for r in todo for part in (splits[r].training, splits[r].validation) for p in part}
             places = data.of(needed)
             records = dict(
@@ -154,7 +154,7 @@ def train(job: TrainJob, say: Callable[[str], None] = print) -> dict[int, dict[s
                     _train_split(job, data, records, repetition, split, place, run, threads, parameters, say)
                 else:
                     say(f"split {repetition}: done already")
-                results[repetition] = json.loads(place.read(f"split-{repetition}/result.json"))
+                results[repetition] = json.loads(place.read(f"split-{repetition}/{RESULT}"))
         say(_summary(results))
         if run:
             run.metrics(_spread(results))
@@ -184,7 +184,7 @@ def _begun(place: Store, job: TrainJob, data: Data) -> dict:
     return found
 
 
-def _threads(job: TrainJob) -> int:
+def threads_of(job: TrainJob) -> int:
     """Threads of each worker; raises InputError where the cluster cannot hold the workers."""
     resources = ray.cluster_resources()
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
@@ -233,11 +233,11 @@ def _train_split(
             f"split {repetition}: {len(settings.training)} nodules to learn from, {len(settings.validation)} to "
             f"validate, {counted(job.workers, 'worker')}"
         )
-        with _told(lines, lambda line: say(f"split {repetition}: {line}")):
-            final = _fit(job, settings, place, folder)
+        with told(lines, lambda line: say(f"split {repetition}: {line}")):
+            final = fit(settings, job.workers, job.gpu, place, folder)
         with final.as_directory() as local:
-            note = json.loads((Path(local) / "result.json").read_text())
-            place.write(f"{folder}/result.json", json.dumps(note, indent=1).encode())
+            note = json.loads((Path(local) / RESULT).read_text())
+            place.write(f"{folder}/{RESULT}", json.dumps(note, indent=1).encode())
             place.write(f"{folder}/{WEIGHTS}", (Path(local) / WEIGHTS).read_bytes())
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -261,17 +261,26 @@ class _Trainer(TorchTrainer):
         return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
 
 
-def _fit(job: TrainJob, settings: Settings, place: Store, folder: str) -> Checkpoint:
-    """Run Ray Train to the end; its last checkpoint."""
+def fit(settings: Settings, workers: int, gpu: bool, place: Store, folder: str, callbacks: Sequence = ()) -> Checkpoint:
+    """Run Ray Train to the end, from its last checkpoint in that folder where there is one.
+
+    Returns
+    -------
+    Checkpoint
+        The last one: ``STATE``, ``WEIGHTS`` and ``RESULT``.
+
+    Raises
+    ------
+    InputError
+        A checkpoint is damaged or of another recipe.
+    """
     # A little less than a CPU each leaves the feeding tasks their share, without which no step would ever start.
-    cpus = 1.0 if job.gpu else 1.0 - FEED_TASKS * FEED_CPUS
+    cpus = 1.0 if gpu else 1.0 - FEED_TASKS * FEED_CPUS
     trainer = _Trainer(
         partial(train_worker, settings),
-        torch_config=TorchConfig(backend="nccl" if job.gpu else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=job.workers,
-            use_gpu=job.gpu,
-            resources_per_worker={"CPU": cpus} | ({"GPU": 1} if job.gpu else {}),
+            num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": cpus} | ({"GPU": 1} if gpu else {})
         ),
         run_config=RunConfig(
             name="ray",
@@ -280,6 +289,7 @@ def _fit(job: TrainJob, settings: Settings, place: Store, folder: str) -> Checkp
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             logging_config=LoggingConfig(log_level="ERROR"),
+            callbacks=list(callbacks),
         ),
     )
     try:
@@ -293,7 +303,7 @@ def _fit(job: TrainJob, settings: Settings, place: Store, folder: str) -> Checkp
 
 
 @contextlib.contextmanager
-def _told(lines: Queue, say: Callable[[str], None]) -> Iterator[None]:
+def told(lines: Queue, say: Callable[[str], None]) -> Iterator[None]:
     """With a thread that says each line the workers put into a queue."""
     done = threading.Event()
 
@@ -430,7 +440,7 @@ def _report(state: State, found: dict[str, float], rank: int) -> None:
         save(state, Path(folder) / STATE)
         if state.epoch == state.recipe.epochs:
             save_weights(state, Path(folder) / WEIGHTS)
-        (Path(folder) / "result.json").write_text(json.dumps(found))
+        (Path(folder) / RESULT).write_text(json.dumps(found))
         ray.train.report(found, checkpoint=Checkpoint.from_directory(folder))
 
 

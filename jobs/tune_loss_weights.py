@@ -1,0 +1,9 @@
+"""Search the weights of 3DMM's loss: ``python jobs/tune_loss_weights.py DATASET -o OUT``, alone or as a Ray job."""
+
+import argparse
+import sys
+
+from raymat.cli import add_tune_arguments, run
+
+if __name__ == "__main__":
+    sys.exit(run(add_tune_arguments(argparse.ArgumentParser(description=__doc__))))

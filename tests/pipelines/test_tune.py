@@ -1,0 +1,79 @@
+"""A sweep on a real local Ray Tune, killed in its midst and taken up again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from raymat.cli import read_loss_weights
+from raymat.network.augmentation import Augmentation
+from raymat.network.model import ModelConfig
+from raymat.network.recipe import Recipe
+from raymat.nodule import InputError
+from raymat.pipelines.train import TrainJob
+from raymat.pipelines.tune import TuneJob, tune_loss_weights
+from raymat.tracking import TRAININGS
+from tests.conftest import REPOSITORY
+from tests.pipelines.nodules import write_balls
+from tests.pipelines.test_build import quiet
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+RECIPE = Recipe(
+    model=ModelConfig(width=4, levels=2, blocks=1),
+    augmentation=Augmentation((8, 8, 8)),
+    epochs=2,
+    batch=2,
+    learning_rate=1e-2,
+)
+SAME = ["--width", "4", "--levels", "2", "--crop", "8", "--epochs", "2", "--batch", "2", "--learning-rate", "0.01"]
+SAME += ["--no-channels-last", "--workers", "1", "--threads", "1", "--alphas", "1,10", "--betas", "1,10"]
+
+
+def test_a_killed_sweep_goes_on_and_leaves_the_best_pair(ray_cluster, tmp_path):
+    data, out, uri = write_balls(tmp_path / "data", 5), tmp_path / "out", f"sqlite:///{tmp_path}/mlflow.db"
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "raymat", "tune", data, "-o", str(out), *SAME, "--tracking-uri", uri]
+    process = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 400
+    while not list(out.glob("trials/*/result.json")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait(60)
+    stood = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/result.json")}
+    assert 0 < len(stood) < 4, "the sweep was not killed in its midst"
+
+    training = TrainJob(data, str(out), RECIPE, splits=(0,), threads=1, tracking_uri=uri)
+    said = []
+    best = tune_loss_weights(TuneJob(training, (1.0, 10.0), (1.0, 10.0)), said.append)
+    results = {path.parent.name: json.loads(path.read_text())["sad"] for path in out.glob("trials/*/result.json")}
+    assert set(results) == {f"alpha-{alpha}-beta-{beta}" for alpha in (1, 10) for beta in (1, 10)}
+    assert {path: path.stat().st_mtime_ns for path in stood} == stood
+    assert min(results, key=results.get) == f"alpha-{best[0]:g}-beta-{best[1]:g}"
+    assert read_loss_weights(str(out / "best.json")) == {"alpha_weight": best[0], "gradient_weight": best[1]}
+    assert (out / "heat_map.png").read_bytes().startswith(b"\x89PNG")
+
+    client = MlflowClient(tracking_uri=uri)
+    runs = client.search_runs([client.get_experiment_by_name(TRAININGS).experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    trials = {run.info.run_name: run for run in runs if run is not parent}
+    assert set(trials) == {f"alpha {alpha}, beta {beta}" for alpha in (1, 10) for beta in (1, 10)}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert trials["alpha 1, beta 10"].data.params["gradient_weight"] == "10.0"
+    assert trials["alpha 1, beta 10"].data.metrics["validation/sad"] == pytest.approx(results["alpha-1-beta-10"])
+    assert parent.data.metrics["best/alpha_weight"] == best[0]
+
+    with pytest.raises(InputError, match="another recipe"):
+        tune_loss_weights(TuneJob(replace(training, recipe=replace(RECIPE, epochs=3)), (1.0, 10.0), (1.0, 10.0)), quiet)
+
+
+def test_a_file_that_holds_no_weights_is_refused(tmp_path):
+    (tmp_path / "best.json").write_text('{"alpha_weight": 3}')
+    with pytest.raises(InputError, match=r"best\.json: holds no alpha_weight"):
+        read_loss_weights(str(tmp_path / "best.json"))
