@@ -137,7 +137,11 @@ def add_build_arguments(build: argparse.ArgumentParser) -> argparse.ArgumentPars
     cluster = build.add_argument_group("cluster")
     cluster.add_argument("--address", help="Ray cluster (default: the one the job runs on, else a local one)")
     cluster.add_argument(
-        "--workers", "--solve-workers", dest="solve_workers", type=positive, help="solver actors (default: one a CPU)"
+        "--workers",
+        "--solve-workers",
+        dest="solve_workers",
+        type=positive,
+        help="solver actors (default: one a CPU); on a cluster that grows, the most there may be (one a nodule)",
     )
     cluster.add_argument("--solve-cpus", type=float, help="CPUs, and threads, of each (default: 0.9, one thread)")
     cluster.add_argument("--solve-memory-gib", type=float, default=2.0, help="of each (default: %(default)s)")

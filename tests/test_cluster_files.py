@@ -1,12 +1,14 @@
 """The files that start clusters: what Ray's own schema allows, and what they promise about work, cost and access."""
 
 import argparse
+import json
 import re
 import shlex
 
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.tags import TAG_RAY_CLUSTER_NAME
 
 from raymat.cli import add_build_arguments
 from raymat.pipelines.cluster import Pools
@@ -67,6 +69,33 @@ def test_heads_and_workers_have_roles_of_their_own(aws):
         kind["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
         for kind in aws["available_node_types"].values()
     )
+
+
+def policy(role: str) -> list[dict]:
+    """The statements of a role's policy in docs/cluster.md."""
+    text = (REPOSITORY / "docs" / "cluster.md").read_text()
+    block = re.search(rf"<!-- policy: {role} -->\n```json\n(.*?)```", text, re.DOTALL)[1]
+    return json.loads(block)["Statement"]
+
+
+def test_a_workers_role_may_use_the_bucket_and_nothing_else():
+    for statement in policy("worker"):
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        assert all(action.startswith("s3:") and "*" not in action for action in actions)
+        assert statement["Resource"].startswith("arn:aws:s3:::my-bucket")
+
+
+def test_a_heads_role_starts_the_types_of_this_file_and_ends_its_own_nodes_alone(aws):
+    statements = policy("head")
+    assert all(statement in statements for statement in policy("worker"))
+    by_action = {str(statement["Action"]): statement for statement in statements}
+    types = by_action["ec2:RunInstances"]["Condition"]["StringEqualsIfExists"]["ec2:InstanceType"]
+    workers = (kind for name, kind in aws["available_node_types"].items() if name != aws["head_node_type"])
+    assert set(types) == {kind["node_config"]["InstanceType"] for kind in workers}
+    ended = by_action["ec2:TerminateInstances"]["Condition"]["StringEquals"]
+    assert ended == {f"ec2:ResourceTag/{TAG_RAY_CLUSTER_NAME}": aws["cluster_name"]}
+    assert by_action["iam:PassRole"]["Resource"].endswith("role/raymat-worker")
+    assert not any("*" in action for action in by_action)
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,21 @@
 """A job submitted to a running cluster with token authentication, as a user would from a laptop."""
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 import sysconfig
 import time
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import ray
+from mlflow.tracking import MlflowClient
 
 import raymat
+from raymat.tracking import EXPERIMENT
 from tests.conftest import REPOSITORY
 from tests.pipelines.test_build import write_cases
 
@@ -18,32 +24,56 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 CLUSTER = """
 import ray, sys
 context = ray.init(address="local", num_cpus=2, include_dashboard=True, dashboard_host="127.0.0.1")
-print("dashboard", context.dashboard_url, flush=True)
+print("cluster", context.dashboard_url, context.address_info["session_dir"], flush=True)
 sys.stdin.read()
 """
 SCRIPTS = sysconfig.get_path("scripts")
+JOBS = sorted(file.name for file in (REPOSITORY / "jobs").glob("*.py"))
+# As the credentials of a bucket are: in the environment of every process of the cluster.
+SECRET = "not-a-key-but-as-secret-0123456789"
+
+
+class Cluster(NamedTuple):
+    """A cluster in a process of its own: the address of its dashboard and the folder of its logs."""
+
+    dashboard: str
+    session: Path
 
 
 @pytest.fixture(scope="module")
-def dashboard():
-    """The address of the dashboard of a cluster in a process of its own."""
+def cluster():
     # The suite's own cluster, if it stands, holds the port on which a node's agent takes jobs, and the CPUs.
     ray.shutdown()
-    environment = os.environ | {"PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"}
+    environment = os.environ | {"PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}", "AWS_SECRET_ACCESS_KEY": SECRET}
     environment.pop("RAY_ADDRESS", None)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     with subprocess.Popen([sys.executable, "-c", CLUSTER], env=environment, **pipes) as process:
-        line = next((line for line in process.stdout if line.startswith("dashboard ")), None)
+        line = next((line for line in process.stdout if line.startswith("cluster ")), None)
         assert line, "the cluster did not start"
-        yield f"http://{line.split()[1]}"
+        _, dashboard, session = line.split()
+        yield Cluster(f"http://{dashboard}", Path(session))
         process.stdin.close()
         process.wait(60)
 
 
-def submit(dashboard: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
-    command = [f"{SCRIPTS}/ray", "job", "submit", "--address", dashboard, "--working-dir", ".", "--"]
+def documented(dashboard: str, tracking_uri: str) -> list[str]:
+    """The command of docs/cluster.md, up to the job's own, for this cluster and MLflow store."""
+    text = (REPOSITORY / "docs" / "cluster.md").read_text()
+    block = re.search(r"<!-- submit -->\n```\n(.*?)```", text, re.DOTALL)[1]
+    command, _, _ = block.replace("\\\n", " ").partition(" -- ")
+    for said, here in (("http://127.0.0.1:8265", dashboard), ("http://127.0.0.1:5000", tracking_uri)):
+        assert said in command
+        command = command.replace(said, here)
+    ray, *options = shlex.split(command)
+    return [f"{SCRIPTS}/{ray}", *options, "--"]
+
+
+def submit(
+    cluster: Cluster, *arguments: str, job: str = "build_dataset.py", tracking_uri: str = "", **variables: str
+) -> subprocess.CompletedProcess:
+    command = documented(cluster.dashboard, tracking_uri)
     environment = os.environ | {"RAY_AUTH_MODE": "token"} | variables
-    command += ["python", "jobs/build_dataset.py", *arguments]
+    command += ["python", f"jobs/{job}", *arguments]
     options = {"cwd": REPOSITORY, "env": environment, "capture_output": True, "text": True, "timeout": 240}
     # A cluster that has just started takes jobs only once its agent has registered.
     for _ in range(30):
@@ -54,25 +84,46 @@ def submit(dashboard: str, *arguments: str, **variables: str) -> subprocess.Comp
     return done
 
 
-def test_a_submitted_build_commits_its_nodules_and_keeps_its_run(dashboard, tmp_path):
+def test_a_submitted_build_commits_its_nodules_and_keeps_its_run(cluster, tmp_path):
     table = write_cases(tmp_path / "cases", 2)
     out = tmp_path / "dataset"
     small = ["--min-readers", "2", "--crop-px", "24", "--spacing-mm", "1"]
-    done = submit(dashboard, "--cases", table, "-o", str(out), *small)
+    runs = f"sqlite:///{tmp_path}/runs.db"
+    done = submit(cluster, "--cases", table, "-o", str(out), *small, tracking_uri=runs)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(list(raymat.load(out, outcomes=("accepted", "rejected")))) == 2
-    assert (out / "mlflow.db").is_file()
+    client = MlflowClient(tracking_uri=runs)
+    (run,) = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["nodules/total"] == run.data.metrics["progress/done"] == 2
     assert (out / "contact_sheet.png").is_file()
+    told = [file for folder in (tmp_path, cluster.session / "logs") for file in folder.rglob("*") if file.is_file()]
+    assert len(told) > 20
+    for secret in (SECRET, (Path.home() / ".ray" / "auth_token").read_text().strip()):
+        assert secret not in done.stdout + done.stderr
+        assert not [file for file in told if secret.encode() in file.read_bytes()]
 
 
-def test_a_relative_output_would_be_lost_and_is_refused(dashboard, tmp_path):
+def test_the_walk_through_names_every_job():
+    text = (REPOSITORY / "docs" / "cluster.md").read_text()
+    assert sorted(re.findall(r"^\| `(\w+\.py)` \|", text, re.MULTILINE)) == JOBS
+
+
+@pytest.mark.parametrize("job", [job for job in JOBS if job != "build_dataset.py"])
+def test_every_job_starts_on_a_cluster_that_has_only_the_requirements(cluster, job):
+    done = submit(cluster, "--help", job=job)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "usage:" in done.stdout
+
+
+def test_a_relative_output_would_be_lost_and_is_refused(cluster, tmp_path):
     table = write_cases(tmp_path / "cases", 1)
-    done = submit(dashboard, "--cases", table, "-o", "dataset")
+    done = submit(cluster, "--cases", table, "-o", "dataset")
     assert done.returncode != 0
     assert "absolute path" in done.stdout + done.stderr
 
 
-def test_without_the_token_no_job_is_taken(dashboard, tmp_path):
-    done = submit(dashboard, "--help", RAY_AUTH_TOKEN="0" * 64)
+def test_without_the_token_no_job_is_taken(cluster, tmp_path):
+    done = submit(cluster, "--help", RAY_AUTH_TOKEN="0" * 64)
     assert done.returncode != 0
     assert "oken" in done.stdout + done.stderr

@@ -289,10 +289,22 @@ class CasesSource:
     def _parquet(self) -> pq.ParquetFile:
         try:
             if self._objects:
-                return pq.ParquetFile(self._objects.open(os.path.basename(self.table)))
-            return pq.ParquetFile(self.table)
+                file = pq.ParquetFile(self._objects.open(os.path.basename(self.table)))
+            else:
+                file = pq.ParquetFile(self.table)
         except (OSError, pa.ArrowException) as error:
             raise InputError(f"{self.table}: not a Parquet file: {error}") from error
+        for field in file.schema_arrow:
+            if _holds_objects(field.type):
+                raise InputError(f"{self.table}: column {field.name} holds objects of {field.type}: leave it out")
+        return file
+
+
+def _holds_objects(kind: pa.DataType) -> bool:
+    # Where Ray is at work, Arrow would unpickle them, which runs whatever the table's author put there.
+    if isinstance(kind, pa.BaseExtensionType):
+        return True
+    return any(_holds_objects(kind.field(i).type) for i in range(kind.num_fields))
 
 
 def _hash(case_id: str) -> int:

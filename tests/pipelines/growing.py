@@ -82,7 +82,7 @@ class GrowingCluster:
 
 @contextlib.contextmanager
 def growing_cluster(most: int, **variables: str) -> Iterator[GrowingCluster]:
-    """A head without CPUs and an autoscaler that adds up to ``most`` worker nodes of one CPU and lets idle ones go.
+    """A head without CPUs and an autoscaler that adds up to ``most`` worker nodes of two CPUs and lets idle ones go.
 
     ``variables`` are in the environment of every process of the cluster. All of them are killed at the end.
     """
@@ -93,7 +93,7 @@ def growing_cluster(most: int, **variables: str) -> Iterator[GrowingCluster]:
     provider = {"type": "external", "module": f"{Provider.__module__}.Provider", "gcs_address": address}
     provider |= {"head_node_id": FAKE_HEAD_NODE_ID, "use_node_id_as_ip": True, "launch_multiple": True}
     provider |= {"disable_node_updaters": True, "disable_launch_config_check": True}
-    node = {"CPU": 1, "memory": 4 * 2**30, "object_store_memory": 200 * 2**20}
+    node = {"CPU": 2, "memory": 7 * 2**30, "object_store_memory": 200 * 2**20}
     config = {
         "cluster_name": "growing",
         "max_workers": most,

@@ -5,28 +5,46 @@ import time
 import urllib.request
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
+import mlflow
 import pytest
+from mlflow.tracking import MlflowClient
 
 from raymat.pipelines.build import build
 from raymat.sources.cases import CasesSource
 from raymat.store import Store
+from raymat.tracking import Run
 from tests.pipelines.test_build import PARAMETERS, quiet, write_cases
 
 pytestmark = pytest.mark.ray
 
 
+class Watched(NamedTuple):
+    """A build of three nodules, one of them without success, and what MLflow showed while it went on."""
+
+    names: list[str]
+    runs: list[tuple[mlflow.entities.Run, bool]]
+
+
 @pytest.fixture(scope="module")
 def watched(ray_cluster, tmp_path_factory):
-    """The ids of three nodules that were built, one of them without success."""
     folder = tmp_path_factory.mktemp("watched")
     table = write_cases(folder / "cases", 2)
     names = ["watched-a", "watched-b", "watched-c"]
     lines = Path(table).read_text().replace("case0,", "watched-a,").replace("case1,", "watched-b,")
     Path(table).write_text(lines + "watched-c,p,none.nii.gz,0.r0.nii.gz;0.r1.nii.gz,1\n")
-    result = build(Store.create(folder / "dataset"), CasesSource(table), PARAMETERS, say=quiet)
+    uri = f"sqlite:///{folder}/runs.db"
+    run, runs = Run(uri, "watched", {}), []
+
+    def look(counts: Counter, seconds: float, finished: bool) -> None:
+        run.progress(counts, seconds, finished)
+        runs.append((MlflowClient(tracking_uri=uri).get_run(run.id), finished))
+
+    store = Store.create(folder / "dataset")
+    result = build(store, CasesSource(table), PARAMETERS, say=quiet, on_progress=look)
     assert result.counts == {"accepted": 2, "failed": 1}
-    return names
+    return Watched(names, runs)
 
 
 def exported(ray) -> dict[str, Counter]:
@@ -54,10 +72,22 @@ def test_a_node_exports_nodules_by_outcome_and_the_seconds_of_each_stage(watched
         assert found["raymat_nodules_in_flight"][stage] == 0
 
 
+def test_mlflow_shows_a_run_while_it_goes_on(watched):
+    (first, over), *_ = watched.runs
+    assert first.info.status == "RUNNING"
+    assert not over
+    assert 1 <= first.data.metrics["progress/done"] < 3
+    assert first.data.metrics["progress/per_minute"] > 0
+    last, over = watched.runs[-1]
+    assert over
+    assert last.data.metrics["progress/done"] == 3
+    assert (last.data.metrics["progress/accepted"], last.data.metrics["progress/failed"]) == (2, 1)
+
+
 def test_the_logs_say_of_each_nodule_when_each_stage_began_and_ended(watched, ray_cluster):
     logs = Path(ray_cluster._private.worker.global_worker.node.get_logs_dir_path())
     lines = [line for file in logs.glob("raymat-*.log") for line in file.read_text().splitlines()]
-    for name in watched[:2]:
+    for name in watched.names[:2]:
         of_nodule = [line.partition(f"nodule {name}: ")[2] for line in lines if f"nodule {name}: " in line]
         told = [re.sub(r"[\d.]+ s$", "", line).split(" (")[0].strip() for line in of_nodule]
         stages = ["read", "solve", "score"]
