@@ -9,31 +9,51 @@ import logging
 import os
 import re
 import shlex
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raymat.nodule import OUTCOMES, InputError
 from raymat.store import counts
+from raymat.version import __version__
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 import mlflow
 from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
+from mlflow.types import Schema, TensorSpec
 
 EXPERIMENT = "raymat builds"
 TRAININGS = "raymat 3DMM"
+REGISTERED = "raymat-3dmm"
+SERVED = "from mlflow.models import set_model\nfrom raymat.tracking import ServedNetwork\nset_model(ServedNetwork())\n"
 METRICS_A_BATCH = 1000  # as many as a tracking server takes at once
 PROGRESS_EVERY_S = 10.0
 LISTED = ["nodule_id", "patient_id", "outcome", "stage", "method", "reason"]
 ROWS_SHOWN = 1_000  # of the table that MLflow's page shows; outcomes.csv has them all
+
+
+class ServedNetwork(mlflow.pyfunc.PythonModel):
+    """3DMM as MLflow serves it: HU (z, y, x) on the network's grid in, alpha out."""
+
+    def load_context(self, context) -> None:
+        # What logs a build needs no torch.
+        from raymat.network.inference import Ensemble
+
+        self.ensemble = Ensemble([context.artifacts["weights"]])
+
+    def predict(self, context, model_input: np.ndarray, params: dict | None = None) -> np.ndarray:
+        return self.ensemble.predict(np.asarray(model_input, np.float32)).alpha
 
 
 def in_submitted_job() -> bool:
@@ -217,6 +237,27 @@ class Run:
     def table(self, name: str, rows: list[dict], columns: list[str]) -> None:
         """Log rows as a table that the MLflow page can show."""
         self.client.log_table(self.id, {c: [str(row[c] or "") for row in rows] for c in columns}, name)
+
+    def model(self, weights: str, window: tuple[int, int, int]) -> None:
+        """Log the network of a weights file and register it, ready for ``mlflow.pyfunc`` and ``mlflow models serve``.
+
+        The model is two lines of code and the weights: loading it unpickles nothing.
+        """
+        mlflow.set_tracking_uri(self.client.tracking_uri)
+        example = np.full([max(1, side // 4) for side in window], -900.0, np.float32)
+        tensor = TensorSpec(np.dtype(np.float32), (-1, -1, -1))
+        with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=self.id):
+            code = Path(folder) / "model.py"
+            code.write_text(SERVED)
+            mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(code),
+                artifacts={"weights": weights},
+                signature=ModelSignature(inputs=Schema([tensor]), outputs=Schema([tensor])),
+                input_example=example,
+                registered_model_name=REGISTERED,
+                pip_requirements=[f"raymat=={__version__}"],
+            )
 
     def tag(self, name: str, value: str) -> None:
         """Set a tag."""

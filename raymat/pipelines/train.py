@@ -238,6 +238,9 @@ def _train_split(
         with final.as_directory() as local:
             note = json.loads((Path(local) / RESULT).read_text())
             place.write(f"{folder}/{RESULT}", json.dumps(note, indent=1).encode())
+            if run:
+                run.model(str(Path(local) / WEIGHTS), job.recipe.augmentation.crop)
+            # Last: a re-split is done when its weights are there.
             place.write(f"{folder}/{WEIGHTS}", (Path(local) / WEIGHTS).read_bytes())
         status = "FINISHED"
     except KeyboardInterrupt:
