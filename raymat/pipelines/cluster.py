@@ -136,9 +136,10 @@ class Pools:
     most_score_workers: int | None = None
 
     # The ends ask for little: they wait for disks and for the solvers, whose share of the time is 90 % and more.
-    read_cpus: float = 0.05
+    # All stages together fit one CPU, the task that reads the work list (half a reader) included.
+    read_cpus: float = 0.03
     score_cpus: float = 0.1
-    commit_cpus: float = 0.05
+    commit_cpus: float = 0.04
     read_memory_gib: float = 0.5
     score_memory_gib: float = 0.75
     commit_memory_gib: float = 0.5
@@ -154,7 +155,7 @@ class Pools:
         # A little less than a CPU each leaves the ends their share; the solvers' threads are whole all the same.
         solve_cpus = self.solve_cpus or (0.9 if cpus >= 2 else 0.8)
         score_workers = self.score_workers or max(1, math.ceil(cpus / 16))
-        ends = self.read_cpus + self.commit_cpus
+        ends = 1.5 * self.read_cpus + self.commit_cpus
         by_cpu = math.floor(min(cpus, (cpus - score_workers * self.score_cpus - ends) / solve_cpus) + 1e-6)
         ends_gib = self.read_memory_gib + self.commit_memory_gib + score_workers * self.score_memory_gib
         by_memory = math.floor((memory_gib - ends_gib) / self.solve_memory_gib)
@@ -205,7 +206,7 @@ class Pools:
     def one_of_each(self) -> list[dict[str, float]]:
         """What one worker of each stage asks for, as Ray's resources."""
         workers = (
-            (self.solve_cpus or 0.75, self.solve_memory_gib),  # less than its default on a node of one CPU
+            (self.solve_cpus or 0.8, self.solve_memory_gib),
             (self.score_cpus, self.score_memory_gib),
             (self.read_cpus, self.read_memory_gib),
             (self.commit_cpus, self.commit_memory_gib),

@@ -3,7 +3,7 @@
 import pytest
 
 from raymat.nodule import InputError
-from raymat.pipelines.cluster import Pools, thread_environment
+from raymat.pipelines.cluster import Pools, await_room, thread_environment
 from raymat.pipelines.progress import Progress, in_words
 
 
@@ -13,6 +13,31 @@ def test_solvers_fill_the_cluster_and_leave_room_for_the_ends(cpus, solvers):
     assert pools.solve_workers == solvers
     held = pools.solve_workers * pools.solve_cpus + pools.score_workers * pools.score_cpus
     assert held + pools.read_cpus + pools.commit_cpus <= cpus + 1e-6
+
+
+def test_a_cluster_that_grows_starts_with_what_there_is_and_knows_where_it_ends():
+    pools = Pools().growing(16, memory_gib=45, nodules=2600)
+    assert (pools.solve_workers, pools.most_solve_workers) == (16, 2600)
+    assert pools.score_workers <= pools.most_score_workers
+    pools = Pools(solve_workers=100).growing(16, memory_gib=45, nodules=2600)
+    assert (pools.solve_workers, pools.most_solve_workers) == (16, 100)
+    pools = Pools().growing(16, memory_gib=45, nodules=3)
+    assert (pools.solve_workers, pools.most_solve_workers) == (3, 3)
+    with pytest.raises(InputError, match="would never start"):
+        Pools(solve_cpus=32).growing(16, memory_gib=45, nodules=3)
+
+
+def test_one_worker_of_each_stage_fits_one_cpu():
+    assert sum(bundle["CPU"] for bundle in Pools().one_of_each()) <= 1 - Pools().read_cpus / 2
+
+
+@pytest.mark.ray
+def test_where_no_room_comes_that_is_said_with_what_was_asked_for(ray_cluster):
+    said = []
+    with pytest.raises(InputError, match=r"needs 64 CPU and 2 GiB for a solver.*the cluster has 2 CPUs in all"):
+        await_room(Pools(solve_cpus=64), said.append, limit_s=2, every_s=1)
+    assert any(line.startswith("waiting for the cluster") for line in said)
+    await_room(Pools(), said.append, limit_s=60)
 
 
 def test_memory_bounds_the_solvers():

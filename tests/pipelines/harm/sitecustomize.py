@@ -1,8 +1,8 @@
 """Real harm to real workers: found on PYTHONPATH by every process of a build that a test starts.
 
 RAYMAT_HARM holds JSON: `record`, a file that gets a line for each solve that begins; `slow`, seconds that each takes
-longer, or less where the file `until` is there; `exit`, `kill` and `hang`, the nodules whose solve ends its process, is
-killed as for memory, and never returns (in C, holding the interpreter's lock).
+longer; `until`, a file that all but the first `free` of them wait for; `exit`, `kill` and `hang`, the nodules whose
+solve ends its process, is killed as for memory, and never returns (in C, holding the interpreter's lock).
 """
 
 import ctypes
@@ -25,9 +25,11 @@ def harmed(solve, harm):
             os.kill(os.getpid(), signal.SIGKILL)
         if nodule.nodule_id == harm.get("hang"):
             ctypes.PyDLL(None).sleep(3600)
-        end = time.monotonic() + harm.get("slow", 0)
-        while (left := end - time.monotonic()) > 0 and not os.path.exists(harm.get("until", "")):
-            time.sleep(min(left, 0.2))
+        time.sleep(harm.get("slow", 0))
+        with open(harm["record"]) as file:
+            waits = "until" in harm and len(file.readlines()) > harm["free"]
+        while waits and not os.path.exists(harm["until"]):
+            time.sleep(0.2)
         return solve(nodule, parameters)
 
     return harmful
