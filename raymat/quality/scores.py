@@ -1,7 +1,7 @@
 """The terms of quality: what can be said of a matte from its image, its trimap and its readers alone.
 
-Every term is a number from 0 (bad) to 1 (good). Errors e, in units of alpha, of a share of the lesion or of mm^3, become
-terms by `1 / (1 + (e / h)^2)`, h being the error at which a term has fallen to one half: flat where errors are
+Every term is a number from 0 (bad) to 1 (good). Errors e, in units of alpha, of a share of the lesion or of mm^3,
+become terms by `1 / (1 + (e / h)^2)`, h being the error at which a term has fallen to one half: flat where errors are
 harmless, never negative, and falling on for as long as they grow. What tells spoiled mattes from sound ones, which all
 have a little of it, falls with the fourth power: flatter before h, steeper behind.
 
