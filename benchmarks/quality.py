@@ -15,6 +15,8 @@ import hashlib
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 from scipy import ndimage, stats
@@ -30,7 +32,8 @@ from raymat.steps import MattingParameters, solve_volume
 
 SHIFT_MM = 3.0
 KINDS = ("trimap shifted", "inverted", "noisy", "blocky", "islands", "hole", "of another nodule")
-UNKNOWN, FOREGROUND = 128, 255
+UNKNOWN = 128
+READERS = 4
 
 
 def tuned_on(patient_id: str) -> bool:
@@ -187,12 +190,11 @@ def each_term(rows: list[Mapping]) -> dict[str, float]:
     }
 
 
-def measure_all(nodules: Iterator[Nodule]) -> Iterator[dict]:
-    """``measure`` for each phantom, the one before it lending the wrong matte."""
-    before = None
-    for nodule in nodules:
-        yield measure(nodule, before)
-        before = nodule.true_alpha * (nodule.trimap > 0)
+def measure_one(dataset: str, position: int) -> dict:
+    """``measure`` for the phantom at a position, the one before it lending the wrong matte."""
+    nodules = raymat.load(dataset, outcomes=("accepted", "rejected"))
+    other = nodules[position - 1]
+    return measure(nodules[position], other.true_alpha * (other.trimap > 0))
 
 
 def report(rows: list[Mapping], parameters: QualityParameters | None = None) -> None:
@@ -244,32 +246,31 @@ def brier(alpha: np.ndarray, truth: np.ndarray) -> float:
     return float(np.mean((alpha - truth) ** 2))
 
 
-def report_real(nodules: Iterator[Nodule]) -> None:
-    found = defaultdict(list)
-    for nodule in nodules:
-        if len(nodule.readers) == 4:
-            try:
-                for name, pair in foretold(nodule).items():
-                    found[name].append(pair)
-            except ValueError as error:
-                print(f"{nodule.nodule_id} left out: {error}")
-    print(
-        f"\n| matte of three readers, {len(found['chosen'])} nodules | AUROC, mean | Brier, mean |\n| --- | --- | --- |"
-    )
-    for name, pairs in found.items():
-        print(f"| {name} | {np.nanmean([p[0] for p in pairs]):.4f} | {np.mean([p[1] for p in pairs]):.4f} |")
+def foretold_one(dataset: str, position: int) -> dict[str, tuple[float, float]]:
+    """``foretold`` for the nodule at a position."""
+    return foretold(raymat.load(dataset, outcomes=("accepted", "rejected"))[position])
+
+
+def report_real(rows: list[dict[str, tuple[float, float]]]) -> None:
+    print(f"| matte of three readers, {len(rows)} nodules | AUROC, mean | Brier, mean |\n| --- | --- | --- |")
+    for name in rows[0]:
+        auc, score = (np.nanmean([row[name][k] for row in rows]) for k in (0, 1))
+        print(f"| {name} | {auc:.4f} | {score:.4f} |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset")
     parser.add_argument("--real", action="store_true", help="real nodules of four readers instead of phantoms")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
     options = parser.parse_args()
     nodules = raymat.load(options.dataset, outcomes=("accepted", "rejected"))
-    if options.real:
-        report_real(iter(nodules))
-    else:
-        report(list(measure_all(iter(nodules))))
+    with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
+        if options.real:
+            of_four = [position for position, nodule in enumerate(nodules) if len(nodule.readers) == READERS]
+            report_real(list(pool.map(foretold_one, [options.dataset] * len(of_four), of_four)))
+        else:
+            report(list(pool.map(measure_one, [options.dataset] * len(nodules), range(len(nodules)))))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from raymat.nodule import InputError
+from raymat.nodule import ACCEPTED, REJECTED, InputError
 from raymat.release.record import Release
 from raymat.release.verify import compare, verify
 from raymat.steps import counted
@@ -42,6 +42,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     command.add_argument("before")
     command.add_argument("after")
     command.set_defaults(run=run_release_diff)
+
+    command = commands.add_parser("figure", help="a figure for a paper: masks against a matte, or all methods")
+    command.add_argument("dataset")
+    command.add_argument("nodules", nargs="+", metavar="nodule", help="nodule ids; one for --of masks")
+    command.add_argument("--of", choices=("masks", "methods"), required=True, dest="subject")
+    command.add_argument("-o", "--out", required=True, metavar="PNG")
+    command.set_defaults(run=run_figure)
 
     command = commands.add_parser("export", help="nodules as NIfTI, NRRD or DICOM Segmentation")
     command.add_argument("dataset", help="a built dataset or a release")
@@ -117,4 +124,24 @@ def run_export(options: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     for path in export(nodules, options.nodule or nodules.ids, out, options.format, options.dicom, options.level):
         print(path)
+    return 0
+
+
+def run_figure(options: argparse.Namespace) -> int:
+    """``raymat figure``."""
+    from raymat import figures, pictures
+    from raymat.loading import load
+
+    nodules = load(options.dataset, outcomes=(ACCEPTED, REJECTED))
+    for name in options.nodules:
+        if name not in nodules:
+            raise InputError(f"{options.dataset}: no nodule {name} with mattes (see `raymat inspect`)")
+    if options.subject == "masks":
+        if len(options.nodules) > 1:
+            raise InputError("--of masks draws one nodule; name one")
+        figure = figures.masks_and_matte(nodules[options.nodules[0]])
+    else:
+        figure = figures.methods_side_by_side(nodules[name] for name in options.nodules)
+    pictures.save(figure, options.out)
+    print(options.out)
     return 0

@@ -473,6 +473,17 @@ def _resample(image: np.ndarray, extent: tuple[float, ...], side: float, px: int
     return ndimage.map_coordinates(image.astype(np.float32), grid, order=1, mode="constant", cval=outside)
 
 
+def panel(view: View, image: np.ndarray, plane: int, px: int, alpha: np.ndarray | None = None) -> np.ndarray:
+    """One plane of an image under a matte's colours, RGB floats (px, px, 3); arrays (z, y, x), not yet turned."""
+    image = view.turn(image)
+    extent = view.extent(image.shape, plane)
+    grey = _resample(_grey(view.cut(image, plane))[..., 0], extent, view.side, px, OUTSIDE)
+    picture = np.repeat(grey[..., None], 3, axis=2)
+    if alpha is None:
+        return picture
+    return _overlay(picture, _resample(view.cut(view.turn(alpha), plane), extent, view.side, px, 0.0))
+
+
 def _contour(axes: Axes, mask: np.ndarray, extent: tuple[float, ...], reader: int, width: float) -> None:
     """The mask's outline, half-way between voxels."""
     if not mask.any():

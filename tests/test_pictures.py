@@ -9,9 +9,10 @@ import pytest
 from matplotlib import image as mpl_image
 from matplotlib import rcParams
 
-from raymat import pictures
+from raymat import figures, pictures
 from raymat.matting import METHODS
 from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, REJECTED, InputError, Matte, Nodule
+from tests.datasets import draw_nodule
 
 SHAPE = (24, 40, 44)
 CENTRE = (11, 20, 22)
@@ -211,3 +212,15 @@ def test_saving_twice_gives_the_same_bytes_and_leaves_pyplot_alone(tmp_path):
     assert rcParams["backend"] == backend
     with pytest.raises(InputError, match="cannot be written"):
         pictures.save(pictures.show_nodule(nodule(methods=FEW)), tmp_path / "no" / "such" / "folder.png")
+
+
+def test_figures_have_a_panel_for_each_mask_and_method(tmp_path):
+    drawn = draw_nodule(0)
+    assert len(figures.masks_and_matte(drawn).axes) == 3 * (1 + 4 + 1)
+    assert len(figures.methods_side_by_side([drawn, draw_nodule(1)]).axes) == 2 * (2 + 8)
+    drawn.readers = []
+    with pytest.raises(InputError, match="readers' masks"):
+        figures.masks_and_matte(drawn)
+    drawn.candidates.pop()
+    with pytest.raises(InputError, match="no if"):
+        figures.methods_side_by_side([drawn])

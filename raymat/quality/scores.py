@@ -1,8 +1,9 @@
 """The terms of quality: what can be said of a matte from its image, its trimap and its readers alone.
 
-Every term is a number from 0 (bad) to 1 (good). Errors e, all in units of alpha or of a share of the lesion, become
-terms by `1 / (1 + (e / h)^2)`, h being the error at which a term has fallen to one half: flat where errors are
-harmless, never negative, and falling on for as long as they grow.
+Every term is a number from 0 (bad) to 1 (good). Errors e, in units of alpha, of a share of the lesion or of mm^3,
+become terms by `1 / (1 + (e / h)^2)`, h being the error at which a term has fallen to one half: flat where errors are
+harmless, never negative, and falling on for as long as they grow. What tells spoiled mattes from sound ones, which all
+have a little of it, falls with the fourth power: flatter before h, steeper behind.
 
 What all mattes of one nodule share (its box, its noise, what it says of pure lesion and pure background) is computed
 once, in a ``Scene``; the arrays of every function here are those of the scene's box.
@@ -30,19 +31,20 @@ LOCAL_MM = 1.0  # half width of the windows in which alpha should be a linear fu
 FLAT = 0.02  # standard deviation, in units of the contrast, below which a window of the image explains nothing
 LEVELS = (0.25, 0.5)  # of the matte's median over the body: the levels whose islands and holes are looked for
 
-# The errors at which a term has fallen to one half: found on phantoms and real crops, sound and spoiled, together with
-# ``selection.WEIGHTS``, and rounded.
-HALF_EXPLAINED = 0.3
-HALF_INTERIOR = 0.15
-HALF_KNOWN = 0.002
-HALF_FOREGROUND = 0.25
-HALF_LOCAL = 0.045
-HALF_CONTINUITY = 0.25
-HALF_ISLANDS = 0.02
-HALF_HOLES = 0.01
-HALF_NOISE = 0.022
-HALF_OVERLAP = 0.35
-HALF_VOLUME = 0.5
+# The errors at which a term has fallen to one half: found on phantoms, sound and spoiled, of one half of the patients,
+# together with ``selection.WEIGHTS``, and rounded (docs/quality.md).
+HALF_EXPLAINED = 0.16
+HALF_INTERIOR = 0.12
+HALF_KNOWN = 0.001
+HALF_FOREGROUND = 0.4
+HALF_LOCAL = 0.16
+HALF_CONTINUITY = 0.35
+HALF_ISLANDS = 0.75  # mm^3
+HALF_HOLES = 0.002
+HALF_NOISE = 0.08
+HALF_STEPS = 0.033
+HALF_OVERLAP = 0.33
+HALF_VOLUME = 0.32
 
 VOLUME_TOLERANCE = 0.15  # share of a reader's volume that a matte may lie beyond the readers' range unpunished
 
@@ -169,9 +171,9 @@ def scene(
     )
 
 
-def term(error: float, half: float) -> float:
-    """`1 / (1 + (error / half)^2)`: 1 without error, 1/2 at `half`; 0 for an error that is no number."""
-    return float(1.0 / (1.0 + (error / half) ** 2)) if np.isfinite(error) else 0.0
+def term(error: float, half: float, power: int = 2) -> float:
+    """`1 / (1 + (error / half)^power)`: 1 without error, 1/2 at `half`; 0 for an error that is no number."""
+    return float(1.0 / (1.0 + (error / half) ** power)) if np.isfinite(error) else 0.0
 
 
 def explained(alpha: np.ndarray, scene: Scene) -> float:
@@ -223,13 +225,29 @@ def local_fit(alpha: np.ndarray, scene: Scene) -> float:
     matting Laplacian of closed-form matting measures (A. Levin et al., "A closed-form solution to natural image
     matting", IEEE TPAMI 30(2), 2008), here as a number for any method's matte.
     """
-    return term(_unexplained(alpha, scene, 0), HALF_LOCAL)
+    return term(_unexplained(alpha, scene, 0), HALF_LOCAL, 4)
 
 
 def noise(alpha: np.ndarray, scene: Scene) -> float:
     """Smoothness of the unknown band: as ``local_fit`` in the smallest window, 3 x 3 x 3 voxels, where what the image
     does not explain of alpha is roughness."""
-    return term(_unexplained(alpha, scene, 1), HALF_NOISE)
+    return term(_unexplained(alpha, scene, 1), HALF_NOISE, 4)
+
+
+def steps(alpha: np.ndarray, scene: Scene) -> float:
+    """No step from voxel to voxel that the image does not have.
+
+    Over the faces between unknown voxels p and q, `e` is the root mean square of `|alpha_p - alpha_q|` beyond the
+    image's own step `|I_p - I_q| / contrast`. Blocks and hard edges fail here.
+    """
+    squares, faces = 0.0, 0
+    for axis in range(alpha.ndim):
+        low, high = _neighbours(axis, alpha.ndim)
+        both = scene.unknown[low] & scene.unknown[high]
+        jump = np.abs(alpha[high][both] - alpha[low][both]) - np.abs(scene.image[high][both] - scene.image[low][both])
+        squares += float(np.sum(np.maximum(jump, 0.0) ** 2, dtype=np.float64))
+        faces += jump.size
+    return term((squares / faces) ** 0.5 if faces else 0.0, HALF_STEPS, 4)
 
 
 def continuity(alpha: np.ndarray, scene: Scene) -> float:
@@ -246,8 +264,11 @@ def continuity(alpha: np.ndarray, scene: Scene) -> float:
 
 
 def islands(alpha: np.ndarray, scene: Scene) -> float:
-    """No lesion apart from the lesion: `e` is the larger share, over ``LEVELS``, of the alpha at or above a level that
-    lies in components (26-connected) without a voxel of the body."""
+    """No lesion apart from the lesion.
+
+    `e` is the larger volume in mm^3, over ``LEVELS``, of the alpha at or above a level that lies in components
+    (26-connected) without a voxel of the body. The eye sees an island by its size, however large the lesion beside it.
+    """
     worst, whole = 0.0, float(np.median(alpha[scene.body]))
     if not whole:
         return 0.0
@@ -259,7 +280,7 @@ def islands(alpha: np.ndarray, scene: Scene) -> float:
         if main[1:].all():
             continue
         mass = np.bincount(labels[reached], alpha[reached], n + 1)
-        worst = max(worst, float(mass[~main].sum() / mass.sum()))
+        worst = max(worst, float(mass[~main].sum()) * scene.voxel_mm3)
     return term(worst, HALF_ISLANDS)
 
 
@@ -415,10 +436,16 @@ def _faces(foreground: np.ndarray, unknown: np.ndarray) -> tuple[np.ndarray, np.
     index = np.arange(foreground.size, dtype=np.int32).reshape(foreground.shape)
     inside, outside = [], []
     for axis in range(foreground.ndim):
-        low = tuple(slice(None, -1) if a == axis else slice(None) for a in range(foreground.ndim))
-        high = tuple(slice(1, None) if a == axis else slice(None) for a in range(foreground.ndim))
+        low, high = _neighbours(axis, foreground.ndim)
         for p, q in ((low, high), (high, low)):
             face = foreground[p] & unknown[q]
             inside.append(index[p][face])
             outside.append(index[q][face])
     return np.concatenate(inside), np.concatenate(outside)
+
+
+def _neighbours(axis: int, ndim: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Slices of the lower and the upper voxel of every pair along an axis."""
+    low = tuple(slice(None, -1) if a == axis else slice(None) for a in range(ndim))
+    high = tuple(slice(1, None) if a == axis else slice(None) for a in range(ndim))
+    return low, high

@@ -82,12 +82,12 @@ def test_the_true_matte_is_accepted_and_beats_every_spoiled_one(sphere):
     [
         ("inverted", "explained"),
         ("noisy", "noise"),
-        ("blocky", "local_fit"),
+        ("blocky", "steps"),
         ("islands", "islands"),
         ("hole", "holes"),
         ("shifted", "known"),
         ("of another nodule", "volume"),
-        ("the mean mask's hard edge", "noise"),
+        ("the mean mask's hard edge", "steps"),
     ],
 )
 def test_each_fault_lowers_the_term_that_looks_for_it(sphere, fault, term):
