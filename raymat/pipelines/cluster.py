@@ -164,3 +164,13 @@ def size_pools(pools: Pools) -> Pools:
     """``pools`` sized for the cluster that this process is connected to."""
     resources = ray.cluster_resources()
     return pools.sized(resources.get("CPU", 0.0), resources.get("memory", 0.0) / GIB)
+
+
+def refuse_too_many(workers: int, gpu: bool = False) -> None:
+    """Raise InputError where the cluster cannot hold so many workers of a CPU (or GPU) each: they would never start."""
+    resources = ray.cluster_resources()
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    if gpu and gpus < workers:
+        raise InputError(f"{workers} workers of one GPU each; the cluster has {gpus:g} GPUs. Lower --workers")
+    if cpus < workers:
+        raise InputError(f"{workers} workers of a CPU each; the cluster has {cpus:g} CPUs. Lower --workers")
