@@ -228,7 +228,8 @@ class Run:
 
     def figure(self, name: str, figure) -> None:
         """Log a matplotlib figure as an artifact."""
-        self.client.log_figure(self.id, figure, name)
+        with self._going_on():
+            self.client.log_figure(self.id, figure, name)
 
     def text(self, name: str, text: str) -> None:
         """Log text as an artifact."""
@@ -293,11 +294,16 @@ class Run:
             for step, values in steps
             for name, value in values.items()
         ]
-        try:
+        with self._going_on():
             for start in range(0, len(metrics), METRICS_A_BATCH):
                 self.client.log_batch(self.id, metrics=metrics[start : start + METRICS_A_BATCH])
-        except MlflowException as error:
-            # A tracking server that goes away must not cost hours of work: it goes on, the log says so.
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        # A tracking server that goes away must not cost hours of work: it goes on, the log says so.
+        try:
+            yield
+        except (MlflowException, OSError) as error:
             told = without_credentials(str(error))
             logging.getLogger(__name__).warning("MLflow does not answer (%s); the work goes on", told)
 

@@ -4,14 +4,22 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import mlflow
+import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
 
+from raymat.network.augmentation import Augmentation
+from raymat.network.inference import Ensemble
+from raymat.network.model import ModelConfig
+from raymat.network.recipe import Recipe
+from raymat.network.training import begin, save_weights
 from raymat.nodule import InputError
 from raymat.store import OUTCOME, outcome_row
-from raymat.tracking import EXPERIMENT, Run, how_to_look, tracking_uri, without_credentials
+from raymat.tracking import EXPERIMENT, REGISTERED, TRAININGS, Run, how_to_look, tracking_uri, without_credentials
 from tests.test_store import a_failure, a_nodule
 
 
@@ -45,6 +53,39 @@ def test_a_build_is_one_run_with_all_that_came_out(uri, tmp_path):
     table = json.loads(Path(client.download_artifacts(found.info.run_id, "not_accepted.json", tmp_path)).read_text())
     assert table["columns"].index("reason") == 4
     assert [row[4] for row in table["data"]] == ["no such file"]
+
+
+def test_a_run_goes_on_as_itself_under_its_parent_and_takes_any_number_of_steps(uri):
+    parent = Run(uri, "train", {}, TRAININGS)
+    child = Run(uri, "split 0", {"seed": 1}, TRAININGS, parent.id)
+    child.end("FAILED")
+    again = Run(uri, "split 0", {"seed": 1}, TRAININGS, parent.id, continues=child.id)
+    again.series((step, {"loss": step / 2}) for step in range(1500))
+    assert again.id == child.id
+    found = again.client.get_run(child.id)
+    assert found.info.status == "RUNNING"
+    assert found.data.tags["mlflow.parentRunId"] == parent.id
+    history = again.client.get_metric_history(child.id, "loss")
+    assert {m.step: m.value for m in history} == {step: step / 2 for step in range(1500)}
+    again.client.delete_run(child.id)
+    assert Run(uri, "split 0", {}, TRAININGS, parent.id, continues=child.id).id != child.id
+
+
+def test_a_logged_network_predicts_the_same_alpha(uri, tmp_path):
+    torch.set_num_threads(1)
+    recipe = Recipe(ModelConfig(width=4, levels=2, blocks=1), Augmentation((8, 8, 8)), epochs=1, batch=1)
+    save_weights(begin(recipe, 1, torch.device("cpu")), tmp_path / "weights.pt")
+    run = Run(uri, "split 0", {}, TRAININGS)
+    run.model(str(tmp_path / "weights.pt"), (8, 8, 8))
+    loaded = mlflow.pyfunc.load_model(f"models:/{REGISTERED}/1")
+    image = np.random.default_rng(0).normal(-500, 300, (8, 9, 10)).astype(np.float32)
+    expected = Ensemble([str(tmp_path / "weights.pt")]).predict(image).alpha
+    np.testing.assert_allclose(loaded.predict(image), expected, atol=1e-5)
+    assert loaded.metadata.signature is not None
+    assert loaded.metadata.saved_input_example_info is not None
+    files = [path.name for path in Path(uri.removeprefix("sqlite:///")).parent.rglob("*") if path.is_file()]
+    assert "weights.pt" in files
+    assert not any(name.endswith(".pkl") for name in files), "loading the model would unpickle"
 
 
 def test_a_store_that_cannot_be_reached_is_said_at_once():

@@ -266,3 +266,13 @@ def await_room(pools: Pools, say: Callable[[str], None], limit_s: float = FIRST_
             say(f"waiting for the cluster to bring a node: {needs} ({waited / 60:.0f} min so far)")
     finally:
         remove_placement_group(group)
+
+
+def refuse_too_many(workers: int, gpu: bool = False) -> None:
+    """Raise InputError where the cluster cannot hold so many workers of a CPU (or GPU) each: they would never start."""
+    resources = ray.cluster_resources()
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    if gpu and gpus < workers:
+        raise InputError(f"{workers} workers of one GPU each; the cluster has {gpus:g} GPUs. Lower --workers")
+    if cpus < workers:
+        raise InputError(f"{workers} workers of a CPU each; the cluster has {cpus:g} CPUs. Lower --workers")

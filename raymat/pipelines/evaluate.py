@@ -29,7 +29,7 @@ from raymat.network.inference import Ensemble
 from raymat.network.samples import masks_of
 from raymat.network_pictures import error_bars, reliability, show_predictions
 from raymat.nodule import InputError, Nodule
-from raymat.pipelines.cluster import connected
+from raymat.pipelines.cluster import connected, refuse_too_many
 from raymat.pipelines.train import WEIGHTS, Data
 from raymat.steps import counted
 from raymat.store import Store, open_filesystem
@@ -92,6 +92,7 @@ def evaluate(job: EvaluateJob, say: Callable[[str], None] = print) -> dict[str, 
     say(f"{counted(len(splits), 're-split')}, {counted(len(work), 'test nodule')}")
     weights = {(name, split): found[split] for name, found in networks for split in splits}
     with connected(job.address):
+        refuse_too_many(job.workers)
         rows = list(_stream(data.store, work, weights, job.workers))
     errors = [row | {"split": one["split"]} for one in rows for row in json.loads(one["errors"])]
     tables = {truth: summarise(errors, truth) for truth in (CHOSEN, TRUE)}

