@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from raymat.nodule import ACCEPTED, OUTCOMES, InputError, Nodule
 from raymat.places import open_filesystem
 from raymat.release.record import Release, is_release
-from raymat.release.splits import PARTS, SPLITS
+from raymat.splits import PARTS, REPETITIONS
 from raymat.store import Store
 
 
@@ -70,7 +70,7 @@ class Nodules(Sequence[Nodule]):
         return isinstance(nodule_id, str) and nodule_id in self._places()
 
     def split(self, number: int, part: str) -> Nodules:
-        """A release's nodules of one part ("train", "validation", "test") of one of its four splits, 1 to 4.
+        """A release's nodules of one part ("training", "validation", "test") of one of its four splits, 0 to 3.
 
         Raises
         ------
@@ -79,9 +79,11 @@ class Nodules(Sequence[Nodule]):
         """
         if self._parts is None:
             raise InputError("a dataset that is not a release has no splits: make one with `raymat release`")
-        if number not in range(1, SPLITS + 1) or part not in PARTS:
-            raise InputError(f"no part {part!r} of split {number}; splits are 1 to {SPLITS}, parts {', '.join(PARTS)}")
-        chosen = self._parts[number - 1]
+        if number not in range(REPETITIONS) or part not in PARTS:
+            raise InputError(
+                f"no part {part!r} of split {number}; splits are 0 to {REPETITIONS - 1}, parts {', '.join(PARTS)}"
+            )
+        chosen = self._parts[number]
         return self._subset([place for place, nodule_id in enumerate(self.ids) if chosen[nodule_id] == part])
 
     def torch(self, transform: Callable[[Nodule], object] | None = None):
@@ -141,7 +143,7 @@ def load(path: str | Path, outcomes: Sequence[str] = (ACCEPTED,)) -> Nodules:
     if is_release(*open_filesystem(path)):
         release = Release.open(path)
         ids = [row["nodule_id"] for row in release.index] if ACCEPTED in outcomes else []
-        parts = [{row["nodule_id"]: row[f"split_{n}"] for row in release.index} for n in range(1, SPLITS + 1)]
+        parts = [{row["nodule_id"]: row[f"split_{n}"] for row in release.index} for n in range(REPETITIONS)]
         return Nodules(ids, release.read, range(len(ids)), parts)
     store = Store.open(path)
     rows = store.outcomes(["nodule_id", "key", "shard", "outcome"])

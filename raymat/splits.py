@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from raymat.nodule import InputError
@@ -11,6 +11,7 @@ from raymat.nodule import InputError
 SHARES = (7, 1, 2)
 REPETITIONS = 4
 PARTS = ("training", "validation", "test")
+FEWEST = len(PARTS)
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,16 @@ class Split:
     training: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...]
+
+    @classmethod
+    def of_parts(cls, parts: Mapping[str, str]) -> Split:
+        """From each patient's part, one of ``PARTS``."""
+        return cls(*(tuple(sorted(p for p, part in parts.items() if part == name)) for name in PARTS))
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Each patient's part, one of ``PARTS``."""
+        return {patient: name for name in PARTS for patient in getattr(self, name)}
 
 
 def split_patients(patients: Iterable[str], repetition: int = 0, shares: tuple[int, int, int] = SHARES) -> Split:
@@ -40,9 +51,9 @@ def split_patients(patients: Iterable[str], repetition: int = 0, shares: tuple[i
         Fewer than three patients, which leaves a part empty.
     """
     unique = set(patients)
-    if len(unique) < len(PARTS):
+    if len(unique) < FEWEST:
         raise InputError(
-            f"{len(unique)} patients cannot be split into {', '.join(PARTS)}: at least {len(PARTS)} are needed, and "
+            f"{len(unique)} patients cannot be split into {', '.join(PARTS)}: at least {FEWEST} are needed, and "
             "some dozens for numbers that mean anything. Build a larger dataset"
         )
     drawn = sorted(unique, key=lambda patient: (_draw(patient, repetition), patient))

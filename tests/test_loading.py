@@ -49,7 +49,7 @@ def test_what_is_not_there_is_said(place):
     with pytest.raises(InputError, match="no such outcome: lost"):
         raymat.load(place, outcomes=("lost",))
     with pytest.raises(InputError):
-        nodules.split(5, "train")
+        nodules.split(5, "training")
 
 
 def test_only_the_nodule_that_is_asked_for_is_read(tmp_path):

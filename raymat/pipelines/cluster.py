@@ -269,7 +269,12 @@ def await_room(pools: Pools, say: Callable[[str], None], limit_s: float = FIRST_
 
 
 def refuse_too_many(workers: int, gpu: bool = False) -> None:
-    """Raise InputError where the cluster cannot hold so many workers of a CPU (or GPU) each: they would never start."""
+    """Raise InputError where so many workers of a CPU (or GPU) each would never start.
+
+    A cluster that grows is not judged by what it has now: the autoscaler is asked for what is missing.
+    """
+    if grows():
+        return
     resources = ray.cluster_resources()
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     if gpu and gpus < workers:

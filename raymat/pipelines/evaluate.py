@@ -14,6 +14,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
 from raymat import pictures
+from raymat.loading import Nodules
 from raymat.network.evaluation import (
     CHOSEN,
     TITLES,
@@ -31,8 +32,9 @@ from raymat.network_pictures import error_bars, reliability, show_predictions
 from raymat.nodule import InputError, Nodule
 from raymat.pipelines.cluster import connected, refuse_too_many
 from raymat.pipelines.train import WEIGHTS, Data
+from raymat.places import open_filesystem
 from raymat.steps import counted
-from raymat.store import Store, open_filesystem
+from raymat.store import Store
 from raymat.tracking import TRAININGS, Run, as_csv, how_to_look
 
 DRAWN = 4
@@ -84,16 +86,12 @@ def evaluate(job: EvaluateJob, say: Callable[[str], None] = print) -> dict[str, 
     splits = sorted(set.intersection(*(set(weights) for _, weights in networks)))
     if not splits:
         raise InputError(f"{' and '.join(job.trainings)}: no re-split is finished in all; run raymat train to its end")
-    work = [
-        {"split": split, "key": data.rows[place]["key"], "shard": data.rows[place]["shard"]}
-        for split in splits
-        for place in data.of(data.split(split).test)
-    ]
+    work = [{"split": split, "place": place} for split in splits for place in data.of(data.split(split).test)]
     say(f"{counted(len(splits), 're-split')}, {counted(len(work), 'test nodule')}")
     weights = {(name, split): found[split] for name, found in networks for split in splits}
     with connected(job.address):
         refuse_too_many(job.workers)
-        rows = list(_stream(data.store, work, weights, job.workers))
+        rows = list(_stream(data.nodules, work, weights, job.workers))
     errors = [row | {"split": one["split"]} for one in rows for row in json.loads(one["errors"])]
     tables = {truth: summarise(errors, truth) for truth in (CHOSEN, TRUE)}
     tables = {truth: table for truth, table in tables.items() if table}
@@ -108,33 +106,33 @@ def _networks(path: str, data: Data) -> tuple[str, dict[int, bytes]]:
         raise InputError(f"{path}: no training here (training.json is missing)")
     note = json.loads(place.read("training.json"))
     if note["data_digest"] != data.digest:
-        raise InputError(f"{path}: was trained on other nodules than {data.store.root} holds; its test part is unknown")
+        raise InputError(f"{path}: was trained on other nodules than {data.path} holds; its test part is unknown")
     name = NETWORK if note["recipe"]["model"]["auxiliary"] else ABLATION
     finished = [n for n in place.listing("") if n.endswith(f"/{WEIGHTS}") and n.count("/") == 1]
     return name, {int(n.split("/")[0].removeprefix("split-")): place.read(n) for n in finished}
 
 
-def _stream(store: Store, work: list[dict], weights: dict, workers: int) -> Iterator[dict]:
+def _stream(nodules: Nodules, work: list[dict], weights: dict, workers: int) -> Iterator[dict]:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.issue_detectors_config.detectors = []
-    nodules = ray.data.from_items(work, override_num_blocks=len(work)).map_batches(
+    judged = ray.data.from_items(work, override_num_blocks=len(work)).map_batches(
         Evaluator,
-        fn_constructor_kwargs={"store": store, "weights": weights},
+        fn_constructor_kwargs={"nodules": nodules, "weights": weights},
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=workers),
         num_cpus=0.9,
     )
-    yield from nodules.iter_rows()
+    yield from judged.iter_rows()
 
 
 class Evaluator:
     """An actor that holds the networks and judges one nodule at a time."""
 
-    def __init__(self, store: Store, weights: dict[tuple[str, int], bytes]) -> None:
-        self.store, self.ensembles = store, {}
+    def __init__(self, nodules: Nodules, weights: dict[tuple[str, int], bytes]) -> None:
+        self.nodules, self.ensembles = nodules, {}
         with tempfile.TemporaryDirectory() as folder:
             for (name, split), data in weights.items():
                 path = Path(folder) / f"{name}-split-{split}.pt"
@@ -143,7 +141,7 @@ class Evaluator:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         (work,) = table.to_pylist()
-        nodule = self.store.read_committed(work["key"], work["shard"])
+        nodule = self.nodules[work["place"]]
         split = work["split"]
         mine = {name: ensemble for (name, of), ensemble in self.ensembles.items() if of == split}
         box = evaluation_box(nodule, next(iter(mine.values())).window)

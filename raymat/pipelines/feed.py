@@ -17,11 +17,11 @@ import torch
 from ray.data import DataContext, Datasource, ReadTask
 from ray.data.block import BlockAccessor, BlockMetadata
 
+from raymat.loading import Nodules
 from raymat.network.model import ModelConfig
 from raymat.network.recipe import Recipe
 from raymat.network.samples import SMOOTH, epoch_order, record_of, steps_an_epoch, training_volume
 from raymat.nodule import InputError
-from raymat.store import Store
 
 # Making a batch takes a small part of the time of the step that it feeds.
 FEED_CPUS = 0.05
@@ -29,8 +29,8 @@ FEED_TASKS = 2
 AHEAD = 2
 
 
-def load_records(store: Store, rows: Sequence[dict], config: ModelConfig, say: Callable[[str], None]) -> list:
-    """References to ``raymat.network.samples.record_of`` of each row (``key``, ``shard``) of the dataset's index.
+def load_records(nodules: Nodules, places: Sequence[int], config: ModelConfig, say: Callable[[str], None]) -> list:
+    """References to ``raymat.network.samples.record_of`` of the nodules at those places.
 
     Raises
     ------
@@ -38,8 +38,9 @@ def load_records(store: Store, rows: Sequence[dict], config: ModelConfig, say: C
         A nodule cannot be read or is none that the network can learn from.
     """
     task = ray.remote(num_returns=2)(_record)
-    records, errors = zip(*(task.remote(store, row["key"], row["shard"], config) for row in rows), strict=True)
-    say(f"reading {len(records)} nodules of {store.root}")
+    source = ray.put(nodules)
+    records, errors = zip(*(task.remote(source, place, config) for place in places), strict=True)
+    say(f"reading {len(records)} nodules")
     # The records stay where they were made; what comes here is a word where one is at fault.
     for error in ray.get(list(errors)):
         if error:
@@ -47,9 +48,9 @@ def load_records(store: Store, rows: Sequence[dict], config: ModelConfig, say: C
     return list(records)
 
 
-def _record(store: Store, key: str, shard: str, config: ModelConfig) -> tuple[dict[str, np.ndarray] | None, str]:
+def _record(nodules: Nodules, place: int, config: ModelConfig) -> tuple[dict[str, np.ndarray] | None, str]:
     try:
-        return record_of(store.read_committed(key, shard), config), ""
+        return record_of(nodules[place], config), ""
     except InputError as error:
         return None, str(error)
 

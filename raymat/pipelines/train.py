@@ -32,6 +32,7 @@ from ray.train.v2.api.config import LoggingConfig
 from ray.util.queue import Empty, Queue
 
 from raymat import metrics
+from raymat.loading import Nodules, load
 from raymat.network.recipe import Recipe
 from raymat.network.samples import ALPHA, IMAGE, OVERLAP, UNION, steps_an_epoch, validation_volume
 from raymat.network.training import State, begin, predict, restore, save, save_weights, train_step
@@ -41,10 +42,12 @@ from raymat.pipelines.cluster import connected, quiet_ray, refuse_too_many
 from raymat.pipelines.dataset import flatten
 from raymat.pipelines.feed import FEED_CPUS, FEED_TASKS, load_records, stream
 from raymat.pipelines.progress import in_words
+from raymat.places import open_filesystem
+from raymat.release.record import DIGESTS, Release, is_release
 from raymat.sources import digest
 from raymat.splits import REPETITIONS, Split, split_patients
 from raymat.steps import counted
-from raymat.store import Store, open_filesystem
+from raymat.store import Store
 from raymat.tracking import TRAININGS, Run, how_to_look
 
 STATE, WEIGHTS, RESULT = "state.pt", "weights.pt", "result.json"
@@ -58,7 +61,7 @@ class TrainJob:
 
     Attributes
     ----------
-    dataset : folder or URI of a built dataset
+    dataset : folder or URI of a built dataset or a release
     out : folder or URI of the trainings
     recipe : all that decides the weights
     splits : which of the re-splits
@@ -81,29 +84,49 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class Data:
-    """The accepted nodules of a dataset: ``rows`` (nodule_id, patient_id, key, shard), and a digest of all keys."""
+    """The accepted nodules that a network learns from.
 
-    store: Store
-    rows: list[dict]
+    Attributes
+    ----------
+    path : of the dataset or release
+    nodules : read by their position when they are asked for
+    patients : the patient of each
+    recorded : the re-splits that a release was published with, patient to part; None for a dataset
+    digest : of all of them
+    """
+
+    path: str
+    nodules: Nodules
+    patients: list[str]
+    recorded: list[dict[str, str]] | None
     digest: str
 
     @classmethod
     def open(cls, path: str) -> Data:
-        store = Store.open(path)
-        columns = ["nodule_id", "patient_id", "key", "shard", "outcome"]
-        rows = [row for row in store.outcomes().select(columns).to_pylist() if row["outcome"] == ACCEPTED]
-        return cls(store, rows, digest(*sorted(row["key"] for row in rows)))
+        """Raises InputError where there is neither a dataset nor a release."""
+        nodules = load(path)
+        if is_release(*open_filesystem(path)):
+            rows = Release.open(path).index
+            recorded = [{row["patient_id"]: row[f"split_{n}"] for row in rows} for n in range(REPETITIONS)]
+            keys = [row[f"{name}_digest"] for row in rows for name in DIGESTS]
+        else:
+            rows = Store.open(path).outcomes(["patient_id", "key", "outcome"]).to_pylist()
+            rows = [row for row in rows if row["outcome"] == ACCEPTED]
+            recorded, keys = None, [row["key"] for row in rows]
+        return cls(path, nodules, [row["patient_id"] for row in rows], recorded, digest(*sorted(keys)))
 
     def split(self, repetition: int) -> Split:
+        """A release's own re-split, else the one that is drawn; raises InputError where a part is empty."""
         try:
-            return split_patients((row["patient_id"] for row in self.rows), repetition)
+            drawn = split_patients(self.patients, repetition)
         except InputError as error:
-            raise InputError(f"{self.store.root}: {error}") from None
+            raise InputError(f"{self.path}: {error}") from None
+        return Split.of_parts(self.recorded[repetition]) if self.recorded else drawn
 
     def of(self, patients: Sequence[str]) -> list[int]:
-        """Places of those patients' nodules in ``rows``."""
+        """Positions of those patients' nodules."""
         chosen = set(patients)
-        return [place for place, row in enumerate(self.rows) if row["patient_id"] in chosen]
+        return [place for place, patient in enumerate(self.patients) if patient in chosen]
 
 
 def train(job: TrainJob, say: Callable[[str], None] = print) -> dict[int, dict[str, float]]:
@@ -146,9 +169,7 @@ def train(job: TrainJob, say: Callable[[str], None] = print) -> dict[int, dict[s
             needed = {p for r in todo for part in (splits[r].training, splits[r].validation) for p in part}
             places = data.of(needed)
             records = dict(
-                zip(places, load_records(data.store, [data.rows[i] for i in places], recipe.model, say), strict=True)
-                if todo
-                else ()
+                zip(places, load_records(data.nodules, places, recipe.model, say), strict=True) if todo else ()
             )
             for repetition, split in splits.items():
                 if repetition in todo:

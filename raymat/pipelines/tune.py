@@ -82,8 +82,8 @@ def tune_loss_weights(job: TuneJob, say: Callable[[str], None] = print) -> tuple
         with connected(training.address):
             threads = threads_of(training)
             parts = [data.of(split.training), data.of(split.validation)]
-            rows = [data.rows[i] for part in parts for i in part]
-            records = load_records(data.store, rows, training.recipe.model, say)
+            places = [place for part in parts for place in part]
+            records = load_records(data.nodules, places, training.recipe.model, say)
             lines = Queue(actor_options={"num_cpus": 0})
             settings = Settings(
                 training.recipe, records[: len(parts[0])], records[len(parts[0]) :], threads, lines, None, None

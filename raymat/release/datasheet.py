@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from raymat.release.splits import PARTS
+from raymat.splits import PARTS
 
 REASONS = 40  # of nodules left out, named one by one; the table has all
 

@@ -34,8 +34,8 @@ from raymat.release.record import (
     Release,
     record_digests,
 )
-from raymat.release.splits import PARTS, SPLITS, split_patients
 from raymat.review.decisions import RULE, Decisions, Verdict, stale, verdict
+from raymat.splits import FEWEST, PARTS, REPETITIONS, split_patients
 from raymat.steps import counted
 from raymat.store import PARAMETERS, Store, open_filesystem
 from raymat.version import __version__
@@ -97,7 +97,7 @@ def release(request: ReleaseRequest, say: Callable[[str], None] = print) -> str:
     if not taken:
         raise InputError(f"{request.dataset}: no nodule is accepted, there is nothing to release")
     out = _empty_place(request.out)
-    parts = [split_patients((row["patient_id"] for row in taken), number) for number in range(1, SPLITS + 1)]
+    parts = _splits({row["patient_id"] for row in taken})
 
     index: list[dict] = []
     for start in range(0, len(taken), NODULES_A_FILE):
@@ -110,7 +110,7 @@ def release(request: ReleaseRequest, say: Callable[[str], None] = print) -> str:
                 nodule = store.read_committed(row["key"], row["shard"])
                 record = record_of(nodule, found)
                 file.write_table(pa.Table.from_pylist([record], schema=RECORD), row_group_size=1)
-                splits = {f"split_{n}": part[nodule.patient_id] for n, part in enumerate(parts, start=1)}
+                splits = {f"split_{n}": part[nodule.patient_id] for n, part in enumerate(parts)}
                 index.append(index_row(record, nodule) | splits | {"file": name, "row": len(index) - start})
         out.write(name, sink.getvalue())
         say(f"{len(index)} of {len(taken)} nodules written")
@@ -175,6 +175,13 @@ def record_of(nodule: Nodule, found: Verdict) -> dict:
     }
 
 
+def _splits(patients: set[str]) -> list[dict[str, str]]:
+    """Patient to part, re-split by re-split; where there are too few to deal out, all are for training."""
+    if len(patients) < FEWEST:
+        return [dict.fromkeys(patients, PARTS[0])] * REPETITIONS
+    return [split_patients(patients, number).parts for number in range(REPETITIONS)]
+
+
 def index_row(record: Mapping, nodule: Nodule) -> dict:
     """The row of ``INDEX`` of a record, its place and splits still missing."""
     alpha = np.frombuffer(record["alpha"]["data"], record["alpha"]["dtype"])
@@ -215,7 +222,7 @@ def _note(store: Store, request: ReleaseRequest, rows, index, left_out, old) -> 
         },
         "splits": {
             f"split_{n}": {part: sum(row[f"split_{n}"] == part for row in index) for part in PARTS}
-            for n in range(1, SPLITS + 1)
+            for n in range(REPETITIONS)
         },
         "parameters": how.get("parameters", "not recorded: built by an earlier raymat; build again to record them"),
         "software": {

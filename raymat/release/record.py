@@ -24,7 +24,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raymat.nodule import ACCEPTED, ARRAY, InputError, Matte, Nodule, struct_to_array
-from raymat.release.splits import SPLITS
+from raymat.splits import REPETITIONS
 from raymat.store import Store, open_filesystem
 
 FORMAT = "raymat release"
@@ -67,7 +67,7 @@ INDEX = pa.schema(
         ("scanner_spacing", pa.list_(pa.float64())),
         ("diameter_mm", pa.float64()),
         ("ratings", pa.string()),
-        *((f"split_{number}", pa.string()) for number in range(1, SPLITS + 1)),
+        *((f"split_{number}", pa.string()) for number in range(REPETITIONS)),
         ("file", pa.string()),
         ("row", pa.int32()),
         ("image_digest", pa.string()),
