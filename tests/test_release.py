@@ -20,6 +20,7 @@ from raymat.release.freeze import ReleaseRequest, release
 from raymat.release.record import RECORD, Release
 from raymat.release.verify import compare, verify
 from raymat.review.decisions import Decision, Decisions, mattes_of
+from raymat.splits import PARTS, REPETITIONS
 from tests.datasets import an_exclusion, draw_nodule, make_dataset
 
 
