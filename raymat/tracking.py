@@ -199,6 +199,6 @@ def as_csv(rows: pa.Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(rows.column_names)
-    for batch in rows.to_batches():
+    for batch in rows.to_batches(max_chunksize=1_000):
         writer.writerows([cell or "" for cell in row] for row in zip(*batch.to_pydict().values(), strict=True))
     return out.getvalue()

@@ -1,8 +1,8 @@
 """The whole build from and to an object store, over S3's real wire protocol: harm, resume, no secret told."""
 
+import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -44,9 +44,10 @@ def test_a_build_from_s3_to_s3_outlives_a_store_that_stops_answering(ray_cluster
     expected = arrays(undisturbed.root)
     cases, out = f"{s3.bucket('study', tmp_path / 'cases')}/cases.csv", f"{s3.bucket('out')}/dataset"
     record = tmp_path / "solves"
-    with tempfile.TemporaryDirectory(prefix="rs3-", dir="/tmp") as name:
+    with tempfile.TemporaryDirectory(prefix="rs3-", dir="/tmp") as name, contextlib.ExitStack() as ending:
         folder = Path(name)
         first = start(cases, out, folder, record=str(record), slow=1.0)
+        ending.callback(first.kill)
         store = await_commits(out, 2)
         said, _ = (second := start(cases, out, folder)).communicate(timeout=120)
         assert second.returncode == 2, said
@@ -56,7 +57,6 @@ def test_a_build_from_s3_to_s3_outlives_a_store_that_stops_answering(ray_cluster
             told, _ = first.communicate(timeout=300)
         finally:
             s3.answer_again()
-            first.send_signal(signal.SIGKILL)
         assert first.returncode == 2, told
         assert "the store does not answer" in told.splitlines()[-1]
         assert "what is committed stands" in told.splitlines()[-1]
