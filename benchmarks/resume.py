@@ -4,9 +4,10 @@
 
 Makes a case table of that many nodules (its rows name the same small files) and a dataset in which all but a hundred
 are committed, each with tiny arrays and an index row of full size: eight solves. Then it measures, each in a fresh
-process, what the driver of a resumed build does before Ray starts (`plan`), what it does after the last commit (`end`:
-superseded files, index, outcomes, contact sheet, summary, MLflow run), and `raymat inspect`. The peak includes what the
-process is before it does anything (`nothing`): Python, Arrow, Ray, MLflow and the solvers' libraries.
+process, what the driver of a resumed build does before Ray starts (`plan`, its MLflow run included), what it does after
+the last commit (`end`: superseded files, index, outcomes, contact sheet, summary, MLflow run), and `raymat inspect`.
+The peak includes what the process is before it does anything (`nothing`): Python, Arrow, Ray, MLflow, the solvers'
+libraries.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import argparse
 import contextlib
 import io
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -113,6 +113,7 @@ def committed(refs: Iterator[NoduleRef], store: Store, count: int) -> None:
 
 
 def plan(folder: Path) -> None:
+    Run(f"sqlite:///{folder}/mlflow.db", "benchmark", {})
     planned = plan_build(Store.create(folder / "dataset"), CasesSource(str(folder / "cases" / "cases.csv")), PARAMETERS)
     assert planned.to_do == TO_DO, planned
 
@@ -157,7 +158,9 @@ def main() -> None:
         begun, used = time.monotonic(), time.process_time()
         STEPS[options.step](options.folder)
         seconds, cpu = time.monotonic() - begun, time.process_time() - used
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        # getrusage would count the parent's memory at the time of the fork (Linux).
+        status = Path("/proc/self/status").read_text()
+        peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
         print(f"measured {seconds:.1f} {cpu:.1f} {peak:.0f}")
         return
     with tempfile.TemporaryDirectory() as name:

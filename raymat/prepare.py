@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import SimpleITK as sitk
 from scipy.ndimage import distance_transform_edt
 
 from raymat.nodule import InputError, Nodule, NoduleExcluded
@@ -347,6 +346,8 @@ class Crop:
 
     def _linear(self, part: np.ndarray, first: Sequence[int], size: Sequence[int]) -> np.ndarray:
         """The box of the working grid that begins at voxel ``first``."""
+        import SimpleITK as sitk  # see raymat.volume
+
         image = sitk.GetImageFromArray(part)
         image.SetSpacing([float(s) for s in self.spacing[::-1]])
         origin = self.offset + np.array(first) * self.grid.spacing

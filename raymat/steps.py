@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -76,11 +77,15 @@ class BuildParameters:
 
     def key(self, ref: NoduleRef) -> str:
         """Digest of all that the nodule's record depends on; begins with its ``solve_key``."""
-        return self.solve_key(ref) + digest(repr(sorted(asdict(self.quality).items())))[:8]
+        return self.solve_key(ref) + digest(self._texts[2])[:8]
 
     def _solve_parts(self) -> list[str]:
-        parts = [repr(sorted(asdict(step).items())) for step in (self.prepare, self.matting)]
-        return [*parts, PREPARE_VERSION, SOLVER_VERSION]
+        return [*self._texts[:2], PREPARE_VERSION, SOLVER_VERSION]
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        # Once, and not for each of millions of keys.
+        return [repr(sorted(asdict(step).items())) for step in (self.prepare, self.matting, self.quality)]
 
 
 SOLVE_KEY_LENGTH = 24

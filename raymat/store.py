@@ -308,6 +308,8 @@ class Store:
             self.write_table(name, MANIFEST.empty_table())
             written.add(name)
         self.delete_many(before - written)
+        # Else Arrow would keep what the parts took, for the life of the driver.
+        pa.default_memory_pool().release_unused()
         return count
 
     @staticmethod

@@ -325,7 +325,7 @@ def as_csv(rows: pa.Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(rows.column_names)
-    for batch in rows.to_batches():
+    for batch in rows.to_batches(max_chunksize=1_000):
         lines = zip(*batch.to_pydict().values(), strict=True)
         writer.writerows(["" if cell is None else cell for cell in line] for line in lines)
     return out.getvalue()

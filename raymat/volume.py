@@ -12,12 +12,15 @@ import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nibabel
 import numpy as np
-import SimpleITK as sitk
 
 from raymat.nodule import InputError
+
+if TYPE_CHECKING:
+    # Imported where a voxel is read or written: a driver that plans for millions does without their 110 MB.
+    import SimpleITK as sitk
 
 PLACEMENT_TOLERANCE_MM = 0.1
 
@@ -64,6 +67,8 @@ class Grid:
 
 def to_sitk(array: np.ndarray, grid: Grid) -> sitk.Image:
     """A SimpleITK image of ``array`` (z, y, x), placed on ``grid``."""
+    import SimpleITK as sitk
+
     image = sitk.GetImageFromArray(array)
     image.SetSpacing(tuple(grid.spacing[::-1]))
     image.SetOrigin(tuple(grid.origin[::-1]))
@@ -97,6 +102,8 @@ def read_volume(path: str | Path) -> tuple[np.ndarray, Grid]:
         _verify_text_header(path)
     if name.endswith((".nii", ".nii.gz")):
         _verify_nifti(path)
+    import SimpleITK as sitk
+
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -174,26 +181,18 @@ def _verify_measures(where: str, value: bytes) -> None:
             raise InputError(f"{where} of its header holds {number:g}: damaged; copy it again")
 
 
-NIFTI_ERRORS = (
-    OSError,
-    EOFError,
-    ValueError,
-    OverflowError,
-    zlib.error,
-    nibabel.filebasedimages.ImageFileError,
-    nibabel.spatialimages.HeaderDataError,
-)
-
-
 def _verify_nifti(path: str | Path) -> None:
     # ITK's NIfTI reader turns NaN into 0 and fills a truncated file up with 0, both without a word.
+    import nibabel
+
+    broken = (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError)
     try:
         image = nibabel.load(path)
         _verify_size(path, image.shape)
         values = np.asanyarray(image.dataobj)
     except InputError:
         raise
-    except NIFTI_ERRORS as error:
+    except (OSError, EOFError, ValueError, OverflowError, zlib.error, *broken) as error:
         raise InputError(f"{path}: truncated or damaged ({error}); copy it again") from error
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         x, y, z = np.argwhere(~np.isfinite(values))[0][:3]
@@ -211,6 +210,8 @@ def write_volume(path: str | Path, array: np.ndarray, grid: Grid) -> None:
     InputError
         The file cannot be written, or its ending names no format SimpleITK writes.
     """
+    import SimpleITK as sitk
+
     try:
         sitk.WriteImage(to_sitk(array, grid), str(path), useCompression=True)
     except RuntimeError as error:

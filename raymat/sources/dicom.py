@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-import SimpleITK as sitk
 from pydicom.encaps import parse_fragments
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import (
@@ -382,6 +381,8 @@ def read_slice(path: str, shape: tuple[int, int]) -> np.ndarray:
             stored = header.pixel_array
             values = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
         else:
+            import SimpleITK as sitk
+
             # GDCM makes room for whatever a damaged fragment claims as its length; pydicom refuses it.
             parse_fragments(header.PixelData)
             # GDCM applies slope and intercept.

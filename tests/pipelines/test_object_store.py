@@ -1,8 +1,8 @@
 """The whole build from and to an object store, over S3's real wire protocol: harm, resume, no secret told."""
 
+import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +21,7 @@ from raymat.store import Store
 from tests.pipelines.test_build import PARAMETERS, arrays, quiet, write_cases
 from tests.pipelines.test_harm import HARM, SMALL
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 CASES = 8
 
@@ -44,19 +44,19 @@ def test_a_build_from_s3_to_s3_outlives_a_store_that_stops_answering(ray_cluster
     expected = arrays(undisturbed.root)
     cases, out = f"{s3.bucket('study', tmp_path / 'cases')}/cases.csv", f"{s3.bucket('out')}/dataset"
     record = tmp_path / "solves"
-    with tempfile.TemporaryDirectory(prefix="rs3-", dir="/tmp") as name:
+    with tempfile.TemporaryDirectory(prefix="rs3-", dir="/tmp") as name, contextlib.ExitStack() as ending:
         folder = Path(name)
         first = start(cases, out, folder, record=str(record), slow=1.0)
-        store = await_commits(out, 2)
-        said, _ = (second := start(cases, out, folder)).communicate(timeout=120)
+        ending.callback(first.kill)
+        store = await_commits(first, out, 2)
+        said, _ = (second := start(cases, out, folder)).communicate(timeout=600)
         assert second.returncode == 2, said
         assert f"another build is at work here (process {first.pid}" in said
         s3.stop_answering()
         try:
-            told, _ = first.communicate(timeout=300)
+            told, _ = first.communicate(timeout=900)
         finally:
             s3.answer_again()
-            first.send_signal(signal.SIGKILL)
         assert first.returncode == 2, told
         assert "the store does not answer" in told.splitlines()[-1]
         assert "what is committed stands" in told.splitlines()[-1]
@@ -64,7 +64,7 @@ def test_a_build_from_s3_to_s3_outlives_a_store_that_stops_answering(ray_cluster
         before, solves = set(store.index()["nodule_id"].to_pylist()), len(record.read_text().splitlines())
         assert 2 <= len(before) < CASES
 
-        again, _ = (third := start(cases, out, folder, record=str(record))).communicate(timeout=300)
+        again, _ = (third := start(cases, out, folder, record=str(record))).communicate(timeout=900)
         assert third.returncode == 0, again
         assert f"{len(before)} committed already" in again
         assert not before & set(record.read_text().splitlines()[solves:]), "a committed nodule was solved again"
@@ -83,9 +83,9 @@ def test_a_build_from_s3_to_s3_outlives_a_store_that_stops_answering(ray_cluster
         assert [path for path in written if s3.secret.encode() in path.read_bytes()] == []
 
 
-def await_commits(out: str, count: int) -> Store:
+def await_commits(process: subprocess.Popen, out: str, count: int) -> Store:
     """The store as soon as so many nodules are committed."""
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 900
     while True:
         try:
             store = Store.open(out)
@@ -93,5 +93,6 @@ def await_commits(out: str, count: int) -> Store:
                 return store
         except InputError:
             pass  # not begun yet
+        assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.2)
