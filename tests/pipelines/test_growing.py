@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -55,6 +56,8 @@ def test_a_build_brings_up_nodes_survives_the_loss_of_one_and_lets_them_go(tmp_p
             lost.send_signal(signal.SIGKILL)
             go.touch()
             assert process.wait(240) == 0, said()
+            assert "up to 24 as nodes come" in said()
+            assert re.search(r"24/24 nodules .*; \d nodes? of \d CPUs", said())
         finally:
             process.kill()
             process.wait(60)
