@@ -18,7 +18,7 @@ from tests.conftest import REPOSITORY
 from tests.pipelines.clusters import free_port, ray_head
 from tests.pipelines.test_build import write_cases
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SCRIPTS = sysconfig.get_path("scripts")
 JOBS = sorted(file.name for file in (REPOSITORY / "jobs").glob("*.py"))
@@ -60,7 +60,7 @@ def submit(
     command = documented(cluster.dashboard, tracking_uri)
     environment = os.environ | {"RAY_AUTH_MODE": "token"} | variables
     command += ["python", f"jobs/{job}", *arguments]
-    options = {"cwd": REPOSITORY, "env": environment, "capture_output": True, "text": True, "timeout": 240}
+    options = {"cwd": REPOSITORY, "env": environment, "capture_output": True, "text": True, "timeout": 540}
     # A cluster that has just started takes jobs only once its agent has registered.
     for _ in range(30):
         done = subprocess.run(command, check=False, **options)
