@@ -111,7 +111,7 @@ def test_a_second_build_of_the_same_output_is_refused_while_the_first_lives(case
     table, _ = cases
     out, record = tmp_path / "dataset", tmp_path / "solves"
     first = start(table, out, record=str(record), slow=0.2)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while len(committed(out)) < 3 and time.monotonic() < deadline:
         time.sleep(0.5)
     said, _ = (second := start(table, out, record=str(tmp_path / "other"))).communicate(timeout=60)
