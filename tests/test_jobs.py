@@ -4,29 +4,22 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 import sysconfig
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import ray
 from mlflow.tracking import MlflowClient
 
 import raymat
 from raymat.tracking import EXPERIMENT
 from tests.conftest import REPOSITORY
+from tests.pipelines.clusters import free_port, ray_head
 from tests.pipelines.test_build import write_cases
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 
-CLUSTER = """
-import ray, sys
-context = ray.init(address="local", num_cpus=2, include_dashboard=True, dashboard_host="127.0.0.1")
-print("cluster", context.dashboard_url, context.address_info["session_dir"], flush=True)
-sys.stdin.read()
-"""
 SCRIPTS = sysconfig.get_path("scripts")
 JOBS = sorted(file.name for file in (REPOSITORY / "jobs").glob("*.py"))
 # As the credentials of a bucket are: in the environment of every process of the cluster.
@@ -34,26 +27,19 @@ SECRET = "not-a-key-but-as-secret-0123456789"
 
 
 class Cluster(NamedTuple):
-    """A cluster in a process of its own: the address of its dashboard and the folder of its logs."""
+    """The address of a cluster's dashboard and the folder of its logs."""
 
     dashboard: str
-    session: Path
+    logs: Path
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    # The suite's own cluster, if it stands, holds the port on which a node's agent takes jobs, and the CPUs.
-    ray.shutdown()
-    environment = os.environ | {"PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}", "AWS_SECRET_ACCESS_KEY": SECRET}
-    environment.pop("RAY_ADDRESS", None)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen([sys.executable, "-c", CLUSTER], env=environment, **pipes) as process:
-        line = next((line for line in process.stdout if line.startswith("cluster ")), None)
-        assert line, "the cluster did not start"
-        _, dashboard, session = line.split()
-        yield Cluster(f"http://{dashboard}", Path(session))
-        process.stdin.close()
-        process.wait(60)
+    port = free_port()
+    options = ["--num-cpus=2", "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
+    path = f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"
+    with ray_head(*options, PATH=path, AWS_SECRET_ACCESS_KEY=SECRET) as head:
+        yield Cluster(f"http://127.0.0.1:{port}", head.folder / "session_latest" / "logs")
 
 
 def documented(dashboard: str, tracking_uri: str) -> list[str]:
@@ -74,7 +60,7 @@ def submit(
     command = documented(cluster.dashboard, tracking_uri)
     environment = os.environ | {"RAY_AUTH_MODE": "token"} | variables
     command += ["python", f"jobs/{job}", *arguments]
-    options = {"cwd": REPOSITORY, "env": environment, "capture_output": True, "text": True, "timeout": 240}
+    options = {"cwd": REPOSITORY, "env": environment, "capture_output": True, "text": True, "timeout": 540}
     # A cluster that has just started takes jobs only once its agent has registered.
     for _ in range(30):
         done = subprocess.run(command, check=False, **options)
@@ -97,7 +83,7 @@ def test_a_submitted_build_commits_its_nodules_and_keeps_its_run(cluster, tmp_pa
     assert run.info.status == "FINISHED"
     assert run.data.metrics["nodules/total"] == run.data.metrics["progress/done"] == 2
     assert (out / "contact_sheet.png").is_file()
-    told = [file for folder in (tmp_path, cluster.session / "logs") for file in folder.rglob("*") if file.is_file()]
+    told = [file for folder in (tmp_path, cluster.logs) for file in folder.rglob("*") if file.is_file()]
     assert len(told) > 20
     for secret in (SECRET, (Path.home() / ".ray" / "auth_token").read_text().strip()):
         assert secret not in done.stdout + done.stderr

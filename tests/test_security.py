@@ -31,8 +31,12 @@ def listening(process: psutil.Process) -> set[str]:
 
 @pytest.mark.ray
 def test_a_local_cluster_listens_on_loopback_alone_and_its_token_is_its_owners():
+    @ray.remote
+    def work() -> int:
+        return os.getpid()
+
     with connected(num_cpus=2):
-        assert ray.get(ray.remote(os.getpid).remote()) != os.getpid()
+        assert ray.get(work.remote()) != os.getpid()
         assert listening(psutil.Process()) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
         token = Path.home() / ".ray" / "auth_token"
         assert stat.S_IMODE(token.stat().st_mode) == 0o600

@@ -30,7 +30,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymat.lock import held
 from raymat.nodule import ACCEPTED, FAILED, REJECTED, InputError, Nodule, from_table, to_table
-from raymat.pipelines.cluster import GIB, Pools, connected, size_pools, thread_environment
+from raymat.pipelines.cluster import GIB, Pools, at_work, connected, size_pools, thread_environment
 from raymat.pipelines.progress import Progress
 from raymat.pipelines.telling import tell_committed, told
 from raymat.places import Unreachable
@@ -433,7 +433,8 @@ def _build(
                 f"{pools.solve_memory_gib:g} GiB{growth}, {counted(pools.read_workers, 'reader')}, "
                 f"{counted(pools.score_workers, 'scorer')}"
             )
-            progress, index = Progress(plan.to_do, say), _IndexWriter(store)
+            further = at_work if pools.most_solve_workers else None
+            progress, index = Progress(plan.to_do, say, further=further), _IndexWriter(store)
             tries = Tries(open_tries(), nodule_timeout_s)
             try:
                 for rows in stream(store, source, parameters, plan, pools, tries, session):

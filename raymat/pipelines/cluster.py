@@ -108,6 +108,10 @@ def quiet_ray() -> None:
     """Keep Ray's own chatter out of the lines a person reads; warnings and errors stay."""
     logging.getLogger("ray").setLevel(logging.WARNING)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # Of a cluster that is as large as it may be the autoscaler says every few seconds that it should be larger; the
+    # lines of progress say how large it is.
+    if "RAY_SCHEDULER_EVENTS" not in os.environ:
+        ray_constants.AUTOSCALER_EVENTS = 0
     # It warns that token authentication is on, as it should be.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
@@ -239,6 +243,13 @@ def grows() -> bool:
     """
     heads = [node for node in ray.nodes() if node["Alive"] and "node:__internal_head__" in node["Resources"]]
     return any("ray.io/node-group" in head["Labels"] or not head["Resources"].get("CPU") for head in heads)
+
+
+def at_work() -> str:
+    """The nodes that do work and their CPUs, in words."""
+    cpus = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    nodes = sum(cpu > 0 for cpu in cpus)
+    return f"{nodes} {'node' if nodes == 1 else 'nodes'} of {sum(cpus):g} CPUs"
 
 
 def await_room(pools: Pools, say: Callable[[str], None], limit_s: float = FIRST_NODE_S, every_s: float = 60.0) -> None:

@@ -30,10 +30,17 @@ class Progress:
     total : nodules to do
     say : called with each line when the output is no terminal
     every : seconds between lines there
+    further : what each line ends with
     """
 
-    def __init__(self, total: int, say: Callable[[str], None] = print, every: float = 15.0) -> None:
-        self.total, self.say, self.every = total, say, every
+    def __init__(
+        self,
+        total: int,
+        say: Callable[[str], None] = print,
+        every: float = 15.0,
+        further: Callable[[], str] | None = None,
+    ) -> None:
+        self.total, self.say, self.every, self.further = total, say, every, further
         self.counts: Counter[str] = Counter()
         self.start = self.last = time.monotonic()
         self.terminal = sys.stdout.isatty()
@@ -62,4 +69,5 @@ class Progress:
         return (
             f"{self.done}/{self.total} nodules ({100 * self.done / max(self.total, 1):.0f} %), "
             f"{60 * self.done / elapsed:.1f} a minute, {left_text}: {parts}"
+            + (f"; {self.further()}" if self.further else "")
         )

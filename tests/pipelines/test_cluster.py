@@ -61,12 +61,12 @@ def test_a_worker_has_as_many_threads_as_cpus(cpus, threads):
 
 def test_progress_counts_outcomes_and_says_how_far_it_is(capsys):
     lines = []
-    progress = Progress(3, lines.append, every=0)
+    progress = Progress(3, lines.append, every=0, further=lambda: "2 nodes of 32 CPUs")
     progress.add(["accepted"])
     progress.add(["failed", "accepted"])
     assert lines[0].startswith("1/3 nodules (33 %)")
     assert lines[-1].startswith("3/3 nodules (100 %)")
-    assert lines[-1].endswith("2 accepted, 1 failed")
+    assert lines[-1].endswith("2 accepted, 1 failed; 2 nodes of 32 CPUs")
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(42.4, "42 s"), (190, "3 min 10 s"), (7500, "2 h 05 min")])

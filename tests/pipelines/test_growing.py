@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from raymat.sources.cases import CasesSource
 from raymat.steps import read_and_prepare, score, solve
-from tests.pipelines.growing import growing_cluster
+from tests.pipelines.clusters import growing_cluster
 from tests.pipelines.test_build import PARAMETERS, arrays, arrays_of, write_cases
 from tests.pipelines.test_harm import HARM, SMALL
 
@@ -38,7 +39,8 @@ def test_a_build_brings_up_nodes_survives_the_loss_of_one_and_lets_them_go(tmp_p
     table = write_cases(tmp_path / "cases", 24)
     out, go = tmp_path / "dataset", tmp_path / "go"
     harm = {"record": str(tmp_path / "solves"), "slow": 1, "free": 8, "until": str(go)}
-    with growing_cluster(2, PYTHONPATH=str(HARM), RAYMAT_HARM=json.dumps(harm)) as cluster:
+    harmful = {"PYTHONPATH": str(HARM), "RAYMAT_HARM": json.dumps(harm)}
+    with growing_cluster(2, tmp_path / "cluster.json", **harmful) as cluster:
         assert not cluster.workers()
         command = [sys.executable, "-m", "raymat", "build", "--cases", table, "-o", str(out), *SMALL]
         # Ray Data thinks again about the size of the cluster every 10 s; here, every second.
@@ -55,6 +57,8 @@ def test_a_build_brings_up_nodes_survives_the_loss_of_one_and_lets_them_go(tmp_p
             lost.send_signal(signal.SIGKILL)
             go.touch()
             assert process.wait(240) == 0, said()
+            assert "up to 24 as nodes come" in said()
+            assert re.search(r"24/24 nodules .*; \d nodes? of \d CPUs", said())
         finally:
             process.kill()
             process.wait(60)
