@@ -96,6 +96,8 @@ def test_inspect_counts_outcomes_and_lists_nodules(dataset, capsys):
     assert report["outcomes"]["excluded"] == 1
     assert sum(report["outcomes"].values()) == len(report["nodules"]) == 3
     assert {"nodule_id", "patient_id", "outcome", "method", "reason"} <= set(report["nodules"][0])
+    with open(f"{dataset}/parameters.json") as file:
+        assert json.load(file)["parameters"]["prepare"]["crop_px"] == 24
     assert main(["inspect", dataset]) == 0
     assert "1 reader, fewer than the 2 asked for" in capsys.readouterr().out
 

@@ -31,20 +31,20 @@ LOCAL_MM = 1.0  # half width of the windows in which alpha should be a linear fu
 FLAT = 0.02  # standard deviation, in units of the contrast, below which a window of the image explains nothing
 LEVELS = (0.25, 0.5)  # of the matte's median over the body: the levels whose islands and holes are looked for
 
-# The errors at which a term has fallen to one half: found on phantoms, sound and spoiled, of one half of the patients,
-# together with ``selection.WEIGHTS``, and rounded (docs/quality.md).
-HALF_EXPLAINED = 0.16
-HALF_INTERIOR = 0.12
+# The errors at which a term has fallen to one half: found on phantoms, sound and spoiled, and real nodules of one half
+# of the patients, together with ``selection.WEIGHTS``, and rounded (docs/quality.md).
+HALF_EXPLAINED = 0.4
+HALF_INTERIOR = 0.05
 HALF_KNOWN = 0.001
-HALF_FOREGROUND = 0.4
-HALF_LOCAL = 0.16
+HALF_FOREGROUND = 0.8
+HALF_LOCAL = 0.2
 HALF_CONTINUITY = 0.35
-HALF_ISLANDS = 0.75  # mm^3
-HALF_HOLES = 0.002
-HALF_NOISE = 0.08
-HALF_STEPS = 0.033
-HALF_OVERLAP = 0.33
-HALF_VOLUME = 0.32
+HALF_ISLANDS = 0.4  # mm^3
+HALF_HOLES = 0.0015
+HALF_NOISE = 0.09
+HALF_STEPS = 0.05
+HALF_OVERLAP = 0.17
+HALF_VOLUME = 0.5
 
 VOLUME_TOLERANCE = 0.15  # share of a reader's volume that a matte may lie beyond the readers' range unpunished
 

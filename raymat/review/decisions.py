@@ -88,6 +88,7 @@ class Decisions:
         self._names: set[str] = set()
         self._by_name: dict[str, Decision] = {}
         self._ids: set[str] = set()
+        self._latest = 0
         self._lock = threading.Lock()
         self.refresh()
 
@@ -124,7 +125,7 @@ class Decisions:
     def now(self) -> int:
         """A time for a new decision, later than all before it."""
         with self._lock:
-            return max([time.time_ns(), *(decision.at + 1 for decision in self._by_name.values())])
+            return max(time.time_ns(), self._latest + 1)
 
     def all(self) -> list[Decision]:
         """Every decision, taken back or not, in the order they were made."""
@@ -141,6 +142,7 @@ class Decisions:
         if decision.decision_id not in self._ids:
             self._by_name[name] = decision
             self._ids.add(decision.decision_id)
+            self._latest = max(self._latest, decision.at)
 
     def _read(self, name: str) -> Decision:
         try:

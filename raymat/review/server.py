@@ -71,28 +71,28 @@ class Desk:
         """
         self.decisions.refresh()
         current = self.decisions.current()
-        rows = []
-        for row in self.rows.values():
-            if not row["solves"]:
-                continue
-            said = {name: d.label for name, d in current.get(row["nodule_id"], {}).items() if self._fits(d)}
-            others = {name: label for name, label in said.items() if name != reviewer}
-            by_score = row["method"] or REJECT
-            rows.append(
-                {
-                    "nodule_id": row["nodule_id"],
-                    "patient_id": row["patient_id"],
-                    "outcome": row["outcome"],
-                    "method": row["method"],
-                    "score": max(solve["score"] for solve in row["solves"]),
-                    "mine": said.get(reviewer),
-                    "others": others if reviewer in said else {},
-                    "others_count": len(others),
-                    "against_score": any(label != by_score for label in said.values()),
-                    "split": len(set(said.values())) > 1,
-                }
-            )
-        return rows
+        return [
+            self._table_row(row, current.get(row["nodule_id"], {}), reviewer)
+            for row in self.rows.values()
+            if row["solves"]
+        ]
+
+    def _table_row(self, row: dict, current: dict[str, Decision], reviewer: str) -> dict:
+        said = {name: decision.label for name, decision in current.items() if self._fits(decision)}
+        others = {name: label for name, label in said.items() if name != reviewer}
+        by_score = row["method"] or REJECT
+        return {
+            "nodule_id": row["nodule_id"],
+            "patient_id": row["patient_id"],
+            "outcome": row["outcome"],
+            "method": row["method"],
+            "score": max(solve["score"] for solve in row["solves"]),
+            "mine": said.get(reviewer),
+            "others": others if reviewer in said else {},
+            "others_count": len(others),
+            "against_score": any(label != by_score for label in said.values()),
+            "split": len(set(said.values())) > 1,
+        }
 
     def progress(self) -> dict:
         """How many nodules there are, how many each reviewer decided, and how far they agree."""
@@ -153,7 +153,8 @@ class Desk:
             if problem:
                 raise Gone(f"{decision.nodule_id}: {problem}; reload the page")
         self.decisions.record(decision)
-        return next(row for row in self.table(decision.reviewer) if row["nodule_id"] == decision.nodule_id)
+        current = self.decisions.current().get(decision.nodule_id, {})
+        return self._table_row(self.rows[decision.nodule_id], current, decision.reviewer)
 
     def _fits(self, decision: Decision) -> bool:
         return no_longer(decision, self.rows) is None

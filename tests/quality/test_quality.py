@@ -233,3 +233,17 @@ def test_flat_images_and_trimaps_without_a_side_have_scores_too(sphere):
     for odd in (everywhere, np.where(trimap == 255, 128, trimap), np.where(trimap == 0, 128, trimap)):
         quality = score_mattes(image, odd.astype(np.uint8), [], {"cf": alpha}, {}, SPACING)["cf"]
         assert all(0 <= value <= 1 for value in quality.terms.values())
+
+
+@pytest.mark.parametrize("fault", ["blurred", "shifted", "shrunk"])
+def test_the_score_falls_as_the_true_error_grows(sphere, fault):
+    _, trimap, _, alpha = sphere
+    makers = {
+        "blurred": lambda k: ndimage.gaussian_filter(alpha, 1.2 * k),
+        "shifted": lambda k: ndimage.shift(alpha, (0, 0.6 * k, 0), order=1),
+        "shrunk": lambda k: np.clip(ball(9.0 - 0.3 * k) + 0.5, 0, 1),
+    }
+    mattes = {str(k): np.where(trimap == 128, makers[fault](k), alpha) if k else alpha for k in range(4)}
+    scores = [quality.score for quality in score(sphere, mattes).values()]
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(scores)) == len(scores)
