@@ -153,7 +153,8 @@ def _at_once(training: TrainJob) -> int:
 def _sweep(job: TuneJob, settings: Settings, place: Store, at_once: int) -> list[str]:
     """Run Ray Tune over the grid; the errors of trials that failed."""
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    trainable = tune.with_resources(partial(_trial, job=job, settings=settings), {"CPU": 0})
+    # The trial itself only waits for its training; Tune takes no 0.
+    trainable = tune.with_resources(partial(_trial, job=job, settings=settings), {"CPU": 0.01})
     space = {"alpha": tune.grid_search(list(job.alphas)), "beta": tune.grid_search(list(job.betas))}
     epochs = job.training.recipe.epochs
     asha = ASHAScheduler(max_t=epochs, grace_period=max(1, epochs // 8)) if job.early else None
