@@ -55,11 +55,10 @@ class Assumptions:
     driver_ms : processor time of Ray's driver a nodule (benchmarks/pipeline.py prints it)
     row_bytes, base_mib : of the driver: a nodule's part of its tables at their largest, and what it is before
         (benchmarks/resume.py at two sizes)
-    input_files, input_mb : objects read a nodule, and their size (a scan's slices, or an image and its masks)
+    input_files : objects read a nodule (a scan's slices, or an image and its masks)
     put_price, get_price : USD a thousand requests (S3 Standard, us-east-1)
     store_price : USD a GB and month
     put_rate : writes a second that one prefix of a bucket takes before it is split
-    request_ms : of one request, when made one after the other
     """
 
     cpus: int = 16
@@ -69,15 +68,13 @@ class Assumptions:
     speed: float = 1.0
     start_s: float = 180.0
     driver_ms: float = 10.0
-    row_bytes: float = 1_000.0
-    base_mib: float = 420.0
+    row_bytes: float = 1_400.0
+    base_mib: float = 350.0
     input_files: float = 25.0
-    input_mb: float = 13.0
     put_price: float = 0.005
     get_price: float = 0.0004
     store_price: float = 0.023
     put_rate: float = 3_500.0
-    request_ms: float = 50.0
 
 
 def measure(count: int) -> dict[str, list[float]]:
