@@ -73,7 +73,8 @@ def submit(
 def test_a_submitted_build_commits_its_nodules_and_keeps_its_run(cluster, tmp_path):
     table = write_cases(tmp_path / "cases", 2)
     out = tmp_path / "dataset"
-    small = ["--min-readers", "2", "--crop-px", "24", "--spacing-mm", "1"]
+    # One method: a job brings the package without its compiled kernels, and each takes seconds.
+    small = ["--min-readers", "2", "--crop-px", "24", "--spacing-mm", "1", "--methods", "cf"]
     runs = f"sqlite:///{tmp_path}/runs.db"
     done = submit(cluster, "--cases", table, "-o", str(out), *small, tracking_uri=runs)
     assert done.returncode == 0, done.stdout + done.stderr
