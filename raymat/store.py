@@ -244,8 +244,9 @@ class Store:
                 raise
 
     def listing(self, folder: str, suffix: str = "") -> list[str]:
-        """Names (relative to the root) of the files below ``folder``, sorted; unfinished writes left out."""
-        selector = pafs.FileSelector(self.path(folder), recursive=True, allow_not_found=True)
+        """Names (relative to the root) of the files below ``folder`` ("" for all), sorted; unfinished writes left out."""
+        below = self.path(folder) if folder else self.root
+        selector = pafs.FileSelector(below, recursive=True, allow_not_found=True)
         start = len(self.root) + 1
         names = (
             info.path[start:] for info in self.filesystem.get_file_info(selector) if info.type == pafs.FileType.File
