@@ -244,7 +244,7 @@ class Store:
                 raise
 
     def listing(self, folder: str, suffix: str = "") -> list[str]:
-        """Names (relative to the root) of the files below ``folder`` ("" for all), sorted; unfinished writes left out."""
+        """Names (relative to the root) of the files below ``folder`` ("" for all), sorted; no unfinished writes."""
         below = self.path(folder) if folder else self.root
         selector = pafs.FileSelector(below, recursive=True, allow_not_found=True)
         start = len(self.root) + 1
