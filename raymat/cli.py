@@ -529,6 +529,7 @@ def run_demo(options: argparse.Namespace) -> int:
     status = run_build(parser().parse_args(arguments))
     first = Store.open(options.out).outcomes(["nodule_id"])["nodule_id"][0].as_py()
     print(f"one nodule     raymat show {options.out} {first} -o nodule.png")
+    print(f"review         raymat review {options.out}")
     print(f'in Python      for nodule in raymat.load("{options.out}"): nodule.image, nodule.mattes, nodule.method')
     return status
 

@@ -264,7 +264,7 @@ class Store:
             return self.filesystem.get_file_info(selector)
 
     def listing(self, folder: str, suffix: str = "") -> list[str]:
-        """Names (relative to the root) of the files below ``folder``, sorted; unfinished writes left out."""
+        """Names (relative to the root) of the files below ``folder`` ("" for all), sorted; no unfinished writes."""
         start = len(self.root) + 1
         names = (info.path[start:] for info in self._find(folder) if info.type == pafs.FileType.File)
         return sorted(name for name in names if name.endswith(suffix) and not name.endswith(".tmp"))

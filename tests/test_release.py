@@ -113,9 +113,10 @@ def test_majorities_decide_ties_leave_out_and_a_decision_can_be_taken_back(store
     assert left["case-001"]["reason"] == "reviewers disagree (Ada: cf, Ben: reject)"
 
 
-def test_reviewed_only_leaves_out_what_no_person_saw(store, tmp_path):
+def test_reviewed_only_leaves_out_what_no_person_saw(store, tmp_path, capsys):
     decide(store, 2, "if+")
-    freeze(store, tmp_path / "out", reviewed_only=True)
+    assert main(["release", store.root, "-o", str(tmp_path / "out"), "--version", "1.0", "--reviewed-only"]) == 0
+    assert verify(tmp_path / "out").digest in capsys.readouterr().out
     assert raymat.load(tmp_path / "out").ids == ["case-002"]
     assert "Nodules that no person decided on are left out" in (tmp_path / "out" / "datasheet.md").read_text()
 
