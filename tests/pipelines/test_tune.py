@@ -28,20 +28,21 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 RECIPE = Recipe(
     model=ModelConfig(width=4, levels=2, blocks=1),
     augmentation=Augmentation((8, 8, 8)),
-    epochs=2,
+    epochs=1,
     batch=2,
     learning_rate=1e-2,
 )
-SAME = ["--width", "4", "--levels", "2", "--crop", "8", "--epochs", "2", "--batch", "2", "--learning-rate", "0.01"]
+SAME = ["--width", "4", "--levels", "2", "--crop", "8", "--epochs", "1", "--batch", "2", "--learning-rate", "0.01"]
 SAME += ["--no-channels-last", "--workers", "1", "--threads", "1", "--alphas", "1,10", "--betas", "1,10"]
 
 
+@pytest.mark.timeout(1800)
 def test_a_killed_sweep_goes_on_and_leaves_the_best_pair(ray_cluster, tmp_path):
     data, out, uri = write_balls(tmp_path / "data", 5), tmp_path / "out", f"sqlite:///{tmp_path}/mlflow.db"
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "raymat", "tune", data, "-o", str(out), *SAME, "--tracking-uri", uri]
     process = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + 900
     while not list(out.glob("trials/*/result.json")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
@@ -70,7 +71,7 @@ def test_a_killed_sweep_goes_on_and_leaves_the_best_pair(ray_cluster, tmp_path):
     assert parent.data.metrics["best/alpha_weight"] == best[0]
 
     with pytest.raises(InputError, match="another recipe"):
-        tune_loss_weights(TuneJob(replace(training, recipe=replace(RECIPE, epochs=3)), (1.0, 10.0), (1.0, 10.0)), quiet)
+        tune_loss_weights(TuneJob(replace(training, recipe=replace(RECIPE, epochs=2)), (1.0, 10.0), (1.0, 10.0)), quiet)
 
 
 def test_a_file_that_holds_no_weights_is_refused(tmp_path):
