@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from raymat.cli import add_predict_arguments, run
+from raymat.cli import run
+from raymat.commands.network import add_predict_arguments
 
 if __name__ == "__main__":
     sys.exit(run(add_predict_arguments(argparse.ArgumentParser(description=__doc__))))

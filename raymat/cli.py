@@ -7,15 +7,15 @@ import json
 import logging
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.compute as pc
 
 from raymat import __version__
-from raymat.commands import add_commands
+from raymat.commands import curation, network
+from raymat.commands.options import VOLUME_ENDINGS, add_tracking, positive, refuse_lost_output, stated
 from raymat.matting import METHODS
-from raymat.nodule import ACCEPTED, FAILED, OUTCOMES, InputError, NoduleExcluded
+from raymat.nodule import ACCEPTED, OUTCOMES, InputError, NoduleExcluded
 from raymat.places import is_uri, refuse_credentials
 from raymat.prepare import PrepareParameters, make_trimap
 from raymat.quality import QualityParameters
@@ -28,8 +28,6 @@ from raymat.store import Store, counts
 from raymat.volume import write_volume
 
 DEMO_PHANTOMS = 12
-GRID = (1.0, 3.0, 10.0, 30.0)
-VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,12 +68,6 @@ def parser() -> argparse.ArgumentParser:
 
     add_build_arguments(commands.add_parser("build", help="build a dataset of alpha mattes"))
 
-    add_train_arguments(commands.add_parser("train", help="train 3DMM on a dataset"))
-
-    add_tune_arguments(commands.add_parser("tune", help="search the weights of 3DMM's loss"))
-    add_evaluate_arguments(commands.add_parser("evaluate", help="compare 3DMM and the solvers on the test nodules"))
-    add_predict_arguments(commands.add_parser("predict", help="matte lesions in new scans; needs centres, no masks"))
-
     phantom = commands.add_parser("phantom", help="write CT phantoms of known alpha as DICOM")
     phantom.add_argument("-o", "--out", required=True, help="folder to write")
     phantom.add_argument("-n", type=positive, default=DEMO_PHANTOMS, help="how many (default: %(default)s)")
@@ -106,7 +98,8 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("-o", "--out", required=True, metavar="PNG")
     show.set_defaults(run=run_show)
 
-    add_commands(commands)
+    curation.add_commands(commands)
+    network.add_commands(commands)
     return top
 
 
@@ -152,123 +145,6 @@ def add_build_arguments(build: argparse.ArgumentParser) -> argparse.ArgumentPars
     return build
 
 
-def add_train_arguments(train: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """The arguments of ``raymat train`` and ``jobs/train_3dmm.py``."""
-    add_training(train)
-    train.add_argument(
-        "--splits",
-        type=splits_of,
-        default=(0, 1, 2, 3),
-        metavar="0,1,2,3",
-        help="which re-splits by patient (all four)",
-    )
-    weights = train.add_argument_group("weights of the loss", "10 and 10 where nothing is given")
-    weights.add_argument("--loss-weights", metavar="JSON", help="best.json of raymat tune")
-    weights.add_argument("--alpha-weight", type=float, help="alpha")
-    weights.add_argument("--gradient-weight", type=float, help="beta")
-    train.set_defaults(run=run_train)
-    return train
-
-
-def add_tune_arguments(tune: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """The arguments of ``raymat tune`` and ``jobs/tune_loss_weights.py``."""
-    add_training(tune)
-    tune.add_argument("--alphas", type=weights_list, default=GRID, metavar="1,3,10,30", help="of the grid")
-    tune.add_argument("--betas", type=weights_list, default=GRID, metavar="1,3,10,30", help="of the grid")
-    tune.add_argument("--split", type=int, default=0, help="the re-split that is validated on (default: %(default)s)")
-    tune.add_argument("--early", action="store_true", help="stop trials that fall behind (ASHA)")
-    tune.set_defaults(run=run_tune)
-    return tune
-
-
-def add_evaluate_arguments(evaluate: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """The arguments of ``raymat evaluate`` and ``jobs/evaluate.py``."""
-    evaluate.add_argument("dataset", help="the dataset that the networks were trained on")
-    evaluate.add_argument("trainings", nargs="+", metavar="TRAINING", help="outputs of raymat train, one of each kind")
-    evaluate.add_argument("-o", "--out", required=True, help="folder or URI for the table and pictures")
-    evaluate.add_argument("--workers", type=positive, default=1, help="processes that predict (default: %(default)s)")
-    evaluate.add_argument("--address", help="Ray cluster (default: the one the job runs on, else a local one)")
-    add_tracking(evaluate)
-    evaluate.set_defaults(run=run_evaluate)
-    return evaluate
-
-
-def add_predict_arguments(predict: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """The arguments of ``raymat predict`` and ``jobs/predict.py``."""
-    source = predict.add_argument_group("scans", "mm in the patient (LPS), as in DICOM and LUNA16")
-    source = source.add_mutually_exclusive_group(required=True)
-    source.add_argument("--image", metavar="FILE", help="one volume; with --center")
-    source.add_argument("--cases", metavar="CSV", help="case_id, image, coordX, coordY, coordZ")
-    source.add_argument("--dicom", metavar="DIR", help="DICOM files in any tree of folders; with --centers")
-    predict.add_argument("--center", type=float, nargs=3, metavar=("X", "Y", "Z"), help="of the lesion in --image, mm")
-    predict.add_argument("--centers", metavar="CSV", help="seriesuid, coordX, coordY, coordZ (LUNA16)")
-    predict.add_argument(
-        "--model",
-        nargs="+",
-        required=True,
-        metavar="WEIGHTS",
-        help="weights.pt, or outputs of raymat train: an ensemble",
-    )
-    predict.add_argument("-o", "--out", required=True, help="folder or URI of the predictions")
-    predict.add_argument("--format", choices=("nii.gz", "nrrd", "none"), default="nii.gz", help="default: %(default)s")
-    predict.add_argument("--size-mm", type=float, help="side of the box around a centre (default: the network's input)")
-    predict.add_argument("--flips", action="store_true", help="also predict the mirror images, and take the mean")
-    predict.add_argument("--workers", type=positive, default=1, help="processes that predict (default: %(default)s)")
-    predict.add_argument("--gpu", action="store_true", help="one GPU a worker")
-    predict.add_argument("--address", help="Ray cluster (default: the one the job runs on, else a local one)")
-    predict.set_defaults(run=run_predict)
-    return predict
-
-
-def add_training(train: argparse.ArgumentParser) -> None:
-    """What ``raymat train`` and ``raymat tune`` share."""
-    train.add_argument("dataset", help="folder or URI of a built dataset; its accepted nodules are learnt from")
-    train.add_argument("-o", "--out", required=True, help="folder or URI of what is trained")
-    train.add_argument(
-        "--preset",
-        choices=("paper", "small"),
-        default="small",
-        help="paper: the source's recipe, eight GPUs; small: for CPUs (default: %(default)s)",
-    )
-    train.add_argument("--without-masks", action="store_true", help="the 3DMM whose matte sees no masks (ablation)")
-    recipe = train.add_argument_group("recipe", "what the preset says otherwise")
-    recipe.add_argument("--epochs", type=positive)
-    recipe.add_argument("--batch", type=positive, help="volumes a step, over all workers")
-    recipe.add_argument("--crop", type=positive, help="side of the network's input, voxels")
-    recipe.add_argument("--width", type=positive, help="features of the finest level")
-    recipe.add_argument("--levels", type=positive, help="resolutions of the U-Net")
-    recipe.add_argument("--learning-rate", type=float)
-    recipe.add_argument("--seed", type=int)
-    recipe.add_argument("--precision", choices=("float32", "bfloat16", "float16"))
-    recipe.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=None)
-    recipe.add_argument("--compile", action=argparse.BooleanOptionalAction, default=None, help="torch.compile")
-    recipe.add_argument(
-        "--deterministic", action="store_true", default=None, help="refuse what may differ from run to run on a GPU"
-    )
-    cluster = train.add_argument_group("cluster")
-    cluster.add_argument("--address", help="Ray cluster (default: the one the job runs on, else a local one)")
-    cluster.add_argument("--workers", type=positive, help="processes that share each batch (default: 1; paper: 8)")
-    cluster.add_argument("--gpu", action=argparse.BooleanOptionalAction, default=None, help="one a worker (paper: yes)")
-    cluster.add_argument("--threads", type=positive, help="of each worker on CPUs (default: the CPUs it can have)")
-    add_tracking(train)
-
-
-def weights_list(text: str) -> tuple[float, ...]:
-    """Weights of the loss by comma, for argparse."""
-    values = tuple(float(part) for part in text.split(","))
-    if min(values) < 0 or len(set(values)) < len(values):
-        raise argparse.ArgumentTypeError(f"{text}: different numbers, none below 0, by comma")
-    return values
-
-
-def splits_of(text: str) -> tuple[int, ...]:
-    """Numbers of re-splits by comma, for argparse."""
-    values = tuple(int(part) for part in text.split(","))
-    if min(values) < 0 or len(set(values)) < len(values):
-        raise argparse.ArgumentTypeError(f"{text}: different numbers from 0 on, by comma")
-    return values
-
-
 def add_prepare(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("trimap")
     group.add_argument("--grow-out", type=float, metavar="MM", help="unknown region into the background (default: 2)")
@@ -290,30 +166,12 @@ def add_matting(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_tracking(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("MLflow")
-    group.add_argument("--tracking-uri", help="default: MLFLOW_TRACKING_URI, else ./mlflow.db")
-    group.add_argument("--no-tracking", action="store_true", help="log no run")
-
-
-def positive(text: str) -> int:
-    """A positive whole number, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _given(**values: object) -> dict[str, object]:
-    return {name: value for name, value in values.items() if value is not None}
-
-
 def prepare_parameters(options: argparse.Namespace) -> PrepareParameters:
     """``PrepareParameters`` from the command line; what is not given keeps its default."""
     low_high = options.intensity_range
     names = ("crop_px", "pad_slices", "spacing_mm", "foreground")
     return PrepareParameters(
-        **_given(
+        **stated(
             grow_out_mm=options.grow_out,
             grow_in_mm=options.grow_in,
             intensity_range=tuple(low_high) if low_high else None,
@@ -325,7 +183,7 @@ def prepare_parameters(options: argparse.Namespace) -> PrepareParameters:
 def matting_parameters(options: argparse.Namespace, methods: tuple[str, ...]) -> MattingParameters:
     """``MattingParameters`` from the command line."""
     level, width = options.window or (None, None)
-    return MattingParameters(methods, **_given(window_level=level, window_width=width))
+    return MattingParameters(methods, **stated(window_level=level, window_width=width))
 
 
 def build_parameters(options: argparse.Namespace) -> BuildParameters:
@@ -336,7 +194,7 @@ def build_parameters(options: argparse.Namespace) -> BuildParameters:
         min_readers=options.min_readers,
         prepare=prepare_parameters(options),
         matting=matting_parameters(options, tuple(name.strip().lower() for name in options.methods.split(","))),
-        quality=QualityParameters(**_given(floor=options.floor), **other_modality),
+        quality=QualityParameters(**stated(floor=options.floor), **other_modality),
     )
 
 
@@ -389,133 +247,11 @@ def run_build(options: argparse.Namespace) -> int:
             score_workers=options.score_workers,
         ),
         retry_failed=options.retry_failed,
-        **_given(nodule_timeout_s=options.nodule_timeout),
+        **stated(nodule_timeout_s=options.nodule_timeout),
         tracking_uri=None if options.no_tracking else tracking_uri(out, options.tracking_uri),
         address=options.address,
     )
     return exit_status(build_dataset(job))
-
-
-def run_train(options: argparse.Namespace) -> int:
-    """``raymat train``."""
-    from raymat.pipelines.train import train
-
-    job = training_job(options, options.splits)
-    weights = _given(alpha_weight=options.alpha_weight, gradient_weight=options.gradient_weight)
-    if options.loss_weights:
-        weights = read_loss_weights(options.loss_weights) | weights
-    train(replace(job, recipe=replace(job.recipe, **weights)))
-    return 0
-
-
-def run_tune(options: argparse.Namespace) -> int:
-    """``raymat tune``."""
-    from raymat.pipelines.tune import TuneJob, tune_loss_weights
-
-    job = training_job(options, (options.split,))
-    tune_loss_weights(TuneJob(job, options.alphas, options.betas, options.early))
-    return 0
-
-
-def training_job(options: argparse.Namespace, splits: tuple[int, ...]):
-    """``raymat.pipelines.train.TrainJob`` from the command line."""
-    from raymat.network.recipe import preset
-    from raymat.pipelines.train import TrainJob
-    from raymat.tracking import tracking_uri
-
-    refuse_lost_output(options.out)
-    paper = options.preset == "paper"
-    recipe = preset(options.preset, auxiliary=not options.without_masks)
-    names = ("epochs", "batch", "learning_rate", "seed", "precision", "channels_last", "deterministic")
-    return TrainJob(
-        dataset=options.dataset,
-        out=options.out,
-        recipe=replace(
-            recipe,
-            model=replace(recipe.model, **_given(width=options.width, levels=options.levels)),
-            augmentation=replace(recipe.augmentation, **_given(crop=(options.crop,) * 3 if options.crop else None)),
-            **_given(**{name: getattr(options, name) for name in names}, compiled=options.compile),
-        ),
-        splits=splits,
-        workers=options.workers or (8 if paper else 1),
-        gpu=paper if options.gpu is None else options.gpu,
-        threads=options.threads,
-        tracking_uri=None if options.no_tracking else tracking_uri(options.out, options.tracking_uri),
-        address=options.address,
-    )
-
-
-def read_loss_weights(path: str) -> dict[str, float]:
-    """Alpha and beta as ``raymat tune`` leaves them in best.json."""
-    try:
-        found = json.loads(Path(path).read_text())
-        return {name: float(found[name]) for name in ("alpha_weight", "gradient_weight")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: holds no alpha_weight and gradient_weight ({error})") from error
-
-
-def run_evaluate(options: argparse.Namespace) -> int:
-    """``raymat evaluate``."""
-    from raymat.pipelines.evaluate import EvaluateJob, evaluate
-    from raymat.tracking import tracking_uri
-
-    refuse_lost_output(options.out)
-    uri = None if options.no_tracking else tracking_uri(options.out, options.tracking_uri)
-    evaluate(EvaluateJob(options.dataset, tuple(options.trainings), options.out, options.workers, uri, options.address))
-    return 0
-
-
-def run_predict(options: argparse.Namespace) -> int:
-    """``raymat predict``."""
-    from raymat.pipelines.predict import PredictJob, Target, predict, targets_of_centres, targets_of_table
-
-    refuse_lost_output(options.out)
-    if bool(options.image) != bool(options.center) or bool(options.dicom) != bool(options.centers):
-        raise InputError("--image goes with --center X Y Z, --dicom with --centers CSV")
-    if options.image:
-        path = Path(options.image).absolute()
-        name = next((path.name[: -len(e)] for e in VOLUME_ENDINGS[::-1] if path.name.lower().endswith(e)), path.stem)
-        targets = [Target(name, name, str(path), "", tuple(options.center[::-1]))]
-    elif options.cases:
-        targets = targets_of_table(options.cases)
-    else:
-        targets = targets_of_centres(str(Path(options.dicom).absolute()), options.centers)
-    counts = predict(
-        PredictJob(
-            targets=targets,
-            weights=tuple(weights_of(options.model)),
-            out=options.out,
-            size_mm=options.size_mm,
-            flips=options.flips,
-            volumes=None if options.format == "none" else options.format,
-            workers=options.workers,
-            gpu=options.gpu,
-            address=options.address,
-        )
-    )
-    return 1 if counts[FAILED] else 0
-
-
-def weights_of(given: list[str]) -> list[str]:
-    """Weights files; an output of ``raymat train`` stands for those of its finished re-splits."""
-    found = []
-    for path in given:
-        if not Path(path).is_dir():
-            found.append(path)
-            continue
-        inside = sorted(str(weights) for weights in Path(path).glob("split-*/weights.pt"))
-        if not inside:
-            raise InputError(f"{path}: no finished training here (split-*/weights.pt)")
-        found += inside
-    return found
-
-
-def refuse_lost_output(out: str) -> None:
-    """Refuse a relative output in a submitted job, whose folder is thrown away."""
-    from raymat.tracking import in_submitted_job
-
-    if in_submitted_job() and not is_uri(out) and not Path(out).is_absolute():
-        raise InputError(f"-o {out}: a job's folder is thrown away; give an absolute path that all nodes see, or a URI")
 
 
 def run_demo(options: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from mlflow.tracking import MlflowClient
 
-from raymat.cli import read_loss_weights
+from raymat.commands.network import read_loss_weights
 from raymat.network.augmentation import Augmentation
 from raymat.network.model import ModelConfig
 from raymat.network.recipe import Recipe

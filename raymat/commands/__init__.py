@@ -1,0 +1,1 @@
+"""The commands of ``raymat`` beyond the build, by what they are for."""
