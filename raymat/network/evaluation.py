@@ -16,9 +16,10 @@ from raymat.prepare import BACKGROUND
 METRICS = {"sad": metrics.sad, "mse": metrics.mse, "gradient": metrics.gradient, "connectivity": metrics.connectivity}
 TITLES = {"sad": "SAD x 1e-2", "mse": "MSE x 1e3", "gradient": "Grad. x 1e-2", "connectivity": "Conn. x 1e-2"}
 CHOSEN, TRUE = "chosen matte", "true alpha"
-READERS, RAMP = "readers' mean", "window ramp"
-# Whether a method needs nobody to draw a mask first; the ramp is what the lung window alone says.
-AUTOMATIC = (RAMP, "3DMM")
+READERS, RAMP, NOTHING = "readers' mean", "window ramp", "nothing"
+# Methods that need nobody to draw a mask first. Alpha 0 everywhere, and what the lung window alone says, are what any
+# network has to beat.
+AUTOMATIC = (RAMP, NOTHING, "3DMM")
 WINDOW = (-600.0, 1500.0)
 BINS = 10
 
@@ -57,6 +58,7 @@ def errors_of(nodule: Nodule, box: tuple[slice, ...], predicted: Mapping[str, Pr
     given |= {method: alpha[box] for method, alpha in nodule.mattes.items()}
     level, width = WINDOW
     given[RAMP] = np.clip((nodule.image[box] - (level - width / 2)) / width, 0, 1)
+    given[NOTHING] = np.zeros(given[RAMP].shape)
     for name, found in predicted.items():
         given |= {name: found.alpha, f"{name}, mean of its masks": (found.union + found.overlap) / 2}
     truths = {CHOSEN: nodule.alpha[box]}

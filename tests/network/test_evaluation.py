@@ -7,6 +7,7 @@ from raymat import metrics
 from raymat.network.evaluation import (
     CHOSEN,
     METRICS,
+    NOTHING,
     RAMP,
     READERS,
     TRUE,
@@ -38,9 +39,17 @@ def test_the_method_that_the_ground_truth_was_made_by_is_left_out_of_its_own_com
     nodule = a_ball(0)
     against_chosen, against_true = rows(nodule, CHOSEN), rows(nodule, TRUE)
     assert nodule.method == "cf+"
-    assert {method for method, _ in against_chosen} == {READERS, RAMP, "knn+", "3DMM", "3DMM, mean of its masks"}
+    assert {method for method, _ in against_chosen} == {
+        READERS,
+        RAMP,
+        NOTHING,
+        "knn+",
+        "3DMM",
+        "3DMM, mean of its masks",
+    }
     assert {method for method, _ in against_true} - {method for method, _ in against_chosen} == {"cf+"}
     assert all(against_true["3DMM", metric] == 0 for metric in METRICS)
+    assert against_true[NOTHING, "sad"] == pytest.approx(nodule.true_alpha.sum())
     assert against_true["knn+", "sad"] == metrics.sad(nodule.mattes["knn+"], nodule.true_alpha)
 
 
