@@ -143,7 +143,7 @@ def scores_of(row: Mapping, parameters: QualityParameters) -> dict[str, float]:
 
 
 def figures(rows: list[Mapping], parameters: QualityParameters) -> dict[str, float]:
-    """What the issue of a score is: how it ranks, what it chooses, what it rejects."""
+    """What a score is worth: how it ranks, what it chooses, what it rejects."""
     found = defaultdict(list)
     for row in rows:
         score = scores_of(row, parameters)

@@ -344,6 +344,8 @@ def stream(
         batch_format="pyarrow",
         num_cpus=pools.commit_cpus,
         memory=pools.commit_memory_gib * GIB,
+        # Without a bound Ray keeps what a cluster gains for this last stage, and the solvers never grow into it.
+        compute=TaskPoolStrategy(max(2, pools.read_workers)),
     )
     return committed.iter_batches(batch_size=None, batch_format="pyarrow")
 
