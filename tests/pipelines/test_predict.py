@@ -164,7 +164,7 @@ def test_both_networks_and_the_solvers_are_compared_on_the_test_nodules_of_share
     with open(out / "errors.csv") as file:
         rows = list(csv.DictReader(file))
     found = Data.open(data)
-    tested = {split: {found.rows[i]["nodule_id"] for i in found.of(found.split(split).test)} for split in (0, 1)}
+    tested = {split: {found.nodules.ids[i] for i in found.of(found.split(split).test)} for split in (0, 1)}
     assert {int(row["split"]) for row in rows} == {0, 1}
     assert all(row["nodule_id"] in tested[int(row["split"])] for row in rows)
     values = [

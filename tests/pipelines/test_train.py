@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from raymat.network.samples import epoch_order, record_of, training_volume
 from raymat.network.training import begin, load_model, losses_of, predict, read_checkpoint
 from raymat.nodule import InputError
 from raymat.pipelines.train import Data, TrainJob, train
+from raymat.release.freeze import ReleaseRequest, release
+from raymat.splits import REPETITIONS
 from raymat.tracking import TRAININGS
 from tests.conftest import REPOSITORY
 from tests.pipelines.nodules import write_balls
@@ -122,8 +125,7 @@ def test_two_workers_have_the_gradient_of_one_on_the_same_batch(ray_cluster, dat
     (checkpoint,) = (tmp_path / "out" / "split-0" / "ray").glob("checkpoint_*/state.pt")
     moments = read_checkpoint(checkpoint)["optimizer"]["state"]
 
-    training = [found.rows[place] for place in found.of(found.split(0).training)]
-    records = [record_of(found.store.read_committed(row["key"], row["shard"]), recipe.model) for row in training]
+    records = [record_of(found.nodules[place], recipe.model) for place in found.of(found.split(0).training)]
     order = epoch_order(len(records), recipe.batch, recipe.seed, 0)
     volumes = [training_volume(records[nodule], recipe, 0, place) for place, nodule in enumerate(order)]
     batch = torch.from_numpy(np.stack(volumes))
@@ -202,3 +204,14 @@ def test_a_corrupt_checkpoint_is_named(ray_cluster, trained, data, tmp_path):
         state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(InputError, match=r"state.pt: no checkpoint of 3DMM, or a damaged one"):
         train(job(data, out), say=quiet)
+
+
+def test_a_release_is_learned_from_with_the_splits_it_was_published_with(data, tmp_path):
+    release(ReleaseRequest(data, str(tmp_path / "release"), "1.0"), say=quiet)
+    found, of_dataset = Data.open(str(tmp_path / "release")), Data.open(data)
+    assert sorted(found.nodules.ids) == sorted(of_dataset.nodules.ids)
+    for number in range(REPETITIONS):
+        assert found.split(number) == of_dataset.split(number)
+    recorded = [dict.fromkeys(found.patients, "training") | {found.patients[0]: "test"}] * REPETITIONS
+    assert replace(found, recorded=recorded).split(0).test == (found.patients[0],)
+    assert record_of(found.nodules[0], RECIPE.model)["alpha"].any()
