@@ -71,7 +71,7 @@ def test_a_driver_killed_at_any_moment_loses_nothing_and_repeats_nothing(cases, 
         if kill % 2:
             await_commits(out, len(before) + dice.randint(1, 5))
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(dice.uniform(0.0, 0.5) if kill % 2 else dice.uniform(0.5, 10.0))
+            process.wait(dice.uniform(0.0, 0.5) if kill % 2 else dice.uniform(0.5, 8.0))
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=300)
         seen.add(len(committed(out)))
@@ -111,7 +111,7 @@ def test_a_nodule_that_kills_its_worker_or_hangs_fails_alone_and_can_be_retried(
 def test_a_second_build_of_the_same_output_is_refused_while_the_first_lives(cases, tmp_path):
     table, _ = cases
     out, record = tmp_path / "dataset", tmp_path / "solves"
-    first = start(table, out, record=str(record), slow=0.2)
+    first = start(table, out, record=str(record), slow=1.0)
     deadline = time.monotonic() + 300
     while len(committed(out)) < 3 and time.monotonic() < deadline:
         time.sleep(0.5)

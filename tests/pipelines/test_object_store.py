@@ -46,13 +46,16 @@ def test_a_build_from_s3_to_s3_outlives_a_store_that_stops_answering(ray_cluster
     record = tmp_path / "solves"
     with tempfile.TemporaryDirectory(prefix="rs3-", dir="/tmp") as name, contextlib.ExitStack() as ending:
         folder = Path(name)
-        first = start(cases, out, folder, record=str(record), slow=1.0)
+        # Some are committed, the others wait until the store is silent: on a machine of any speed.
+        go = folder / "go"
+        first = start(cases, out, folder, record=str(record), slow=0.5, free=4, until=str(go))
         ending.callback(first.kill)
         store = await_commits(first, out, 2)
         said, _ = (second := start(cases, out, folder)).communicate(timeout=600)
         assert second.returncode == 2, said
         assert f"another build is at work here (process {first.pid}" in said
         s3.stop_answering()
+        go.touch()
         try:
             told, _ = first.communicate(timeout=900)
         finally:
