@@ -71,6 +71,8 @@ def test_nothing_here_unpickles():
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+                if names == {"pickle", "UnpicklingError"}:
+                    continue  # what torch refuses a checkpoint with
                 assert not names & {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}, file
             if isinstance(node, ast.Call):
                 said = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
