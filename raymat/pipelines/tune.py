@@ -192,7 +192,10 @@ def _trial(config: dict, job: TuneJob, settings: Settings) -> None:
     mine = replace(settings, recipe=recipe, tracking_uri=training.tracking_uri, run=run.id if run else None)
     final = fit(mine, training.workers, training.gpu, place, folder, [TuneReportCallback()])
     with final.as_directory() as local:
-        place.write(f"{folder}/{RESULT}", (Path(local) / RESULT).read_bytes())
+        result = (Path(local) / RESULT).read_bytes()
+    place.write(f"{folder}/{RESULT}", result)
+    # A training that had come to its end when the sweep was cut off reports nothing of its own any more.
+    tune.report(json.loads(result))
     if run:
         run.end()
 
