@@ -67,7 +67,7 @@ class Assumptions:
     head_price: float = 0.20
     speed: float = 1.0
     start_s: float = 180.0
-    driver_ms: float = 10.0
+    driver_ms: float = 66.0
     row_bytes: float = 1_400.0
     base_mib: float = 350.0
     input_files: float = 25.0
