@@ -53,23 +53,19 @@ def held(store: Store, session: str) -> Iterator[None]:
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
+    answers = True
     try:
         yield
     except Unreachable:
-        # The lock stays, its holder soon dead: to ask the store again would only take as long again.
+        answers = False
+        raise
+    finally:
         done.set()
-        raise
-    except BaseException:
-        _release(store, done, thread)
-        raise
-    _release(store, done, thread)
-
-
-def _release(store: Store, done: threading.Event, thread: threading.Thread) -> None:
-    done.set()
-    thread.join()
-    with contextlib.suppress(InputError, OSError):
-        store.delete(NAME)
+        # Else the lock stays, its holder soon dead: to ask the store again would only take as long again.
+        if answers:
+            thread.join()
+            with contextlib.suppress(InputError, OSError):
+                store.delete(NAME)
 
 
 def refuse_if_held(store: Store, session: str = "") -> None:

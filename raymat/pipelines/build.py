@@ -23,14 +23,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 import ray.exceptions
-from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, Datasource, ReadTask, TaskPoolStrategy
 from ray.data.block import BlockMetadata
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymat.lock import held
 from raymat.nodule import ACCEPTED, FAILED, REJECTED, InputError, Nodule, from_table, to_table
-from raymat.pipelines.cluster import GIB, Pools, at_work, connected, size_pools, thread_environment
+from raymat.pipelines.cluster import GIB, Pools, at_work, connected, quiet_data, size_pools, thread_environment
 from raymat.pipelines.progress import Progress
 from raymat.pipelines.telling import tell_committed, told
 from raymat.places import Unreachable
@@ -290,12 +290,8 @@ def stream(
     store: Store, source: Source, parameters: BuildParameters, plan: Plan, pools: Pools, tries: Tries, session: str
 ) -> Iterable[pa.Table]:
     """Run the stages over the work list; yields outcome rows as nodules are committed."""
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    context = quiet_data()
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-    # They advise on memory that the pools below declare.
-    context.issue_detectors_config.detectors = []
     # One nodule may use up all its tries while nothing else is left to do.
     context.execution_no_progress_timeout_s = int((MAX_TRIES + 1) * tries.limit_s + 300)
     # What stops the build (a store that cannot be written) is raised as it is and told once, see `_build`.

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import ray
 from ray._private import ray_constants
+from ray.data import DataContext
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from raymat.nodule import InputError
@@ -115,6 +116,15 @@ def quiet_ray() -> None:
     # It warns that token authentication is on, as it should be.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+
+
+def quiet_data() -> DataContext:
+    """Ray Data's settings, without its own progress bars and its advice on memory, which our stages declare."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.issue_detectors_config.detectors = []
+    return context
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import ray.data
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy
 
 from raymat import pictures
 from raymat.loading import Nodules
@@ -30,7 +30,7 @@ from raymat.network.inference import Ensemble
 from raymat.network.samples import masks_of
 from raymat.network_pictures import error_bars, reliability, show_predictions
 from raymat.nodule import InputError, Nodule
-from raymat.pipelines.cluster import connected, refuse_too_many
+from raymat.pipelines.cluster import connected, quiet_data, refuse_too_many
 from raymat.pipelines.train import WEIGHTS, Data
 from raymat.places import open_filesystem
 from raymat.steps import counted
@@ -113,10 +113,7 @@ def _networks(path: str, data: Data) -> tuple[str, dict[int, bytes]]:
 
 
 def _stream(nodules: Nodules, work: list[dict], weights: dict, workers: int) -> Iterator[dict]:
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.issue_detectors_config.detectors = []
+    quiet_data()
     judged = ray.data.from_items(work, override_num_blocks=len(work)).map_batches(
         Evaluator,
         fn_constructor_kwargs={"nodules": nodules, "weights": weights},

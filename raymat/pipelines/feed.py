@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import torch
-from ray.data import DataContext, Datasource, ReadTask
+from ray.data import Datasource, ReadTask
 from ray.data.block import BlockAccessor, BlockMetadata
 
 from raymat.loading import Nodules
@@ -22,6 +22,7 @@ from raymat.network.model import ModelConfig
 from raymat.network.recipe import Recipe
 from raymat.network.samples import SMOOTH, epoch_order, record_of, steps_an_epoch, training_volume
 from raymat.nodule import InputError
+from raymat.pipelines.cluster import quiet_data
 
 # Making a batch takes a small part of the time of the step that it feeds.
 FEED_CPUS = 0.05
@@ -101,11 +102,8 @@ def stream(
     records: Sequence, recipe: Recipe, rank: int, workers: int, first_step: int, device: torch.device
 ) -> Iterator[torch.Tensor]:
     """The worker's share of each batch, float32 (batch / workers, channels, z, y, x), on its device ahead of use."""
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    context = quiet_data()
     context.execution_options.preserve_order = True
-    context.issue_detectors_config.detectors = []
     source = Batches(records, recipe, rank, workers, first_step)
     steps = recipe.epochs * steps_an_epoch(len(records), recipe.batch) - first_step
     if steps <= 0:

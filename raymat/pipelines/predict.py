@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import ray.data
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy
 
 from raymat.network.inference import Ensemble, Predicted
 from raymat.network.training import read_checkpoint
 from raymat.nodule import ACCEPTED, FAILED, OUTCOMES, InputError, Matte, Nodule, to_table
-from raymat.pipelines.cluster import connected, refuse_too_many
+from raymat.pipelines.cluster import connected, quiet_data, refuse_too_many
 from raymat.prepare import FIELD_OF_VIEW_FLOOR, Crop
 from raymat.sources import digest
 from raymat.sources.dicom import index_tree, read_slab, slab_grid
@@ -195,10 +195,7 @@ def _manifest_row(target: Target, key: str) -> dict:
 
 
 def _stream(store: Store, work: list[dict], slices: dict, weights: list[bytes], job: PredictJob) -> Iterator[pa.Table]:
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.issue_detectors_config.detectors = []
+    quiet_data()
     rows = [{"target": row} for row in work]
     predicted = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         Predictor,

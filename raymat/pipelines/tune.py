@@ -232,5 +232,5 @@ def _conclude(
         parent.figure(HEAT_MAP, figure)
         parent.text(BEST, json.dumps(best, indent=1))
         parent.metrics({"best/alpha_weight": alpha, "best/gradient_weight": beta, "best/sad": best["validation_sad"]})
-        say(f"MLflow   {how_to_look(job.training.tracking_uri)}")
+        say(f"MLflow   {how_to_look(job.training.tracking_uri, parent.page)}")
     return alpha, beta
