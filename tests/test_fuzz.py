@@ -495,8 +495,14 @@ def fault_of(reader: str, folder: Path, name: str) -> str:
             where = where.tb_next
         file, line = where.tb_frame.f_code.co_filename, where.tb_lineno
         return f"{type(error).__name__}: {str(error)[:300]} ({Path(file).name}, line {line})"
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    used = peak_bytes()
     return f"took {used / 2**30:.1f} GiB of memory" if used > RESIDENT else ""
+
+
+def peak_bytes() -> int:
+    """Most memory this program has held (Linux). ``ru_maxrss`` would begin with that of the process it came from."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
 
 
 def serve(reader: str, work: Path, start: int) -> None:

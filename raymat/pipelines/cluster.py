@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 GIB = 2**30
 # A spot node is there in two to five minutes, set-up included, where the cloud has one to give.
 FIRST_NODE_S = 1800.0
+FUSED_BELOW_CPUS = 8
 # Every BLAS, OpenMP, Numba and ITK pool that a worker could open; a worker uses the CPUs it asked for, no more.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -118,13 +119,18 @@ def quiet_ray() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
 
 
-def quiet_data() -> DataContext:
-    """Ray Data's settings, without its own progress bars and its advice on memory, which our stages declare."""
-    context = DataContext.get_current()
+@contextlib.contextmanager
+def data_settings() -> Iterator[DataContext]:
+    """Ray Data's settings for the datasets that are made within, which keep them; afterwards all is as it was.
+
+    They start without its own progress bars and its advice on memory, which our stages declare.
+    """
+    context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.issue_detectors_config.detectors = []
-    return context
+    with DataContext.current(context):
+        yield context
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,8 @@ class Pools:
     solve_cpus : CPUs (and threads) of each of them
     solve_memory_gib : memory each of them declares to Ray
     score_workers, most_score_workers : actors that score, likewise
+    fused : whether the solvers' actors score and commit as well, see ``raymat.pipelines.build.SolveScoreCommitStage``;
+        None for where the cluster has few CPUs and no scorers were asked for
     """
 
     read_workers: int | None = None
@@ -148,6 +156,7 @@ class Pools:
     solve_memory_gib: float = 2.0
     score_workers: int | None = None
     most_score_workers: int | None = None
+    fused: bool | None = None
 
     # The ends ask for little: they wait for disks and for the solvers, whose share of the time is 90 % and more.
     # All stages together fit one CPU, the task that reads the work list (half a reader) included.
@@ -180,6 +189,7 @@ class Pools:
             solve_workers=solvers,
             read_workers=self.read_workers or max(1, math.ceil(cpus / 2)),
             score_workers=score_workers,
+            fused=cpus < FUSED_BELOW_CPUS and self.score_workers is None if self.fused is None else self.fused,
         )
         held = solvers * solve_cpus + score_workers * self.score_cpus
         if held + ends > cpus + 1e-6:
@@ -208,7 +218,7 @@ class Pools:
             There is no room for one worker of each stage.
         """
         most = min(self.solve_workers or nodules, nodules)
-        now = replace(self, solve_workers=None).sized(cpus, memory_gib)
+        now = replace(self, solve_workers=None, fused=False).sized(cpus, memory_gib)
         return replace(
             now,
             solve_workers=min(now.solve_workers, most),

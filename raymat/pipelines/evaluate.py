@@ -30,7 +30,7 @@ from raymat.network.inference import Ensemble
 from raymat.network.samples import masks_of
 from raymat.network_pictures import error_bars, reliability, show_predictions
 from raymat.nodule import InputError, Nodule
-from raymat.pipelines.cluster import connected, quiet_data, refuse_too_many
+from raymat.pipelines.cluster import connected, data_settings, refuse_too_many
 from raymat.pipelines.train import WEIGHTS, Data
 from raymat.places import open_filesystem
 from raymat.steps import counted
@@ -113,15 +113,15 @@ def _networks(path: str, data: Data) -> tuple[str, dict[int, bytes]]:
 
 
 def _stream(nodules: Nodules, work: list[dict], weights: dict, workers: int) -> Iterator[dict]:
-    quiet_data()
-    judged = ray.data.from_items(work, override_num_blocks=len(work)).map_batches(
-        Evaluator,
-        fn_constructor_kwargs={"nodules": nodules, "weights": weights},
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=workers),
-        num_cpus=0.9,
-    )
+    with data_settings():
+        judged = ray.data.from_items(work, override_num_blocks=len(work)).map_batches(
+            Evaluator,
+            fn_constructor_kwargs={"nodules": nodules, "weights": weights},
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=workers),
+            num_cpus=0.9,
+        )
     yield from judged.iter_rows()
 
 

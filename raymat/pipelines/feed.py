@@ -22,7 +22,7 @@ from raymat.network.model import ModelConfig
 from raymat.network.recipe import Recipe
 from raymat.network.samples import SMOOTH, epoch_order, record_of, steps_an_epoch, training_volume
 from raymat.nodule import InputError
-from raymat.pipelines.cluster import quiet_data
+from raymat.pipelines.cluster import data_settings
 
 # Making a batch takes a small part of the time of the step that it feeds.
 FEED_CPUS = 0.05
@@ -102,14 +102,15 @@ def stream(
     records: Sequence, recipe: Recipe, rank: int, workers: int, first_step: int, device: torch.device
 ) -> Iterator[torch.Tensor]:
     """The worker's share of each batch, float32 (batch / workers, channels, z, y, x), on its device ahead of use."""
-    context = quiet_data()
-    context.execution_options.preserve_order = True
     source = Batches(records, recipe, rank, workers, first_step)
     steps = recipe.epochs * steps_an_epoch(len(records), recipe.batch) - first_step
     if steps <= 0:
         return
-    batches = ray.data.read_datasource(
-        source, num_cpus=FEED_CPUS, concurrency=FEED_TASKS, override_num_blocks=steps
-    ).iter_torch_batches(batch_size=None, prefetch_batches=AHEAD, device=device)
-    for batch in batches:
+    with data_settings() as context:
+        context.execution_options.preserve_order = True
+        context.target_max_block_size = None  # a batch is never cut
+        batches = ray.data.read_datasource(
+            source, num_cpus=FEED_CPUS, concurrency=FEED_TASKS, override_num_blocks=steps
+        )
+    for batch in batches.iter_torch_batches(batch_size=None, prefetch_batches=AHEAD, device=device):
         yield torch.cat([batch["smooth"].float(), batch["masks"].float()], dim=1)

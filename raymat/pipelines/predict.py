@@ -21,7 +21,7 @@ from ray.data import ActorPoolStrategy
 from raymat.network.inference import Ensemble, Predicted
 from raymat.network.training import read_checkpoint
 from raymat.nodule import ACCEPTED, FAILED, OUTCOMES, InputError, Matte, Nodule, to_table
-from raymat.pipelines.cluster import connected, quiet_data, refuse_too_many
+from raymat.pipelines.cluster import connected, data_settings, refuse_too_many
 from raymat.prepare import FIELD_OF_VIEW_FLOOR, Crop
 from raymat.sources import digest
 from raymat.sources.dicom import index_tree, read_slab, slab_grid
@@ -195,17 +195,17 @@ def _manifest_row(target: Target, key: str) -> dict:
 
 
 def _stream(store: Store, work: list[dict], slices: dict, weights: list[bytes], job: PredictJob) -> Iterator[pa.Table]:
-    quiet_data()
-    rows = [{"target": row} for row in work]
-    predicted = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        Predictor,
-        fn_constructor_kwargs={"store": store, "slices": slices, "weights": weights, "job": job},
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=job.workers),
-        num_cpus=0.9,
-        num_gpus=1 if job.gpu else None,
-    )
+    with data_settings():
+        rows = [{"target": row} for row in work]
+        predicted = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            Predictor,
+            fn_constructor_kwargs={"store": store, "slices": slices, "weights": weights, "job": job},
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=job.workers),
+            num_cpus=0.9,
+            num_gpus=1 if job.gpu else None,
+        )
     yield from predicted.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
