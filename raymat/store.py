@@ -6,6 +6,7 @@
     OUT/nodules/ab/<shard>.parquet committed nodules (``raymat.nodule.SCHEMA``), one to a few dozen a file
     OUT/outcomes/*.parquet         the index: one small row a committed nodule, without arrays
     OUT/worklist/*.parquet         what a running build has to do; none after it
+    OUT/died/<key>                 how often a nodule was tried that killed a worker and has no outcome yet
 
 A nodule's *key* is the digest of all that its record depends on; a shard is named by the digest of the keys in it. A
 shard exists or it does not: on a local disk it is written beside its place and renamed, in an object store it is one

@@ -31,8 +31,10 @@ def ray_cluster():
     ray = pytest.importorskip("ray")
     from raymat.pipelines.cluster import connected
 
-    with connected(num_cpus=2):
-        yield ray
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_metrics_report_interval_ms", "1000")
+        with connected(num_cpus=2):
+            yield ray
 
 
 @dataclass

@@ -30,9 +30,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymat.lock import held
 from raymat.nodule import ACCEPTED, FAILED, REJECTED, InputError, Nodule, from_table, to_table
-from raymat.pipelines.cluster import GIB, Pools, at_work, connected, quiet_data, size_pools, thread_environment
+from raymat.pipelines.cluster import GIB, Pools, at_work, connected, data_settings, size_pools, thread_environment
 from raymat.pipelines.progress import Progress
-from raymat.pipelines.telling import tell_committed, told
+from raymat.pipelines.telling import count_committed, tell_committed, told
 from raymat.places import Unreachable
 from raymat.sources import NoduleRef, Source
 from raymat.steps import SOLVE_KEY_LENGTH, BuildParameters, counted, ended, read_and_prepare, score, solve
@@ -44,6 +44,7 @@ MAX_TRIES = 3
 # The largest nodules take a minute or two.
 NODULE_TIMEOUT_S = 600.0
 INDEX_ROWS, INDEX_SECONDS = 5_000, 60.0
+DIED = "died"  # the store's folder of nodules that killed a worker and have no outcome yet
 WORK = MANIFEST.append(pa.field("reuse", pa.string()))
 
 
@@ -158,33 +159,51 @@ class WorkList(Datasource):
 
 @ray.remote(num_cpus=0)
 class OpenTries:
-    """Which tries at which nodule have begun and not come to their end; lives as long as the build.
+    """Which tries at which nodule have begun and not come to their end.
 
-    It is kept beside the driver, whose death ends the build, and not in the store, where a mark for each stage of each
-    nodule would cost more requests than the nodule itself.
+    It is kept beside the driver, and not in the store, where a mark for each stage of each nodule would cost more
+    requests than the nodule itself. Once a worker died of a nodule its tries go to the store, each before it begins,
+    so that a build that is cut off and goes on gives it no new ones. A driver's death alone is no nodule's fault and
+    leaves no mark.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, store: Store) -> None:
+        self.store = store
         self.begun: dict[str, list[tuple[str, float]]] = {}
+        marks = {name.partition("/")[2]: store.read(name) for name in store.listing(DIED)}
+        self.died = {key: int(mark) if mark.isdigit() else 1 for key, mark in marks.items()}
 
-    def begin(self, key: str, stage: str) -> list[float]:
-        """Note that work on ``key`` begins; returns how many seconds ago each open try of it began, this one last."""
+    def begin(self, key: str, stage: str) -> tuple[int, list[float]]:
+        """Note that work on ``key`` begins.
+
+        Returns
+        -------
+        tuple
+            Its tries in earlier builds, where a worker died in them, and for each open try of this one how many seconds
+            ago it began, the last one now.
+        """
         now = time.monotonic()
         tries = self.begun.setdefault(key, [])
         tries.append((stage, now))
-        return [now - at for _, at in tries]
+        before = self.died.get(key, 0)
+        if len(tries) > 1:
+            self.store.write(f"{DIED}/{key}", str(before + len(tries)).encode())
+        return before, [now - at for _, at in tries]
 
     def end(self, key: str, stage: str) -> None:
         """Forget the tries of a stage that came to its end."""
-        left = [(name, at) for name, at in self.begun.pop(key, []) if name != stage]
+        begun = self.begun.pop(key, [])
+        left = [(name, at) for name, at in begun if name != stage]
         if left:
             self.begun[key] = left
+        elif len(begun) > 1 or self.died.pop(key, 0):
+            self.store.delete_many([f"{DIED}/{key}"])
 
 
-def open_tries() -> ray.actor.ActorHandle:
+def open_tries(store: Store) -> ray.actor.ActorHandle:
     """A new ``OpenTries`` on the driver's own node, which no autoscaler takes away."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return OpenTries.options(scheduling_strategy=here).remote()
+    return OpenTries.options(scheduling_strategy=here).remote(store)
 
 
 @dataclass(frozen=True)
@@ -200,10 +219,10 @@ class Tries:
     limit_s: float = NODULE_TIMEOUT_S
 
     def run(self, stage: str, nodule: Nodule, work: Callable[[], Nodule]) -> Nodule:
-        begun = ray.get(self.opened.begin.remote(nodule.key, stage))
-        if len(begun) > MAX_TRIES:
+        before, begun = ray.get(self.opened.begin.remote(nodule.key, stage))
+        if before + len(begun) > MAX_TRIES:
             lasted = [earlier - later for earlier, later in pairwise(begun)]
-            if min(lasted) >= self.limit_s:
+            if lasted and min(lasted) >= self.limit_s:
                 reason = f"{stage} took longer than {self.limit_s:g} s, {MAX_TRIES} times (--nodule-timeout)"
             else:
                 reason = f"its worker died {MAX_TRIES} times (killed, out of memory or crashed) in {stage}"
@@ -235,6 +254,16 @@ def _read_stage(table: pa.Table, store: Store, source: Source, parameters: Build
     return to_table([tries.run("read", nodule, work)], packed=True)
 
 
+def _solved(nodule: Nodule, parameters: BuildParameters, tries: Tries) -> Nodule:
+    if nodule.outcome or nodule.candidates:
+        return nodule
+    return tries.run("solve", nodule, lambda: solve(nodule, parameters))
+
+
+def _scored(nodule: Nodule, parameters: BuildParameters, tries: Tries) -> Nodule:
+    return nodule if nodule.outcome else tries.run("score", nodule, lambda: score(nodule, parameters))
+
+
 class SolveStage:
     """An actor that runs the solvers on one nodule at a time."""
 
@@ -243,9 +272,8 @@ class SolveStage:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         nodule = from_table(table, copy=False)[0]
-        if nodule.outcome or nodule.candidates:
-            return table
-        return to_table([self.tries.run("solve", nodule, lambda: solve(nodule, self.parameters))], packed=True)
+        done = _solved(nodule, self.parameters, self.tries)
+        return table if done is nodule else to_table([done], packed=True)
 
 
 class ScoreStage:
@@ -256,13 +284,38 @@ class ScoreStage:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         nodule = from_table(table, copy=False)[0]
-        if nodule.outcome:
-            return table
-        return to_table([self.tries.run("score", nodule, lambda: score(nodule, self.parameters))], packed=True)
+        done = _scored(nodule, self.parameters, self.tries)
+        return table if done is nodule else to_table([done], packed=True)
+
+
+class SolveScoreCommitStage:
+    """An actor that does all that comes after reading, one nodule at a time.
+
+    On few CPUs one scorer beside the solvers brings nothing, and every hand from process to process costs a copy of all
+    mattes and the driver's time.
+    """
+
+    def __init__(self, parameters: BuildParameters, tries: Tries, store: Store, session: str) -> None:
+        self.parameters, self.tries, self.store, self.session = parameters, tries, store, session
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        nodule = from_table(table, copy=False)[0]
+        nodule = _scored(_solved(nodule, self.parameters, self.tries), self.parameters, self.tries)
+        committed = []
+
+        def commit() -> Nodule:
+            committed.append(_commit([nodule], self.store, self.session))
+            return nodule
+
+        done = self.tries.run("commit", nodule, commit)
+        return committed[0] if committed else _commit([done], self.store, self.session)
 
 
 def _commit_stage(table: pa.Table, store: Store, session: str) -> pa.Table:
-    nodules = from_table(table, copy=False)
+    return _commit(from_table(table, copy=False), store, session)
+
+
+def _commit(nodules: list[Nodule], store: Store, session: str) -> pa.Table:
     sound = [nodule for nodule in nodules if nodule.outcome != FAILED]
     commits = [store.commit(to_table(sound))] if sound else []
     # A failed nodule stands alone and apart from other sessions' tries, so that a later success can take its place.
@@ -290,15 +343,22 @@ def stream(
     store: Store, source: Source, parameters: BuildParameters, plan: Plan, pools: Pools, tries: Tries, session: str
 ) -> Iterable[pa.Table]:
     """Run the stages over the work list; yields outcome rows as nodules are committed."""
-    context = quiet_data()
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-    # One nodule may use up all its tries while nothing else is left to do.
-    context.execution_no_progress_timeout_s = int((MAX_TRIES + 1) * tries.limit_s + 300)
-    # What stops the build (a store that cannot be written) is raised as it is and told once, see `_build`.
-    context.raise_original_map_exception = True
     logging.getLogger("ray.data._internal.execution.streaming_executor_state").setLevel(logging.CRITICAL)
-    # One nodule a block: blocks are cut at this size, and a row is never cut.
-    context.target_max_block_size = 1
+    with data_settings() as context:
+        # One nodule may use up all its tries while nothing else is left to do.
+        context.execution_no_progress_timeout_s = int((MAX_TRIES + 1) * tries.limit_s + 300)
+        # What stops the build (a store that cannot be written) is raised as it is and told once, see `_build`.
+        context.raise_original_map_exception = True
+        # One nodule a block: blocks are cut at this size, and a row is never cut.
+        context.target_max_block_size = 1
+        committed = _stages(store, source, parameters, plan, pools, tries, session)
+    return committed.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def _stages(
+    store: Store, source: Source, parameters: BuildParameters, plan: Plan, pools: Pools, tries: Tries, session: str
+) -> ray.data.Dataset:
     threads = {"env_vars": thread_environment(pools.solve_cpus)} if pools.solve_cpus >= 2 else None
     shard = nodules_per_shard(plan.total)
     solvers = pool(pools.solve_workers, pools.most_solve_workers)
@@ -314,26 +374,22 @@ def stream(
         memory=pools.read_memory_gib * GIB,
         compute=TaskPoolStrategy(pools.read_workers),
     )
-    nodules = nodules.map_batches(
-        SolveStage,
-        fn_constructor_kwargs={"parameters": parameters, "tries": tries},
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=solvers,
-        num_cpus=pools.solve_cpus,
-        memory=pools.solve_memory_gib * GIB,
-        runtime_env=threads,
-    )
+    work = {"parameters": parameters, "tries": tries}
+    one = {"batch_size": None, "batch_format": "pyarrow"}
+    solving = {"num_cpus": pools.solve_cpus, "memory": pools.solve_memory_gib * GIB, "runtime_env": threads}
+    if pools.fused and shard == 1:
+        work |= {"store": store, "session": session}
+        return nodules.map_batches(SolveScoreCommitStage, fn_constructor_kwargs=work, compute=solvers, **solving, **one)
+    nodules = nodules.map_batches(SolveStage, fn_constructor_kwargs=work, compute=solvers, **solving, **one)
     nodules = nodules.map_batches(
         ScoreStage,
-        fn_constructor_kwargs={"parameters": parameters, "tries": tries},
-        batch_size=None,
-        batch_format="pyarrow",
+        fn_constructor_kwargs=work,
         compute=pool(pools.score_workers, pools.most_score_workers),
         num_cpus=pools.score_cpus,
         memory=pools.score_memory_gib * GIB,
+        **one,
     )
-    committed = nodules.map_batches(
+    return nodules.map_batches(
         _commit_stage,
         fn_kwargs={"store": store, "session": session},
         batch_size=None if shard == 1 else shard,
@@ -343,7 +399,6 @@ def stream(
         # Without a bound Ray keeps what a cluster gains for this last stage, and the solvers never grow into it.
         compute=TaskPoolStrategy(max(2, pools.read_workers)),
     )
-    return committed.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
 class _IndexWriter:
@@ -426,19 +481,21 @@ def _build(
         with connected(address):
             pools = size_pools(pools, plan.to_do, say)
             growth = f" (up to {pools.most_solve_workers} as nodes come)" if pools.most_solve_workers else ""
+            scorers = "no scorer apart" if pools.fused else counted(pools.score_workers, "scorer")
             say(
                 f"{counted(pools.solve_workers, 'solve worker')} of {pools.solve_cpus:g} CPU and "
-                f"{pools.solve_memory_gib:g} GiB{growth}, {counted(pools.read_workers, 'reader')}, "
-                f"{counted(pools.score_workers, 'scorer')}"
+                f"{pools.solve_memory_gib:g} GiB{growth}, {counted(pools.read_workers, 'reader')}, {scorers}"
             )
             further = at_work if pools.most_solve_workers else None
             progress, index = Progress(plan.to_do, say, further=further), _IndexWriter(store)
-            tries = Tries(open_tries(), nodule_timeout_s)
+            tries = Tries(open_tries(store), nodule_timeout_s)
             try:
                 for rows in stream(store, source, parameters, plan, pools, tries, session):
                     rows = rows.cast(OUTCOME)
                     index.add(rows)
-                    progress.add(rows["outcome"].to_pylist())
+                    outcomes = rows["outcome"].to_pylist()
+                    progress.add(outcomes)
+                    count_committed(outcomes)
                     if on_progress:
                         on_progress(progress.counts, time.monotonic() - start, progress.done == plan.to_do)
             except (ray.exceptions.RayTaskError, InputError) as error:

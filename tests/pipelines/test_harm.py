@@ -108,6 +108,26 @@ def test_a_nodule_that_kills_its_worker_or_hangs_fails_alone_and_can_be_retried(
     assert arrays(out) == {key: data for key, data in expected.items() if key[0] in rows}
 
 
+def test_a_driver_that_dies_gives_a_deadly_nodule_no_new_tries(cases, tmp_path):
+    table, _ = cases
+    few = Path(table).with_name("few.csv")
+    few.write_text("".join(Path(table).read_text().splitlines(keepends=True)[:5]))
+    out, record = tmp_path / "dataset", tmp_path / "solves"
+    record.touch()
+    process = start(str(few), out, record=str(record), exit="case1")
+    deadline = time.monotonic() + 300
+    while record.read_text().split().count("case1") < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate(timeout=300)
+    assert not any(row["nodule_id"] == "case1" for row in Store.open(out).outcomes().to_pylist())
+    said, _ = (process := start(str(few), out, record=str(record), exit="case1")).communicate(timeout=900)
+    assert process.returncode == 1, said
+    assert "worker died 3 times" in said
+    assert record.read_text().split().count("case1") <= 3
+    assert not Store.open(out).listing("died")
+
+
 def test_a_second_build_of_the_same_output_is_refused_while_the_first_lives(cases, tmp_path):
     table, _ = cases
     out, record = tmp_path / "dataset", tmp_path / "solves"
