@@ -44,6 +44,8 @@ class Sample:
     source: Source
     count: int
 
+    remote = False
+
     def plan(self) -> Iterator[NoduleRef]:
         refs = [ref for ref in self.source.plan() if not ref.problem]
         step = max(1, len(refs) // self.count)

@@ -238,7 +238,8 @@ class Tries:
         return done
 
 
-def _read_stage(table: pa.Table, store: Store, source: Source, parameters: BuildParameters, tries: Tries) -> pa.Table:
+def _read(table: pa.Table, store: Store, source: Source, parameters: BuildParameters, tries: Tries) -> Nodule:
+    """The prepared nodule of a row of the work list, with its mattes where an earlier build's still hold."""
     row = table.to_pylist()[0]
     reuse, key = row.pop("reuse"), row.pop("key")
     ref = NoduleRef(**row)
@@ -251,7 +252,7 @@ def _read_stage(table: pa.Table, store: Store, source: Source, parameters: Build
             return solved
         return read_and_prepare(source, ref, parameters)
 
-    return to_table([tries.run("read", nodule, work)], packed=True)
+    return tries.run("read", nodule, work)
 
 
 def _solved(nodule: Nodule, parameters: BuildParameters, tries: Tries) -> Nodule:
@@ -262,6 +263,10 @@ def _solved(nodule: Nodule, parameters: BuildParameters, tries: Tries) -> Nodule
 
 def _scored(nodule: Nodule, parameters: BuildParameters, tries: Tries) -> Nodule:
     return nodule if nodule.outcome else tries.run("score", nodule, lambda: score(nodule, parameters))
+
+
+def _read_stage(table: pa.Table, store: Store, source: Source, parameters: BuildParameters, tries: Tries) -> pa.Table:
+    return to_table([_read(table, store, source, parameters, tries)], packed=True)
 
 
 class SolveStage:
@@ -288,18 +293,19 @@ class ScoreStage:
         return table if done is nodule else to_table([done], packed=True)
 
 
-class SolveScoreCommitStage:
-    """An actor that does all that comes after reading, one nodule at a time.
+class WholeWay:
+    """An actor that takes one nodule at a time from the source to the store.
 
-    On few CPUs one scorer beside the solvers brings nothing, and every hand from process to process costs a copy of all
-    mattes and the driver's time.
+    On few CPUs a reader and a scorer beside the solvers bring nothing, and every hand from process to process costs
+    copies of the arrays and the driver's time.
     """
 
-    def __init__(self, parameters: BuildParameters, tries: Tries, store: Store, session: str) -> None:
-        self.parameters, self.tries, self.store, self.session = parameters, tries, store, session
+    def __init__(self, parameters: BuildParameters, tries: Tries, store: Store, source: Source, session: str) -> None:
+        self.parameters, self.tries = parameters, tries
+        self.store, self.source, self.session = store, source, session
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        nodule = from_table(table, copy=False)[0]
+        nodule = _read(table, self.store, self.source, self.parameters, self.tries)
         nodule = _scored(_solved(nodule, self.parameters, self.tries), self.parameters, self.tries)
         committed = []
 
@@ -331,6 +337,12 @@ def nodules_per_shard(total: int) -> int:
     More would hold a worker's memory full: a nodule with its eight mattes is 40 to 130 MB before it is compressed.
     """
     return int(np.clip(total // 20_000, 1, 16))
+
+
+def whole_way(pools: Pools, plan: Plan, source: Source) -> bool:
+    """Whether one actor takes a nodule all the way."""
+    # Reads from an object store wait for it: they go on beside the solvers, wherever that is.
+    return bool(pools.fused) and nodules_per_shard(plan.total) == 1 and not source.remote
 
 
 def pool(workers: int, most: int | None) -> ActorPoolStrategy:
@@ -365,21 +377,20 @@ def _stages(
     nodules = ray.data.read_datasource(
         WorkList(store, plan.work), num_cpus=pools.read_cpus / 2, concurrency=1, override_num_blocks=len(plan.work)
     )
-    nodules = nodules.map_batches(
-        _read_stage,
-        fn_kwargs={"store": store, "source": source, "parameters": parameters, "tries": tries},
-        batch_size=None,
-        batch_format="pyarrow",
-        num_cpus=pools.read_cpus,
-        memory=pools.read_memory_gib * GIB,
-        compute=TaskPoolStrategy(pools.read_workers),
-    )
     work = {"parameters": parameters, "tries": tries}
     one = {"batch_size": None, "batch_format": "pyarrow"}
     solving = {"num_cpus": pools.solve_cpus, "memory": pools.solve_memory_gib * GIB, "runtime_env": threads}
-    if pools.fused and shard == 1:
-        work |= {"store": store, "session": session}
-        return nodules.map_batches(SolveScoreCommitStage, fn_constructor_kwargs=work, compute=solvers, **solving, **one)
+    if whole_way(pools, plan, source):
+        work |= {"store": store, "source": source, "session": session}
+        return nodules.map_batches(WholeWay, fn_constructor_kwargs=work, compute=solvers, **solving, **one)
+    nodules = nodules.map_batches(
+        _read_stage,
+        fn_kwargs={"store": store, "source": source, **work},
+        num_cpus=pools.read_cpus,
+        memory=pools.read_memory_gib * GIB,
+        compute=TaskPoolStrategy(pools.read_workers),
+        **one,
+    )
     nodules = nodules.map_batches(SolveStage, fn_constructor_kwargs=work, compute=solvers, **solving, **one)
     nodules = nodules.map_batches(
         ScoreStage,
@@ -481,10 +492,11 @@ def _build(
         with connected(address):
             pools = size_pools(pools, plan.to_do, say)
             growth = f" (up to {pools.most_solve_workers} as nodes come)" if pools.most_solve_workers else ""
-            scorers = "no scorer apart" if pools.fused else counted(pools.score_workers, "scorer")
+            whole = whole_way(pools, plan, source)
+            ends = f", {counted(pools.read_workers, 'reader')}, {counted(pools.score_workers, 'scorer')}"
             say(
-                f"{counted(pools.solve_workers, 'solve worker')} of {pools.solve_cpus:g} CPU and "
-                f"{pools.solve_memory_gib:g} GiB{growth}, {counted(pools.read_workers, 'reader')}, {scorers}"
+                f"{counted(pools.solve_workers, 'worker' if whole else 'solve worker')} of {pools.solve_cpus:g} CPU "
+                f"and {pools.solve_memory_gib:g} GiB{growth}{'' if whole else ends}"
             )
             further = at_work if pools.most_solve_workers else None
             progress, index = Progress(plan.to_do, say, further=further), _IndexWriter(store)

@@ -145,8 +145,8 @@ class Pools:
     solve_cpus : CPUs (and threads) of each of them
     solve_memory_gib : memory each of them declares to Ray
     score_workers, most_score_workers : actors that score, likewise
-    fused : whether the solvers' actors score and commit as well, see ``raymat.pipelines.build.SolveScoreCommitStage``;
-        None for where the cluster has few CPUs and no scorers were asked for
+    fused : whether one actor may do all of a nodule's stages, see ``raymat.pipelines.build.WholeWay``; None for where
+        the cluster has few CPUs and no readers or scorers were asked for
     """
 
     read_workers: int | None = None
@@ -183,13 +183,14 @@ class Pools:
         ends_gib = self.read_memory_gib + self.commit_memory_gib + score_workers * self.score_memory_gib
         by_memory = math.floor((memory_gib - ends_gib) / self.solve_memory_gib)
         solvers = self.solve_workers or max(1, min(by_cpu, by_memory))
+        few = cpus < FUSED_BELOW_CPUS and self.score_workers is None and self.read_workers is None
         pools = replace(
             self,
             solve_cpus=solve_cpus,
             solve_workers=solvers,
             read_workers=self.read_workers or max(1, math.ceil(cpus / 2)),
             score_workers=score_workers,
-            fused=cpus < FUSED_BELOW_CPUS and self.score_workers is None if self.fused is None else self.fused,
+            fused=few if self.fused is None else self.fused,
         )
         held = solvers * solve_cpus + score_workers * self.score_cpus
         if held + ends > cpus + 1e-6:

@@ -41,7 +41,15 @@ class NoduleRef:
 
 
 class Source(Protocol):
-    """A source of nodules."""
+    """A source of nodules.
+
+    Attributes
+    ----------
+    remote : whether its images lie in an object store
+    """
+
+    @property
+    def remote(self) -> bool: ...
 
     def plan(self) -> Iterator[NoduleRef]:
         """Every nodule of the source, in a fixed order, each id once.

@@ -66,6 +66,10 @@ class CasesSource:
         table = str(self.table)
         object.__setattr__(self, "table", table if is_uri(table) else os.path.abspath(table))
 
+    @property
+    def remote(self) -> bool:
+        return is_uri(self.table)
+
     def plan(self) -> Iterator[NoduleRef]:
         """One reference a row, in the table's order; rows that share a case id become one that tells of them.
 

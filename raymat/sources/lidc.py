@@ -53,6 +53,10 @@ class LidcSource:
         root = str(self.root)
         object.__setattr__(self, "root", root.rstrip("/") if is_uri(root) else os.path.abspath(root))
 
+    @property
+    def remote(self) -> bool:
+        return is_uri(self.root)
+
     def plan(self) -> Iterator[NoduleRef]:
         """One reference a nodule (a group of marks, by pylidc's clustering) of every series in the tree.
 

@@ -326,6 +326,10 @@ class PhantomSource:
         source.n = None
         return source
 
+    @property
+    def remote(self) -> bool:
+        return is_uri(str(self.root))
+
     def plan(self) -> Iterator[NoduleRef]:
         """One reference a phantom; nothing is drawn.
 
