@@ -24,6 +24,7 @@ from raymat.version import __version__
 from raymat.volume import Grid, to_sitk
 
 MAKER = "raymat"
+LEVELS = 255  # steps of alpha in a fractional segmentation
 SERIES_NUMBER = 900  # beyond those that scanners give
 
 
@@ -80,13 +81,14 @@ def write_segmentation(nodule: Nodule, series: Series, root: str, path: Path, le
         kind = SegmentationTypeValues.BINARY
     else:
         pixels, kind = alpha, SegmentationTypeValues.FRACTIONAL
-    if not np.rint(pixels * 255).any():
+    if not np.rint(pixels * LEVELS).any():
         raise InputError(
-            f"{where}: no voxel of the scan has alpha {level or 1 / 255:.2g} or more (the most is {alpha.max():.2f}); "
-            "choose a lower --level"
+            f"{where}: no voxel of the scan has alpha {level or 1 / LEVELS:.2g} or more (the most is "
+            f"{alpha.max():.2f}); choose a lower --level"
         )
     sources = [_header(os.path.join(root, item.path)) for item in slices]
     matte = next(matte for matte in nodule.candidates if matte.method == nodule.method)
+    score = "" if np.isnan(matte.score) else f", score {matte.score:.2f}"
     # The same matte of the same series is the same object, however often it is exported.
     seed = [series.uid, nodule.nodule_id, matte.method, repr(level), pixels.tobytes().hex()]
     try:
@@ -104,8 +106,8 @@ def write_segmentation(nodule: Nodule, series: Series, root: str, path: Path, le
             software_versions=__version__,
             device_serial_number="none",
             fractional_type=SegmentationFractionalTypeValues.OCCUPANCY,
-            max_fractional_value=255,
-            content_description=f"alpha matte, {matte.method}, score {matte.score:.2f}"[:64],
+            max_fractional_value=LEVELS,
+            content_description=f"alpha matte, {matte.method}{score}"[:64],
             content_label="ALPHA" if level is None else "ALPHA_LEVEL",
             content_creator_name=f"{MAKER}^",
             transfer_syntax_uid=ExplicitVRLittleEndian,
@@ -129,11 +131,12 @@ def covering(nodule: Nodule, slices: Sequence[Slice], where: str) -> list[Slice]
     InputError
         The series begins after or ends before the matte.
     """
-    inside = np.argwhere(nodule.alpha > 0)
+    # A network's alpha is nowhere quite 0; what rounds to 0 is not written.
+    inside = np.argwhere(np.rint(nodule.alpha * LEVELS) > 0)
     if not len(inside):
         raise InputError(f"{where}: the matte is empty")
     grid = Grid(nodule.alpha.shape, nodule.spacing, nodule.origin, np.asarray(nodule.direction))
-    # Trimaps end in background on all sides, so the box of the matte lies within the crop; its corners give its ends.
+    # The corners of the matte's box give its ends.
     low, high = inside.min(axis=0), inside.max(axis=0)
     corners = np.array(np.meshgrid(*zip(low, high, strict=True), indexing="ij")).reshape(3, -1).T
     z = grid.to_patient(corners)[:, 0]

@@ -355,7 +355,6 @@ def stream(
     store: Store, source: Source, parameters: BuildParameters, plan: Plan, pools: Pools, tries: Tries, session: str
 ) -> Iterable[pa.Table]:
     """Run the stages over the work list; yields outcome rows as nodules are committed."""
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     logging.getLogger("ray.data._internal.execution.streaming_executor_state").setLevel(logging.CRITICAL)
     with data_settings() as context:
         # One nodule may use up all its tries while nothing else is left to do.

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymat import pictures
 from raymat.lock import refuse_if_held
 from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, OUTCOMES, REJECTED
 from raymat.pipelines.build import NODULE_TIMEOUT_S, Result, build
@@ -80,6 +79,8 @@ def build_dataset(job: Job, say: Callable[[str], None] = print) -> Result:
         sheet = draw_contact_sheet(store, result)
         if run:
             run.outcomes(result.outcomes, store.solves(result.outcomes), result.seconds, store.source_digest())
+            from raymat import pictures
+
             run.figure("chosen_methods.png", pictures.method_histogram(chosen_methods(result)))
             if sheet is not None:
                 run.figure(CONTACT_SHEET, sheet)
@@ -140,6 +141,8 @@ def draw_contact_sheet(store: Store, result: Result):
     step = max(1, rows.num_rows // SHEET_NODULES)
     spread = rows.take(list(range(0, rows.num_rows, step))[:SHEET_NODULES]).to_pylist()
     nodules = (store.read_committed(row["key"], row["shard"]) for row in spread)
+    from raymat import pictures  # matplotlib takes a second and 25 MiB that a build need not hold from the start
+
     figure = pictures.contact_sheet(nodules)
     store.write(CONTACT_SHEET, pictures.png_bytes(figure))
     return figure

@@ -226,10 +226,13 @@ class Predictor:
         target = Target(**{**row, "centre": tuple(row["centre"])})
         nodule = Nodule(target.target_id, target.patient_id, METHOD, key=key, outcome=ACCEPTED, method=METHOD)
         try:
-            image, grid = read_around(target, self.slices.get(target.series, ()), self._sides_mm())
-            image, grid = around(target, image, grid, self._sides_mm(), self.ensemble.recipe.model.spacing_mm)
+            image, scanner = read_around(target, self.slices.get(target.series, ()), self._sides_mm())
+            image, grid = around(target, image, scanner, self._sides_mm(), self.ensemble.recipe.model.spacing_mm)
             found = self.ensemble.predict(image, self.job.flips)
             nodule = with_prediction(nodule, target, image, grid, found)
+            # What an export to DICOM needs to find its way back.
+            nodule.metadata |= {"series_uid": target.series, "scanner_spacing": list(scanner.spacing)}
+            nodule.metadata["slice_spacing"] = scanner.spacing[0]
             if self.job.volumes:
                 self._write(nodule, grid)
         except InputError as error:
@@ -319,5 +322,5 @@ def with_prediction(nodule: Nodule, target: Target, image: np.ndarray, grid: Gri
         Matte(f"{METHOD}-overlap", found.overlap),
         Matte(f"{METHOD}-spread", found.spread),
     ]
-    nodule.metadata = {"centre": list(target.centre), "image": target.image, "series": target.series}
+    nodule.metadata = {"centre": list(target.centre), "image": target.image}
     return nodule

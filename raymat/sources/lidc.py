@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.path import Path as Outline
 
 from raymat.nodule import InputError, Nodule, NoduleExcluded
 from raymat.places import ObjectFolder, is_uri
@@ -249,6 +248,8 @@ def draw_mask(scan: Scan, annotation: Annotation, slices: Sequence[int], shape: 
     InputError
         A contour lies outside the image.
     """
+    from matplotlib.path import Path  # what pylidc rasterises with; no plan needs it
+
     mask = np.zeros((len(slices), *shape), dtype=np.uint8)
     place = {k: i for i, k in enumerate(slices)}
     for inclusion in (True, False):
@@ -267,7 +268,7 @@ def draw_mask(scan: Scan, annotation: Annotation, slices: Sequence[int], shape: 
                     "not the archive's; download it again"
                 )
             rows, columns = np.mgrid[low[0] : high[0], low[1] : high[1]]
-            inside = Outline(points, closed=True).contains_points(np.c_[rows.ravel(), columns.ravel()])
+            inside = Path(points, closed=True).contains_points(np.c_[rows.ravel(), columns.ravel()])
             part = mask[place[k], low[0] : high[0], low[1] : high[1]]
             part[inside.reshape(rows.shape)] = inclusion
             on_image = ((points >= 0) & (points < shape)).all(axis=1)

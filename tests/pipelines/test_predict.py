@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pydicom
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
@@ -117,6 +118,25 @@ def test_a_dicom_tree_with_luna_centres(ray_cluster, models, tmp_path, capsys):
     # Stored values are the row numbers plus k, slope 2: HU 2 (240 + 100) - 1024 at the centre.
     assert nodule.image[4, 8, 8] == pytest.approx(2 * 340 - 1024, abs=4)
     assert image.shape == (8, 16, 16)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_prediction_on_dicom_becomes_a_segmentation_of_its_series(ray_cluster, models, real_data, tmp_path):
+    tree = real_data / "lidc-dicom" / "LIDC-IDRI-0001"
+    headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in tree.rglob("*.dcm")]
+    slices = sorted((h for h in headers if h.Modality == "CT"), key=lambda h: float(h.ImagePositionPatient[2]))
+    middle = slices[len(slices) // 2]
+    (x, y, z), spacing = map(float, middle.ImagePositionPatient), float(middle.PixelSpacing[0])
+    target = Target("a", "p", str(tree), middle.SeriesInstanceUID, (z, y + 250 * spacing, x + 200 * spacing))
+    predict(PredictJob([target], (models[0],), str(tmp_path / "out"), volumes=None), quiet)
+    command = ["export", str(tmp_path / "out"), "-o", str(tmp_path), "--format", "dicom-seg", "--dicom", str(tree)]
+    assert main(command) == 0
+    found = pydicom.dcmread(next(tmp_path.glob("*.dcm")))
+    assert found.SegmentationType == "FRACTIONAL"
+    assert found.ReferencedSeriesSequence[0].SeriesInstanceUID == target.series
+    (nodule,) = raymat.load(tmp_path / "out")
+    assert nodule.alpha.min() < found.pixel_array.max() / 255 <= nodule.alpha.max() + 1 / 255
 
 
 def test_bad_tables_and_options_are_refused(models, tmp_path, capsys):
