@@ -1,4 +1,4 @@
-"""One build at a time on one dataset: a lock in the store that a dead build cannot keep.
+"""One build, training or prediction at a time on one output: a lock in the store that a dead one cannot keep.
 
 The lock is a small file that its holder writes anew every few seconds. A holder on the same host whose process is gone,
 or one that has not written for a while, is dead, and its lock is taken over.
@@ -27,17 +27,17 @@ SETTLE_S, STORE_SETTLE_S = 0.2, 3.0
 
 @contextlib.contextmanager
 def held(store: Store, session: str) -> Iterator[None]:
-    """With the dataset's lock.
+    """With the output's lock.
 
     Parameters
     ----------
-    store : the dataset
-    session : unique to this build
+    store : the dataset, or the folder of trainings
+    session : unique to this command
 
     Raises
     ------
     InputError
-        Another build holds it; the message says which, and when it would be taken for dead.
+        Another command holds it; the message says which, and when it would be taken for dead.
     """
     refuse_if_held(store, session)
     _write(store, session)
@@ -69,7 +69,7 @@ def held(store: Store, session: str) -> Iterator[None]:
 
 
 def refuse_if_held(store: Store, session: str = "") -> None:
-    """Raise InputError where a build other than ``session`` holds the lock and may be alive."""
+    """Raise InputError where one other than ``session`` holds the lock and may be alive."""
     if not store.exists(NAME):
         return
     try:
@@ -84,8 +84,8 @@ def refuse_if_held(store: Store, session: str = "") -> None:
     if holder == session or gone or quiet > DEAD_AFTER_S:
         return
     raise InputError(
-        f"{store.root}: another build is at work here (process {pid} on {host}, seen {max(0, quiet):.0f} s ago). Wait "
-        f"until it is done; if it is dead, run this again in {DEAD_AFTER_S - quiet:.0f} s"
+        f"{store.root}: another command is at work here (process {pid} on {host}, seen {max(0, quiet):.0f} s ago). "
+        f"Wait until it is done; if it is dead, run this again in {DEAD_AFTER_S - quiet:.0f} s"
     )
 
 

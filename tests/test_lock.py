@@ -24,7 +24,7 @@ def write(store, **changes):
 def test_it_is_there_while_held_and_gone_after(store):
     with lock.held(store, "mine"):
         assert json.loads(store.read(lock.NAME))["session"] == "mine"
-        with pytest.raises(InputError, match="another build is at work here"), lock.held(store, "other"):
+        with pytest.raises(InputError, match="another command is at work here"), lock.held(store, "other"):
             pass
         assert json.loads(store.read(lock.NAME))["session"] == "mine"
     assert not store.exists(lock.NAME)

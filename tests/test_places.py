@@ -67,7 +67,11 @@ def test_a_bucket_that_is_not_there_is_named(s3):
 
 def test_a_second_build_is_refused_in_an_object_store_as_on_a_disk(s3):
     store = Store.create(f"{s3.bucket('locked')}/dataset")
-    with held(store, "first"), pytest.raises(InputError, match="another build is at work here"), held(store, "second"):
+    with (
+        held(store, "first"),
+        pytest.raises(InputError, match="another command is at work here"),
+        held(store, "second"),
+    ):
         pass
     with held(store, "third"):
         pass

@@ -7,6 +7,7 @@ beside the image, and OUT/volumes holds them as NIfTI or NRRD, placed in the pat
 from __future__ import annotations
 
 import csv
+import secrets
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy
 
+from raymat.lock import held
 from raymat.network.inference import Ensemble, Predicted
 from raymat.network.training import read_checkpoint
 from raymat.nodule import ACCEPTED, FAILED, OUTCOMES, InputError, Matte, Nodule, to_table
@@ -152,6 +154,13 @@ def predict(job: PredictJob, say: Callable[[str], None] = print) -> Counter[str]
     weights = [Path(path).read_bytes() for path in job.weights]
     made_by = digest(*(digest(data.hex()) for data in weights), job.size_mm, job.flips)
     store = Store.create(job.out)
+    with held(store, secrets.token_hex(8)):
+        return _predict(job, weights, made_by, store, say)
+
+
+def _predict(
+    job: PredictJob, weights: list[bytes], made_by: str, store: Store, say: Callable[[str], None]
+) -> Counter[str]:
     keys = {target: digest(repr(target), _state(target), made_by) for target in job.targets}
     store.write_manifest(_manifest_row(target, key) for target, key in keys.items())
     done = {row["key"] for row in store.index().select(["key", "outcome"]).to_pylist() if row["outcome"] != FAILED}

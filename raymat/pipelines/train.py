@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import secrets
 import tempfile
 import threading
 import time
@@ -33,6 +34,7 @@ from ray.util.queue import Empty, Queue
 
 from raymat import metrics
 from raymat.loading import Nodules, load
+from raymat.lock import held
 from raymat.network.recipe import Recipe
 from raymat.network.samples import ALPHA, IMAGE, OVERLAP, UNION, steps_an_epoch, validation_volume
 from raymat.network.training import State, begin, predict, restore, save, save_weights, train_step
@@ -151,6 +153,14 @@ def train(job: TrainJob, say: Callable[[str], None] = print) -> dict[int, dict[s
     data = Data.open(job.dataset)
     splits = {repetition: data.split(repetition) for repetition in job.splits}
     place = Store(*open_filesystem(job.out))
+    with held(place, secrets.token_hex(8)):
+        return _train(job, data, splits, place, say)
+
+
+def _train(
+    job: TrainJob, data: Data, splits: dict[int, Split], place: Store, say: Callable[[str], None]
+) -> dict[int, dict[str, float]]:
+    recipe = job.recipe
     begun = _begun(place, job, data)
     parameters = flatten({"dataset": job.dataset, "workers": job.workers, **recipe.to_dict()})
     run = None

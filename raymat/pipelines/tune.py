@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,12 +24,14 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.util.queue import Queue
 
 from raymat import pictures
+from raymat.lock import held
 from raymat.network_pictures import heat_map
 from raymat.nodule import InputError
 from raymat.pipelines.cluster import connected, quiet_ray
 from raymat.pipelines.dataset import flatten
 from raymat.pipelines.feed import load_records
 from raymat.pipelines.train import RESULT, Data, Settings, TrainJob, fit, threads_of, told
+from raymat.splits import Split
 from raymat.steps import counted
 from raymat.store import Store, open_filesystem
 from raymat.tracking import TRAININGS, Run, how_to_look
@@ -73,6 +76,12 @@ def tune_loss_weights(job: TuneJob, say: Callable[[str], None] = print) -> tuple
     data = Data.open(training.dataset)
     split = data.split(training.splits[0])
     place = Store(*open_filesystem(training.out))
+    with held(place, secrets.token_hex(8)):
+        return _tune(job, data, split, place, say)
+
+
+def _tune(job: TuneJob, data: Data, split: Split, place: Store, say: Callable[[str], None]) -> tuple[float, float]:
+    training = job.training
     pairs = [(alpha, beta) for alpha in job.alphas for beta in job.betas]
     note = _note(place, job, data)
     parent = _runs(job, place, note, pairs, data) if training.tracking_uri else None

@@ -53,7 +53,7 @@ def test_a_build_from_s3_to_s3_outlives_a_store_that_stops_answering(ray_cluster
         store = await_commits(first, out, 2)
         said, _ = (second := start(cases, out, folder)).communicate(timeout=600)
         assert second.returncode == 2, said
-        assert f"another build is at work here (process {first.pid}" in said
+        assert f"another command is at work here (process {first.pid}" in said
         s3.stop_answering()
         go.touch()
         try:

@@ -17,6 +17,7 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
+from raymat.lock import held
 from raymat.network.augmentation import Augmentation
 from raymat.network.model import ModelConfig
 from raymat.network.recipe import Recipe
@@ -26,6 +27,7 @@ from raymat.nodule import InputError
 from raymat.pipelines.train import Data, TrainJob, train
 from raymat.release.freeze import ReleaseRequest, release
 from raymat.splits import REPETITIONS
+from raymat.store import Store
 from raymat.tracking import TRAININGS
 from tests.conftest import REPOSITORY
 from tests.pipelines.nodules import write_balls
@@ -181,6 +183,13 @@ def test_a_killed_driver_goes_on_as_the_same_run(trained, data, tmp_path):
     assert not any("epoch 1/4" in line for line in said), "the first epoch was trained again"
     assert_same(weights(out), weights(trained[0]))
     assert [run.info.status for run in runs(out)] == ["FINISHED"] * 2
+
+
+def test_a_second_training_on_one_output_is_refused(data, tmp_path):
+    store = Store.create(tmp_path / "out")
+    with held(store, "the first"), pytest.raises(InputError, match="another command is at work here"):
+        train(job(data, tmp_path / "out"), say=quiet)
+    assert not store.exists("training.json")
 
 
 def test_what_cannot_be_trained_is_refused(trained, data, tmp_path):
