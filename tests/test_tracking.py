@@ -1,6 +1,14 @@
 """The MLflow run, in a real SQLite store."""
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -71,21 +79,62 @@ def test_a_run_goes_on_as_itself_under_its_parent_and_takes_any_number_of_steps(
     assert Run(uri, "split 0", {}, TRAININGS, parent.id, continues=child.id).id != child.id
 
 
-def test_a_logged_network_predicts_the_same_alpha(uri, tmp_path):
+@pytest.fixture
+def network(uri, tmp_path) -> str:
+    """Weights of a tiny network that is registered in the store."""
     torch.set_num_threads(1)
     recipe = Recipe(ModelConfig(width=4, levels=2, blocks=1), Augmentation((8, 8, 8)), epochs=1, batch=1)
     save_weights(begin(recipe, 1, torch.device("cpu")), tmp_path / "weights.pt")
-    run = Run(uri, "split 0", {}, TRAININGS)
-    run.model(str(tmp_path / "weights.pt"), (8, 8, 8))
+    Run(uri, "split 0", {}, TRAININGS).model(str(tmp_path / "weights.pt"), (8, 8, 8))
+    return str(tmp_path / "weights.pt")
+
+
+def test_a_logged_network_predicts_the_same_alpha(uri, network):
     loaded = mlflow.pyfunc.load_model(f"models:/{REGISTERED}/1")
     image = np.random.default_rng(0).normal(-500, 300, (8, 9, 10)).astype(np.float32)
-    expected = Ensemble([str(tmp_path / "weights.pt")]).predict(image).alpha
-    np.testing.assert_allclose(loaded.predict(image), expected, atol=1e-5)
+    np.testing.assert_allclose(loaded.predict(image), Ensemble([network]).predict(image).alpha, atol=1e-5)
     assert loaded.metadata.signature is not None
     assert loaded.metadata.saved_input_example_info is not None
     files = [path.name for path in Path(uri.removeprefix("sqlite:///")).parent.rglob("*") if path.is_file()]
     assert "weights.pt" in files
     assert not any(name.endswith(".pkl") for name in files), "loading the model would unpickle"
+
+
+@pytest.mark.slow
+def test_a_registered_network_is_served_over_http(uri, network, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{REGISTERED}/1", "-h", "127.0.0.1"]
+    command += ["-p", str(port), "--env-manager", "local", "--workers", "1"]
+    with open(tmp_path / "server.log", "w") as log:
+        environment = os.environ | {
+            "MLFLOW_TRACKING_URI": uri,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        image = np.random.default_rng(0).normal(-500, 300, (8, 9, 10)).astype(np.float32)
+        body = json.dumps({"inputs": image.tolist()}).encode()
+        asked = urllib.request.Request(
+            f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"}
+        )
+        deadline = time.monotonic() + 180
+        while True:
+            try:
+                with urllib.request.urlopen(asked, timeout=60) as answer:
+                    alpha = np.array(json.load(answer)["predictions"])
+                break
+            except urllib.error.HTTPError as error:
+                raise AssertionError(error.read().decode()) from error
+            except OSError:
+                assert server.poll() is None, (tmp_path / "server.log").read_text()
+                assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
+                time.sleep(0.5)
+        np.testing.assert_allclose(alpha, Ensemble([network]).predict(image).alpha, atol=1e-5)
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
 
 
 def test_a_store_that_cannot_be_reached_is_said_at_once():
