@@ -281,7 +281,9 @@ class Store:
             if schema is not None and not file.schema_arrow.equals(schema):
                 raise self._damaged(name, "its columns are not those of such a file")
             one = row_group is not None and file.num_row_groups > 1
-            table = file.read_row_group(row_group, columns) if one else file.read(columns=columns)
+            # One thread: a worker has one CPU, and each of Arrow's would keep memory of its own.
+            how = {"columns": columns, "use_threads": False}
+            table = file.read_row_group(row_group, **how) if one else file.read(**how)
             table.validate(full=True)
         except (OSError, pa.ArrowException) as error:
             known = store_error(self.path(name), error)

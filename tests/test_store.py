@@ -143,7 +143,9 @@ def test_solves_are_those_of_the_nodules_asked_for(store):
 def test_one_nodule_of_many_in_a_shard_is_read_alone(store, monkeypatch):
     rows = store.commit(to_table([a_nodule(name) for name in "abc"]))
     whole = pq.ParquetFile.read
-    monkeypatch.setattr(pq.ParquetFile, "read", lambda self, columns=None: whole(self, columns or ["nothing"]))
+    monkeypatch.setattr(
+        pq.ParquetFile, "read", lambda self, columns=None, **how: whole(self, columns or ["nothing"], **how)
+    )
     for row in rows.to_pylist():
         assert store.read_committed(row["key"], row["shard"]).nodule_id == row["nodule_id"]
 

@@ -111,14 +111,16 @@ def plan_build(
     plan.absent = pc.sum(pc.invert(pc.is_in(nodules_before.unique(), named["nodule_id"].combine_chunks()))).as_py() or 0
     stands = pc.is_in(named["key"], standing)
     plan.committed = pc.sum(stands).as_py() or 0
+    del named
     store.delete_all("worklist")
     start = 0
     for number, part in enumerate(store.manifest_parts() if plan.to_do else []):
-        manifest = store.read_table(part)
-        todo = manifest.filter(pc.invert(stands[start : start + manifest.num_rows])).combine_chunks()
-        start += manifest.num_rows
-        if not todo.num_rows:
+        rows = store.read_table(part, ["key"]).num_rows
+        open_rows = pc.invert(stands[start : start + rows])
+        start += rows
+        if not pc.any(open_rows).as_py():
             continue
+        todo = store.read_table(part).filter(open_rows).combine_chunks()
         tried = pc.is_in(todo["key"], keys)
         plan.retried += pc.sum(tried).as_py() or 0
         plan.changed += pc.sum(pc.and_not(pc.is_in(todo["nodule_id"], nodules_before), tried)).as_py() or 0

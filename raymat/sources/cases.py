@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -213,11 +214,9 @@ class CasesSource:
         if "\0" in cell:
             raise InputError(f"the path {cell!r} holds a zero byte: mend the table")
         path = os.path.normpath(os.path.join(base, cell))
-        if os.path.commonpath([base, path]) != base and not (self.allow_absolute and os.path.isabs(cell)):
+        if not _below(path, base) and not (self.allow_absolute and os.path.isabs(cell)):
             raise InputError(f"the path {cell!r} leads out of the table's folder {base}: move the file or the table")
-        if not self.allow_absolute and os.path.commonpath(map(os.path.realpath, (base, path))) != os.path.realpath(
-            base
-        ):
+        if not self.allow_absolute and not _below(os.path.realpath(path), _real_folder(base)):
             raise InputError(f"the path {cell!r} is a link out of the table's folder {base}: put the file there itself")
         return path
 
@@ -352,6 +351,16 @@ def read_case(
     readers = [_read_mask(Path(mask), grid, Path(image)) for mask in masks]
     given = _read_trimap(Path(trimap), grid, Path(image)) if trimap else None
     return values.astype(np.float32), readers, given, grid
+
+
+def _below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+@functools.lru_cache(1)
+def _real_folder(folder: str) -> str:
+    # A plan asks for every cell of a table, and each time a link could be anywhere on the way.
+    return os.path.realpath(folder)
 
 
 def with_voxels(path: str) -> list[str]:
