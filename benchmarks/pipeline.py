@@ -9,6 +9,7 @@ time is that of `--nodules` commits of a running build; the start is shown apart
 Processor seconds are of all processes of the run: on a machine that does other work they say more than the clock.
 
 `--empty` takes a few readers' masks too many (all nodules are excluded unread), so that what is left is the pipeline.
+`--apart` gives the stages processes of their own, as a cluster of 8 CPUs and more has them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pathlib import Path
 
 from raymat.nodule import Nodule, to_table
 from raymat.pipelines.build import build
-from raymat.pipelines.cluster import connected, thread_environment
+from raymat.pipelines.cluster import Pools, connected, thread_environment
 from raymat.sources import NoduleRef, Source
 from raymat.sources.cases import CasesSource
 from raymat.steps import BuildParameters, read_and_prepare, score, solve
@@ -71,8 +72,8 @@ def plain(store: Store, source: Sample, parameters: BuildParameters, note) -> No
         pool.join()
 
 
-def on_ray(store: Store, source: Sample, parameters: BuildParameters, note) -> None:
-    done = 0
+def on_ray(store: Store, source: Sample, parameters: BuildParameters, note, apart: bool = False) -> None:
+    done, pools = 0, Pools(fused=False) if apart else Pools()
 
     def progress(counts, seconds, finished) -> None:
         nonlocal done
@@ -80,7 +81,7 @@ def on_ray(store: Store, source: Sample, parameters: BuildParameters, note) -> N
         done = sum(counts.values())
 
     with connected(num_cpus=os.cpu_count()):
-        build(store, source, parameters, say=lambda line: None, on_progress=progress)
+        build(store, source, parameters, pools, say=lambda line: None, on_progress=progress)
 
 
 WAYS = {"plain": plain, "ray": on_ray}
@@ -109,7 +110,7 @@ def processor_seconds() -> tuple[float, float]:
     return sum(seconds for pid, seconds in used.items() if below(pid)), used[os.getpid()]
 
 
-def run(way: str, table: str, nodules: int, empty: bool) -> dict:
+def run(way: str, table: str, nodules: int, empty: bool, apart: bool = False) -> dict:
     """Seconds, processor seconds and the time to the first commit of one run."""
     os.environ.update(thread_environment(1))
     begun, done, first, marks = time.monotonic(), 0, 0.0, []
@@ -125,7 +126,8 @@ def run(way: str, table: str, nodules: int, empty: bool) -> dict:
     parameters = BuildParameters(min_readers=99 if empty else 1)
     with tempfile.TemporaryDirectory() as folder:
         store = Store.create(Path(folder) / "dataset")
-        WAYS[way](store, Sample(CasesSource(table), WARM + nodules + AFTER), parameters, note)
+        more = {"apart": True} if apart else {}
+        WAYS[way](store, Sample(CasesSource(table), WARM + nodules + AFTER), parameters, note, **more)
         size = store.size_bytes() / (WARM + nodules + AFTER)
     names = ("seconds", "processor", "driver")
     return {"first": first, "bytes": size} | dict(zip(names, (b - a for a, b in zip(*marks, strict=True)), strict=True))
@@ -136,6 +138,7 @@ def main() -> None:
     command.add_argument("--nodules", type=int, default=100)
     command.add_argument("--rounds", type=int, default=3)
     command.add_argument("--empty", action="store_true", help="no work in the nodules: the pipeline alone")
+    command.add_argument("--apart", action="store_true", help="the stages in processes of their own")
     command.add_argument("--run", choices=WAYS, help=argparse.SUPPRESS)
     options = command.parse_args()
     data = Path(os.environ.get("RAYMAT_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -143,7 +146,7 @@ def main() -> None:
     if not table.is_file():
         sys.exit(f"no real images in {data}; name their folder in RAYMAT_TEST_DATA")
     if options.run:
-        print("measured " + json.dumps(run(options.run, str(table), options.nodules, options.empty)))
+        print("measured " + json.dumps(run(options.run, str(table), options.nodules, options.empty, options.apart)))
         return
     print("| round | way | first commit after s | s | processor s | nodules a second |")
     print("| --- | --- | --- | --- | --- | --- |")
@@ -151,7 +154,7 @@ def main() -> None:
     for number in range(1, options.rounds + 1):
         for way in WAYS:
             again = [sys.executable, "-m", "benchmarks.pipeline", "--run", way, "--nodules", str(options.nodules)]
-            again += ["--empty"] * options.empty
+            again += ["--empty"] * options.empty + ["--apart"] * (options.apart and way == "ray")
             done = subprocess.run(again, capture_output=True, text=True, check=False)
             if done.returncode:
                 sys.exit(done.stdout + done.stderr)
