@@ -175,14 +175,14 @@ class OpenTries:
         marks = {name.partition("/")[2]: store.read(name) for name in store.listing(DIED)}
         self.died = {key: int(mark) if mark.isdigit() else 1 for key, mark in marks.items()}
 
-    def begin(self, key: str, stage: str) -> tuple[int, list[float]]:
+    def begin(self, key: str, stage: str) -> tuple[int, list[tuple[str, float]]]:
         """Note that work on ``key`` begins.
 
         Returns
         -------
         tuple
-            Its tries in earlier builds, where a worker died in them, and for each open try of this one how many seconds
-            ago it began, the last one now.
+            Its tries in earlier builds, where a worker died in them, and of each open try of this one the stage and how
+            many seconds ago it began, the last one now.
         """
         now = time.monotonic()
         tries = self.begun.setdefault(key, [])
@@ -190,16 +190,19 @@ class OpenTries:
         before = self.died.get(key, 0)
         if len(tries) > 1:
             self.store.write(f"{DIED}/{key}", str(before + len(tries)).encode())
-        return before, [now - at for _, at in tries]
+        return before, [(name, now - at) for name, at in tries]
 
     def end(self, key: str, stage: str) -> None:
         """Forget the tries of a stage that came to its end."""
-        begun = self.begun.pop(key, [])
-        left = [(name, at) for name, at in begun if name != stage]
+        left = [(name, at) for name, at in self.begun.pop(key) if name != stage]
         if left:
             self.begun[key] = left
-        elif len(begun) > 1 or self.died.pop(key, 0):
-            self.store.delete_many([f"{DIED}/{key}"])
+
+    def forget(self, key: str) -> None:
+        """Forget all tries at a nodule that has failed; those at the others go when all have their outcome."""
+        self.begun.pop(key)
+        self.died.pop(key, None)
+        self.store.delete_many([f"{DIED}/{key}"])
 
 
 def open_tries(store: Store) -> ray.actor.ActorHandle:
@@ -223,19 +226,21 @@ class Tries:
     def run(self, stage: str, nodule: Nodule, work: Callable[[], Nodule]) -> Nodule:
         before, begun = ray.get(self.opened.begin.remote(nodule.key, stage))
         if before + len(begun) > MAX_TRIES:
-            lasted = [earlier - later for earlier, later in pairwise(begun)]
+            # It is the stage before this try that the workers died in, where they died in this build.
+            died_in = begun[-2][0] if len(begun) > 1 else stage
+            lasted = [earlier - later for (_, earlier), (_, later) in pairwise(begun)]
             if lasted and min(lasted) >= self.limit_s:
-                reason = f"{stage} took longer than {self.limit_s:g} s, {MAX_TRIES} times (--nodule-timeout)"
+                reason = f"{died_in} took longer than {self.limit_s:g} s, {MAX_TRIES} times (--nodule-timeout)"
             else:
-                reason = f"its worker died {MAX_TRIES} times (killed, out of memory or crashed) in {stage}"
-            done = ended(nodule, FAILED, stage, reason)
-        else:
-            faulthandler.dump_traceback_later(self.limit_s, exit=True, file=sys.__stderr__)
-            try:
-                with told(stage, nodule.nodule_id):
-                    done = work()
-            finally:
-                faulthandler.cancel_dump_traceback_later()
+                reason = f"its worker died {MAX_TRIES} times (killed, out of memory or crashed) in {died_in}"
+            self.opened.forget.remote(nodule.key)
+            return ended(nodule, FAILED, died_in, reason)
+        faulthandler.dump_traceback_later(self.limit_s, exit=True, file=sys.__stderr__)
+        try:
+            with told(stage, nodule.nodule_id):
+                done = work()
+        finally:
+            faulthandler.cancel_dump_traceback_later()
         self.opened.end.remote(nodule.key, stage)
         return done
 
@@ -532,6 +537,7 @@ def _build(
                 raise
             index.flush()
     store.delete_all("worklist")
+    store.delete_all(DIED)
     removed = store.remove_superseded()
     if removed:
         say(f"{counted(removed, 'file')} of nodules that were done again removed")
