@@ -187,8 +187,13 @@ def solve(nodule: Nodule, parameters: BuildParameters) -> Nodule:
     return _guarded("solve", nodule, work)
 
 
-def score(nodule: Nodule, parameters: BuildParameters) -> Nodule:
-    """The nodule with scores, the chosen method and its outcome."""
+def score(nodule: Nodule, parameters: BuildParameters, finish: Callable[[Nodule], Nodule] | None = None) -> Nodule:
+    """The nodule with scores, the chosen method and its outcome; then what ``finish`` makes of it."""
+
+    def work(nodule: Nodule) -> Nodule:
+        judged = assess(nodule, parameters.quality)
+        return finish(judged) if finish else judged
+
     if nodule.outcome:
         return nodule
-    return _guarded("quality", nodule, lambda nodule: assess(nodule, parameters.quality))
+    return _guarded("quality", nodule, work)

@@ -35,6 +35,7 @@ from mlflow.types import Schema, TensorSpec
 
 EXPERIMENT = "raymat builds"
 TRAININGS = "raymat 3DMM"
+EVIDENCE = "raymat evidence"
 REGISTERED = "raymat-3dmm"
 SERVED = "from mlflow.models import set_model\nfrom raymat.tracking import ServedNetwork\nset_model(ServedNetwork())\n"
 METRICS_A_BATCH = 1000  # as many as a tracking server takes at once
