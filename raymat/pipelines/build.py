@@ -371,7 +371,6 @@ def stream(
     finish: Finish | None = None,
 ) -> Iterable[pa.Table]:
     """Run the stages over the work list; yields outcome rows as nodules are committed."""
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     logging.getLogger("ray.data._internal.execution.streaming_executor_state").setLevel(logging.CRITICAL)
     with data_settings() as context:
         # One nodule may use up all its tries while nothing else is left to do.

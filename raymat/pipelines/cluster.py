@@ -125,6 +125,7 @@ def data_settings() -> Iterator[DataContext]:
 
     They start without its own progress bars and its advice on memory, which our stages declare.
     """
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
