@@ -112,17 +112,7 @@ def _guarded(stage: str, nodule: Nodule, work: Callable[[Nodule], Nodule]) -> No
 
 def ended(nodule: Nodule, outcome: str, stage: str, reason: str) -> Nodule:
     """The nodule with its outcome and without the arrays that nobody will look at."""
-    return replace(
-        nodule,
-        image=None,
-        readers=[],
-        trimap=None,
-        true_alpha=None,
-        candidates=[],
-        outcome=outcome,
-        stage=stage,
-        reason=reason,
-    )
+    return nodule.without_arrays(outcome=outcome, stage=stage, reason=reason)
 
 
 def read_and_prepare(source: Source, ref: NoduleRef, parameters: BuildParameters) -> Nodule:

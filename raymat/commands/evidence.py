@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 from raymat.commands.building import (
     add_grid,
@@ -31,6 +32,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add_classify_arguments(
         commands.add_parser("classify", help="which input tells benign from malignant best? figure 5 of the paper")
     )
+    command = commands.add_parser("report", help="one self-contained page of datasets, measurements and experiments")
+    command.add_argument(
+        "runs", nargs="+", metavar="RUN", help="outputs of raymat build, release, readers, classify and evaluate"
+    )
+    command.add_argument("-o", "--out", required=True, metavar="HTML", help="for example report.html")
+    command.set_defaults(run=run_report)
 
 
 def add_readers_arguments(readers: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -67,7 +74,7 @@ def run_readers(options: argparse.Namespace) -> int:
             pools=pools(options),
             nodules=options.nodules,
             retry_failed=options.retry_failed,
-            command=("raymat", *sys.argv[1:]),
+            command=typed(),
             tracking_uri=None if options.no_tracking else tracking_uri(options.out, options.tracking_uri),
             address=options.address,
         )
@@ -111,6 +118,13 @@ def add_classify_arguments(command: argparse.ArgumentParser) -> argparse.Argumen
     return command
 
 
+def typed() -> tuple[str, ...]:
+    """The command as it was typed, without what nobody else should read."""
+    from raymat.tracking import without_credentials
+
+    return ("raymat", *(without_credentials(argument) for argument in sys.argv[1:]))
+
+
 def names_of(text: str) -> tuple[str, ...]:
     """Names by comma, each once, for argparse."""
     names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
@@ -143,9 +157,22 @@ def run_classify(options: argparse.Namespace) -> int:
             splits=options.splits,
             cpus=options.cpus,
             gpus=(1.0 if paper else 0.0) if options.gpus is None else options.gpus,
-            command=("raymat", *sys.argv[1:]),
+            command=typed(),
             tracking_uri=None if options.no_tracking else tracking_uri(options.out, options.tracking_uri),
             address=options.address,
         )
     )
     return 1 if errors else 0
+
+
+def run_report(options: argparse.Namespace) -> int:
+    """``raymat report``."""
+    from raymat.report.report import write_report
+
+    out = Path(options.out)
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"-o {options.out}: name a file that ends in .html")
+    for line in write_report(options.runs, out):
+        print(line)
+    print(f"report   {out}   figures {out.with_name(f'{out.stem}-figures')}/")
+    return 0

@@ -8,7 +8,6 @@ seen the image. Of both together the plain average is taken; nothing is fitted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
@@ -103,15 +102,7 @@ def measure(nodule: Nodule) -> Nodule:
         }
     best = max(nodule.candidates, key=lambda matte: matte.score).method
     facts = {"voxels": int(unknown.sum()), "inside": int(truth[unknown].sum()), "best": best}
-    return replace(
-        nodule,
-        image=None,
-        readers=[],
-        trimap=None,
-        true_alpha=None,
-        candidates=[],
-        metadata={**nodule.metadata, FORETOLD: found, "unknown_region": facts},
-    )
+    return nodule.without_arrays(metadata={**nodule.metadata, FORETOLD: found, "unknown_region": facts})
 
 
 def rows_of(nodule: Nodule) -> list[dict]:

@@ -45,6 +45,8 @@ from raymat.classification.samples import (
 )
 from raymat.classification.training import Samples, train_classifier
 from raymat.evidence import diagnoses
+from raymat.evidence.files import CLASSIFY_NOTE as NOTE
+from raymat.evidence.files import COMPARISONS, FIGURE, NODULES, PREDICTIONS, TABLE, TRIALS
 from raymat.evidence_pictures import calibration_of_inputs, diagnoses_by_input
 from raymat.loading import Nodules
 from raymat.matting import METHODS
@@ -59,11 +61,9 @@ from raymat.sources import digest
 from raymat.splits import PARTS
 from raymat.steps import counted
 from raymat.store import Store
-from raymat.tracking import EVIDENCE, Run, as_csv, how_to_look
+from raymat.tracking import EVIDENCE, Run, as_csv, ending, how_to_look
 from raymat.version import __version__
 
-NOTE, NODULES, PREDICTIONS = "classify.json", "nodules.parquet", "predictions.parquet"
-TRIALS, TABLE, COMPARISONS, FIGURE = "trials.csv", "table.csv", "comparisons.csv", "figure5"
 NODULES_A_PART = 16
 TEST, VALIDATION, TRAINING = "test", "validation", "training"
 
@@ -164,8 +164,7 @@ def classify(job: ClassifyJob, say: Callable[[str], None] = print) -> tuple[pd.D
             )
         note |= {"dataset": job.dataset, "raymat": __version__, "command": shlex.join(job.command)}
         place.write(NOTE, json.dumps(note, indent=1).encode())
-        status = "FAILED"
-        try:
+        with ending(parent) as end:
             start = time.monotonic()
             errors = _sweep(job, todo, place, say) if todo else []
             if parent and errors:
@@ -175,14 +174,8 @@ def classify(job: ClassifyJob, say: Callable[[str], None] = print) -> tuple[pd.D
             for error in errors:
                 say(f"a trial failed: {error}")
             table = conclude(job, place, parent, note, say)
-            status = "FAILED" if errors else "FINISHED"
+            end.status = "FAILED" if errors else "FINISHED"
             return table, errors
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            if parent:
-                parent.end(status)
 
 
 # Samples -------------------------------------------------------------------------------------------------------------

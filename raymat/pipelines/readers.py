@@ -20,6 +20,9 @@ import pyarrow as pa
 
 from raymat import pictures
 from raymat.evidence import foretelling, readers_table
+from raymat.evidence.files import FORETOLD
+from raymat.evidence.files import READERS as NAME
+from raymat.evidence.files import READERS_NOTE as NOTE
 from raymat.evidence.left_out import LeftOutSource
 from raymat.evidence_pictures import foretelling as draw_foretelling
 from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, REJECTED, InputError
@@ -29,10 +32,8 @@ from raymat.pipelines.dataset import flatten, summary
 from raymat.sources import Source
 from raymat.steps import BuildParameters
 from raymat.store import PARAMETERS, Store
-from raymat.tracking import EVIDENCE, Run, how_to_look
+from raymat.tracking import EVIDENCE, Run, ending, how_to_look
 from raymat.version import __version__
-
-FORETOLD, NOTE, NAME = "foretold.parquet", "readers.json", "readers"
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,7 @@ def leave_one_reader_out(job: ReadersJob, say: Callable[[str], None] = print) ->
     store.write(PARAMETERS, json.dumps(how, indent=1).encode())
     note = {**how, "nodules": job.nodules, "command": shlex.join(job.command), "run": run.id if run else None}
     store.write(NOTE, json.dumps(note, indent=1).encode())
-    status = "FAILED"
-    try:
+    with ending(run):
         result = build(
             store,
             source,
@@ -123,14 +123,7 @@ def leave_one_reader_out(job: ReadersJob, say: Callable[[str], None] = print) ->
         say(f"table    {job.out}/readers.md, .csv   figure {job.out}/readers.png, .pdf")
         if run:
             say(f"MLflow   {how_to_look(job.tracking_uri, run.page)}")
-        status = "FINISHED"
         return table, counts
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        if run:
-            run.end(status)
 
 
 def _rows(store: Store) -> pd.DataFrame:
