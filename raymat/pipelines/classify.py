@@ -51,7 +51,7 @@ from raymat.evidence_pictures import calibration_of_inputs, diagnoses_by_input
 from raymat.loading import Nodules
 from raymat.matting import METHODS
 from raymat.nodule import InputError
-from raymat.pipelines.cluster import connected, data_settings, quiet_ray
+from raymat.pipelines.cluster import connected, data_settings, grows, quiet_ray
 from raymat.pipelines.dataset import flatten
 from raymat.pipelines.progress import in_words
 from raymat.pipelines.sweep import Trial, begin_runs, end_unfinished, note_of, run_of, run_trials, trials_at_once
@@ -201,6 +201,8 @@ def prepare_samples(place: Store, data: Data, recipe: Recipe, say: Callable[[str
     work = [{"name": name, "places": chunk} for name, chunk in zip(names, chunks, strict=True) if name not in before]
     if work:
         say(f"cutting the crops of {counted(len(places), 'nodule')}")
+        here = int(ray.cluster_resources().get("CPU", 1))
+        at_once = len(work) if grows() else min(len(work), max(1, here))
         with data_settings():
             cut = ray.data.from_items(work, override_num_blocks=len(work)).map_batches(
                 _cut,
@@ -208,7 +210,7 @@ def prepare_samples(place: Store, data: Data, recipe: Recipe, say: Callable[[str
                 batch_size=1,
                 batch_format="pyarrow",
                 num_cpus=0.9,
-                compute=TaskPoolStrategy(min(len(work), max(1, int(ray.cluster_resources().get("CPU", 1))))),
+                compute=TaskPoolStrategy(at_once),
             )
         for row in cut.iter_rows():
             if row["problem"]:
@@ -243,12 +245,12 @@ def _with_parts(nodules: pd.DataFrame, parts: dict[int, dict[str, str]]) -> pd.D
 def _sweep(job: ClassifyJob, todo: list[Setting], place: Store, say: Callable[[str], None]) -> list[str]:
     """Run the trials on Ray Tune; the errors of those that failed."""
     has = ray.cluster_resources()
-    if has.get("CPU", 0.0) < job.cpus or has.get("GPU", 0.0) < job.gpus:
+    if not grows() and (has.get("CPU", 0.0) < job.cpus or has.get("GPU", 0.0) < job.gpus):
         raise InputError(
             f"a trial of {job.cpus:g} CPUs and {job.gpus:g} GPUs would never start: the cluster has "
             f"{has.get('CPU', 0):g} and {has.get('GPU', 0):g}. Lower --cpus or --gpus"
         )
-    at_once = trials_at_once(job.cpus, job.gpus)
+    at_once = trials_at_once(job.cpus, job.gpus, len(todo))
     say(f"{counted(len(todo), 'trial')} to do, {at_once} at once")
     lines = Queue(actor_options={"num_cpus": 0})
     start, done = time.monotonic(), 0

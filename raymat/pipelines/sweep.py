@@ -14,6 +14,7 @@ import ray
 from ray import tune
 
 from raymat.nodule import InputError
+from raymat.pipelines.cluster import grows
 from raymat.pipelines.train import RESULT
 from raymat.store import Store
 from raymat.tracking import Run
@@ -74,8 +75,10 @@ def result_of(place: Store, folder: str) -> dict | None:
     return json.loads(place.read(f"{folder}/{RESULT}")) if place.exists(f"{folder}/{RESULT}") else None
 
 
-def trials_at_once(cpus: float, gpus: float = 0.0) -> int:
-    """As many trials of so many CPUs and GPUs each as the cluster has room for."""
+def trials_at_once(cpus: float, gpus: float = 0.0, most: int = 1) -> int:
+    """As many trials of so many CPUs and GPUs each as the cluster has room for; ``most`` where it grows to them."""
+    if grows():
+        return most
     resources = ray.cluster_resources()
     room = [resources.get(name, 0.0) // need for name, need in (("CPU", cpus), ("GPU", gpus)) if need]
     return max(1, int(min(room)))

@@ -102,7 +102,7 @@ def tune_loss_weights(job: TuneJob, say: Callable[[str], None] = print) -> tuple
             settings = Settings(
                 training.recipe, records[: len(parts[0])], records[len(parts[0]) :], threads, lines, None, None
             )
-            at_once = trials_at_once(training.workers, training.workers if training.gpu else 0)
+            at_once = trials_at_once(training.workers, training.workers if training.gpu else 0, len(pairs))
             say(f"{counted(len(pairs), 'trial')}, {at_once} at once")
             with told(lines, lambda line: say(f"  {line}")):
                 errors = _sweep(job, settings, place, at_once)
