@@ -96,7 +96,13 @@ def add_classify_arguments(command: argparse.ArgumentParser) -> argparse.Argumen
     trials.add_argument("--inputs", type=names_of, metavar="a,b", help="by comma (default: all fourteen)")
     trials.add_argument("--networks", type=names_of, metavar="a,b", help="by comma (default: the preset's three)")
     trials.add_argument("--seeds", type=splits_of, default=(0, 1, 2, 3), metavar="0,1,2,3", help="default: these")
-    trials.add_argument("--splits", type=splits_of, default=(0,), metavar="0", help="re-splits by patient (default: 0)")
+    trials.add_argument(
+        "--splits",
+        type=splits_or_each,
+        default=(0,),
+        metavar="0",
+        help="re-splits by patient, or `each`: one for each seed, for more test nodules (default: 0)",
+    )
     labels = command.add_argument_group("label", "the mean over the readers' ratings of malignancy")
     labels.add_argument("--threshold", type=float, help="above is malignant, below benign, at it left out (default: 3)")
     labels.add_argument("--margin", type=float, help="means this near the threshold are left out too (default: 0)")
@@ -116,6 +122,11 @@ def add_classify_arguments(command: argparse.ArgumentParser) -> argparse.Argumen
     add_tracking(command)
     command.set_defaults(run=run_classify)
     return command
+
+
+def splits_or_each(text: str) -> tuple[int, ...] | None:
+    """Numbers of re-splits by comma, or None for "each", for argparse."""
+    return None if text == "each" else splits_of(text)
 
 
 def typed() -> tuple[str, ...]:

@@ -58,7 +58,7 @@ from raymat.pipelines.sweep import Trial, begin_runs, end_unfinished, note_of, r
 from raymat.pipelines.train import RESULT, Data, told
 from raymat.places import open_filesystem
 from raymat.sources import digest
-from raymat.splits import PARTS
+from raymat.splits import PARTS, REPETITIONS
 from raymat.steps import counted
 from raymat.store import Store
 from raymat.tracking import EVIDENCE, Run, as_csv, ending, how_to_look
@@ -77,7 +77,8 @@ class ClassifyJob:
     dataset : folder or URI of a built dataset or a release
     out : folder or URI of the experiment
     recipe : crop, label and training
-    inputs, networks, seeds, splits : the trials, every one with every other
+    inputs, networks, seeds, splits : the trials, every one with every other; where ``splits`` is None each seed has a
+        re-split of its own, so that as many trials test on more nodules
     cpus, gpus : of each trial
     command : what was typed, for the record
     tracking_uri : the MLflow store; None for no run
@@ -90,12 +91,19 @@ class ClassifyJob:
     inputs: tuple[str, ...] = INPUTS
     networks: tuple[str, ...] = SMALL_NETWORKS
     seeds: tuple[int, ...] = (0, 1, 2, 3)
-    splits: tuple[int, ...] = (0,)
+    splits: tuple[int, ...] | None = (0,)
     cpus: float = 1.0
     gpus: float = 0.0
     command: tuple[str, ...] = ()
     tracking_uri: str | None = None
     address: str | None = None
+
+    @property
+    def draws(self) -> list[tuple[int, int]]:
+        """Seed and re-split of the trials of one network and input."""
+        if self.splits is None:
+            return [(seed, seed % REPETITIONS) for seed in self.seeds]
+        return list(product(self.seeds, self.splits))
 
 
 @dataclass(frozen=True)
@@ -139,12 +147,12 @@ def classify(job: ClassifyJob, say: Callable[[str], None] = print) -> tuple[pd.D
     for network in job.networks:
         refuse_small_crop(network, job.recipe.width, job.recipe.stem, job.recipe.crop.side)
     data = Data.open(job.dataset)
-    parts = {split: data.split(split).parts for split in job.splits}
+    parts = {split: data.split(split).parts for split in sorted({split for _, split in job.draws})}
     place = Store(*open_filesystem(job.out))
     mine = {"data_digest": data.digest, "recipe": json.loads(json.dumps(job.recipe.to_dict()))}
     note = note_of(place, NOTE, mine, job.out)
-    settings = [Setting(*one) for one in product(job.networks, job.inputs, job.seeds, job.splits)]
-    settings.sort(key=lambda one: (one.seed, one.split))  # a whole comparison first, then the next seed
+    # A whole comparison first, then that of the next seed.
+    settings = [Setting(n, i, *draw) for draw, n, i in product(job.draws, job.networks, job.inputs)]
     todo = [one for one in settings if not place.exists(f"{one.folder}/{RESULT}")]
     with connected(job.address) if todo else contextlib.nullcontext():
         if todo:
