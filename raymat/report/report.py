@@ -224,7 +224,7 @@ def _dataset(run: str, store: Store, album: Album) -> list[Section]:
         section.figure(
             album.add("chosen-methods", pictures.method_histogram(chosen)),
             "How often quality control chose each method.",
-            f"raymat inspect {shlex.quote(run)}",
+            f"raymat report {shlex.quote(run)} -o report.html",
         )
     section.heading("Solves and scores by method")
     section.text(_solves(rows, chosen))

@@ -1,6 +1,11 @@
 """The experiment on a real local Ray Tune: a part of it, then more, then figures that agree with MLflow."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +20,7 @@ from raymat.nodule import InputError
 from raymat.pipelines.classify import ClassifyJob, classify
 from raymat.pipelines.train import Data
 from raymat.tracking import EVIDENCE
+from tests.conftest import REPOSITORY
 from tests.datasets import draw_nodule, make_dataset
 from tests.pipelines.test_build import quiet
 
@@ -88,6 +94,36 @@ def test_a_part_of_the_trials_then_more_and_all_agree_with_mlflow(ray_cluster, t
     assert (out / "table.csv").read_bytes() == before
     with pytest.raises(InputError, match="another recipe"):
         classify(replace(part, recipe=replace(RECIPE, epochs=3)), quiet)
+
+
+@pytest.mark.timeout(1800)
+def test_a_killed_sweep_goes_on_and_repeats_nothing(ray_cluster, tmp_path):
+    data, out, uri = str(tmp_path / "data"), tmp_path / "out", f"sqlite:///{tmp_path}/mlflow.db"
+    make_dataset(data, rated(120))
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "raymat", "classify", data, "-o", str(out), "--inputs", "mean,chosen,image"]
+    command += ["--networks", "resnet10-small", "--seeds", "0,1", "--side", "8", "--spacing-mm", "1", "--epochs", "2"]
+    command += ["--batch", "8", "--tracking-uri", uri]
+    process = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 900
+    while not list(out.glob("trials/*/result.json")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait(60)
+    stood = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/result.json")}
+    assert 0 < len(stood) < 6, "the sweep was not killed in its midst"
+
+    recipe = replace(RECIPE, crop=CropConfig(side=8, spacing_mm=1.0))
+    inputs = ("mean", "chosen", "image")
+    job = ClassifyJob(data, str(out), recipe, inputs, ("resnet10-small",), seeds=(0, 1), tracking_uri=uri)
+    table, errors = classify(job, quiet)
+    assert not errors
+    assert table["trials"].to_list() == [2, 2, 2]
+    assert {path: path.stat().st_mtime_ns for path in stood} == stood
+    client = MlflowClient(tracking_uri=uri)
+    runs = client.search_runs([client.get_experiment_by_name(EVIDENCE).experiment_id])
+    assert len(runs) == 7
+    assert {run.info.status for run in runs} == {"FINISHED"}
 
 
 @pytest.mark.parametrize(
