@@ -423,7 +423,7 @@ def _text(
     kinds = list(groups.columns[1:])
     lines = ["| network | " + " | ".join(kinds) + " |", "| --- " * (len(kinds) + 1) + "|"]
     for _, row in groups.iterrows():
-        cells = [f"{row[kind]:.3f}" if np.isfinite(row[kind]) else "" for kind in kinds]
+        cells = [f"{row[kind]:.3f}" if pd.notna(row[kind]) else "" for kind in kinds]
         lines.append("| " + " | ".join([row["network"], *cells]) + " |")
     parts = ["# Benign or malignant, by input", head, diagnoses.as_markdown(table, size)]
     parts += ["Mean AUROC of the trials by kind of input:", "\n".join(lines)]
