@@ -12,22 +12,31 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from raymat import __version__
-from raymat.commands import curation, network
+from raymat.commands import curation, evidence, network
+from raymat.commands.building import (
+    DEMO_PHANTOMS,
+    add_grid,
+    add_matting,
+    add_methods,
+    add_pools,
+    add_prepare,
+    add_source,
+    build_parameters,
+    matting_parameters,
+    open_source,
+    pools,
+    prepare_parameters,
+)
 from raymat.commands.options import VOLUME_ENDINGS, add_tracking, positive, refuse_lost_output, stated
 from raymat.matting import METHODS
 from raymat.nodule import ACCEPTED, OUTCOMES, InputError, NoduleExcluded
 from raymat.places import is_uri, refuse_credentials
-from raymat.prepare import PrepareParameters, make_trimap
-from raymat.quality import QualityParameters
-from raymat.sources import Source
-from raymat.sources.cases import CasesSource, read_case
-from raymat.sources.lidc import LidcSource
-from raymat.sources.phantom import PhantomSource, is_phantom_folder, write_phantoms
-from raymat.steps import BuildParameters, MattingParameters, solve_volume
+from raymat.prepare import make_trimap
+from raymat.sources.cases import read_case
+from raymat.sources.phantom import write_phantoms
+from raymat.steps import solve_volume
 from raymat.store import Store, counts
 from raymat.volume import write_volume
-
-DEMO_PHANTOMS = 12
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,20 +109,16 @@ def parser() -> argparse.ArgumentParser:
 
     curation.add_commands(commands)
     network.add_commands(commands)
+    evidence.add_commands(commands)
     return top
 
 
 def add_build_arguments(build: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The arguments of ``raymat build`` and ``jobs/build_dataset.py``."""
-    source = build.add_argument_group("source", "one of these; 12 phantoms where none is given")
-    source = source.add_mutually_exclusive_group()
-    source.add_argument("--lidc", metavar="DIR", help="LIDC-IDRI's DICOM files, in any tree of folders")
-    source.add_argument("--cases", metavar="FILE", help="CSV or Parquet: case_id, patient_id, image, masks (or trimap)")
-    source.add_argument("--phantoms", type=positive, metavar="N", help="CT phantoms of known alpha")
-    build.add_argument("--seed", type=int, default=0, help="of the phantoms (default: %(default)s)")
+    add_source(build)
     build.add_argument("-o", "--out", help="folder or URI of the dataset (default: raymat-lidc, -cases or -phantoms)")
     build.add_argument("--min-readers", type=positive, default=4, help="fewer exclude a nodule (default: %(default)s)")
-    build.add_argument("--methods", default=",".join(METHODS), help="solvers, by comma (default: %(default)s)")
+    add_methods(build)
     build.add_argument("--floor", type=float, help="quality score below which a nodule is rejected (default: 0.33)")
     build.add_argument("--retry-failed", action="store_true", help="try again what failed before")
     build.add_argument(
@@ -123,109 +128,17 @@ def add_build_arguments(build: argparse.ArgumentParser) -> argparse.ArgumentPars
         help="seconds that one stage may take on one nodule before its worker is ended (600); three tries in all",
     )
     add_prepare(build)
-    build.add_argument("--crop-px", type=positive, help="in-plane size of the crop, pixels of the scan (default: 128)")
-    build.add_argument("--pad-slices", type=int, help="slices kept beyond the nodule at both ends (default: 3)")
-    build.add_argument("--spacing-mm", type=float, help="of the working grid, every dimension (default: 0.5)")
+    add_grid(build)
     add_matting(build)
-    cluster = build.add_argument_group("cluster")
-    cluster.add_argument("--address", help="Ray cluster (default: the one the job runs on, else a local one)")
-    cluster.add_argument(
-        "--workers",
-        "--solve-workers",
-        dest="solve_workers",
-        type=positive,
-        help="solver actors (default: one a CPU); on a cluster that grows, the most there may be (one a nodule)",
-    )
-    cluster.add_argument("--solve-cpus", type=float, help="CPUs, and threads, of each (default: 0.9, one thread)")
-    cluster.add_argument("--solve-memory-gib", type=float, default=2.0, help="of each (default: %(default)s)")
-    cluster.add_argument("--read-workers", type=positive, help="read-and-prepare tasks at once")
-    cluster.add_argument("--score-workers", type=positive, help="scoring actors")
+    add_pools(build)
     add_tracking(build)
     build.set_defaults(run=run_build)
     return build
 
 
-def add_prepare(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("trimap")
-    group.add_argument("--grow-out", type=float, metavar="MM", help="unknown region into the background (default: 2)")
-    group.add_argument("--grow-in", type=float, metavar="MM", help="unknown region into the foreground (default: 1)")
-    group.add_argument("--foreground", choices=("intersection", "majority"), help="of the readers' masks")
-
-
-def add_matting(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("solvers")
-    group.add_argument(
-        "--intensity-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="HU (default: -1000 400)"
-    )
-    group.add_argument(
-        "--window",
-        type=float,
-        nargs=2,
-        metavar=("LEVEL", "WIDTH"),
-        help='HU; calibrates the foreground of the "+" methods (default: -600 1500)',
-    )
-
-
-def prepare_parameters(options: argparse.Namespace) -> PrepareParameters:
-    """``PrepareParameters`` from the command line; what is not given keeps its default."""
-    low_high = options.intensity_range
-    names = ("crop_px", "pad_slices", "spacing_mm", "foreground")
-    return PrepareParameters(
-        **stated(
-            grow_out_mm=options.grow_out,
-            grow_in_mm=options.grow_in,
-            intensity_range=tuple(low_high) if low_high else None,
-            **{name: getattr(options, name, None) for name in names},
-        )
-    )
-
-
-def matting_parameters(options: argparse.Namespace, methods: tuple[str, ...]) -> MattingParameters:
-    """``MattingParameters`` from the command line."""
-    level, width = options.window or (None, None)
-    return MattingParameters(methods, **stated(window_level=level, window_width=width))
-
-
-def build_parameters(options: argparse.Namespace) -> BuildParameters:
-    """``BuildParameters`` from the command line."""
-    # Another range of intensities is another modality, where quality cannot know what pure lesion looks like.
-    other_modality = {"pure_lesion": None} if options.intensity_range else {}
-    return BuildParameters(
-        min_readers=options.min_readers,
-        prepare=prepare_parameters(options),
-        matting=matting_parameters(options, tuple(name.strip().lower() for name in options.methods.split(","))),
-        quality=QualityParameters(**stated(floor=options.floor), **other_modality),
-    )
-
-
-def open_source(options: argparse.Namespace) -> tuple[Source, str, str]:
-    """The source asked for, what to call it, and where its dataset goes by default."""
-    for given in (options.cases, options.lidc):
-        if given and is_uri(given):
-            refuse_credentials(given)
-        elif given and not Path(given).exists():
-            raise InputError(f"{given}: no such file or folder")
-    if options.cases:
-        return CasesSource(options.cases), f"cases {options.cases}", "raymat-cases"
-    if options.lidc:
-        if is_phantom_folder(options.lidc):
-            return PhantomSource.from_folder(options.lidc), f"phantoms in {options.lidc}", "raymat-phantoms"
-        return LidcSource(options.lidc), f"lidc {options.lidc}", "raymat-lidc"
-    n = options.phantoms or DEMO_PHANTOMS
-    out = options.out or "raymat-phantoms"
-    return phantom_source(out, n, options.seed), f"{n} phantoms, seed {options.seed}", "raymat-phantoms"
-
-
-def phantom_source(out: str, n: int, seed: int) -> PhantomSource:
-    """Phantoms drawn as they are read: beside the dataset, or on each worker's own disk for an object store."""
-    beside = f"raymat-phantom-scans-{seed}" if is_uri(out) else f"{out}/scans"
-    return PhantomSource(str(Path(beside).absolute()), n, seed)
-
-
 def run_build(options: argparse.Namespace) -> int:
     """``raymat build``."""
     # Ray takes a second to import and the small commands do without it.
-    from raymat.pipelines.cluster import Pools
     from raymat.pipelines.dataset import Job, build_dataset, exit_status
     from raymat.tracking import tracking_uri
 
@@ -239,13 +152,7 @@ def run_build(options: argparse.Namespace) -> int:
         source_name=name,
         out=out,
         parameters=build_parameters(options),
-        pools=Pools(
-            read_workers=options.read_workers,
-            solve_workers=options.solve_workers,
-            solve_cpus=options.solve_cpus,
-            solve_memory_gib=options.solve_memory_gib,
-            score_workers=options.score_workers,
-        ),
+        pools=pools(options),
         retry_failed=options.retry_failed,
         **stated(nodule_timeout_s=options.nodule_timeout),
         tracking_uri=None if options.no_tracking else tracking_uri(out, options.tracking_uri),

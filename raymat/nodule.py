@@ -8,7 +8,7 @@ that plain pyarrow, pandas or DuckDB can open it without raymat:
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -111,6 +111,10 @@ class Nodule:
     def alpha(self) -> np.ndarray | None:
         """The chosen matte, float32 (z, y, x); None where none was chosen."""
         return self.mattes.get(self.method) if self.method else None
+
+    def without_arrays(self, **changes: object) -> Nodule:
+        """A copy that keeps what is said of the nodule and none of its arrays, with ``changes`` of other fields."""
+        return replace(self, image=None, readers=[], trimap=None, true_alpha=None, candidates=[], **changes)
 
 
 ARRAY = pa.struct([("data", pa.large_binary()), ("shape", pa.list_(pa.int32())), ("dtype", pa.string())])

@@ -303,6 +303,13 @@ def png_bytes(figure: Figure, dpi: int = 130) -> bytes:
     return buffer.getvalue()
 
 
+def pdf_bytes(figure: Figure) -> bytes:
+    """The figure as PDF; equal figures give equal bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    return buffer.getvalue()
+
+
 def save(figure: Figure, path: str | Path) -> None:
     """Write the figure as PNG.
 

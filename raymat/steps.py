@@ -112,17 +112,7 @@ def _guarded(stage: str, nodule: Nodule, work: Callable[[Nodule], Nodule]) -> No
 
 def ended(nodule: Nodule, outcome: str, stage: str, reason: str) -> Nodule:
     """The nodule with its outcome and without the arrays that nobody will look at."""
-    return replace(
-        nodule,
-        image=None,
-        readers=[],
-        trimap=None,
-        true_alpha=None,
-        candidates=[],
-        outcome=outcome,
-        stage=stage,
-        reason=reason,
-    )
+    return nodule.without_arrays(outcome=outcome, stage=stage, reason=reason)
 
 
 def read_and_prepare(source: Source, ref: NoduleRef, parameters: BuildParameters) -> Nodule:
@@ -187,8 +177,13 @@ def solve(nodule: Nodule, parameters: BuildParameters) -> Nodule:
     return _guarded("solve", nodule, work)
 
 
-def score(nodule: Nodule, parameters: BuildParameters) -> Nodule:
-    """The nodule with scores, the chosen method and its outcome."""
+def score(nodule: Nodule, parameters: BuildParameters, finish: Callable[[Nodule], Nodule] | None = None) -> Nodule:
+    """The nodule with scores, the chosen method and its outcome; then what ``finish`` makes of it."""
+
+    def work(nodule: Nodule) -> Nodule:
+        judged = assess(nodule, parameters.quality)
+        return finish(judged) if finish else judged
+
     if nodule.outcome:
         return nodule
-    return _guarded("quality", nodule, lambda nodule: assess(nodule, parameters.quality))
+    return _guarded("quality", nodule, work)

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ from mlflow.types import Schema, TensorSpec
 
 EXPERIMENT = "raymat builds"
 TRAININGS = "raymat 3DMM"
+EVIDENCE = "raymat evidence"
 REGISTERED = "raymat-3dmm"
 SERVED = "from mlflow.models import set_model\nfrom raymat.tracking import ServedNetwork\nset_model(ServedNetwork())\n"
 METRICS_A_BATCH = 1000  # as many as a tracking server takes at once
@@ -306,6 +308,30 @@ class Run:
         except (MlflowException, OSError) as error:
             told = without_credentials(str(error))
             logging.getLogger(__name__).warning("MLflow does not answer (%s); the work goes on", told)
+
+
+@dataclass
+class Ending:
+    """How the work of a run ends where nothing is raised."""
+
+    status: str = "FINISHED"
+
+
+@contextlib.contextmanager
+def ending(run: Run | None) -> Iterator[Ending]:
+    """With a run that is ended in any case: as said, as KILLED by whoever stops it, as FAILED by any error."""
+    end = Ending()
+    try:
+        yield end
+    except KeyboardInterrupt:
+        end.status = "KILLED"
+        raise
+    except BaseException:
+        end.status = "FAILED"
+        raise
+    finally:
+        if run:
+            run.end(end.status)
 
 
 def _by_method(solves: Iterable[pa.Table]) -> dict[str, Counter]:

@@ -46,6 +46,7 @@ NODULE_TIMEOUT_S = 600.0
 INDEX_ROWS, INDEX_SECONDS = 5_000, 60.0
 DIED = "died"  # the store's folder of nodules that killed a worker and have no outcome yet
 WORK = MANIFEST.append(pa.field("reuse", pa.string()))
+Finish = Callable[[Nodule], Nodule]
 
 
 @dataclass
@@ -268,8 +269,8 @@ def _solved(nodule: Nodule, parameters: BuildParameters, tries: Tries) -> Nodule
     return tries.run("solve", nodule, lambda: solve(nodule, parameters))
 
 
-def _scored(nodule: Nodule, parameters: BuildParameters, tries: Tries) -> Nodule:
-    return nodule if nodule.outcome else tries.run("score", nodule, lambda: score(nodule, parameters))
+def _scored(nodule: Nodule, parameters: BuildParameters, tries: Tries, finish: Finish | None) -> Nodule:
+    return nodule if nodule.outcome else tries.run("score", nodule, lambda: score(nodule, parameters, finish))
 
 
 def _read_stage(table: pa.Table, store: Store, source: Source, parameters: BuildParameters, tries: Tries) -> pa.Table:
@@ -291,12 +292,12 @@ class SolveStage:
 class ScoreStage:
     """An actor that judges the mattes of one nodule at a time."""
 
-    def __init__(self, parameters: BuildParameters, tries: Tries) -> None:
-        self.parameters, self.tries = parameters, tries
+    def __init__(self, parameters: BuildParameters, tries: Tries, finish: Finish | None) -> None:
+        self.parameters, self.tries, self.finish = parameters, tries, finish
 
     def __call__(self, table: pa.Table) -> pa.Table:
         nodule = from_table(table, copy=False)[0]
-        done = _scored(nodule, self.parameters, self.tries)
+        done = _scored(nodule, self.parameters, self.tries, self.finish)
         return table if done is nodule else to_table([done], packed=True)
 
 
@@ -307,13 +308,21 @@ class WholeWay:
     copies of the arrays and the driver's time.
     """
 
-    def __init__(self, parameters: BuildParameters, tries: Tries, store: Store, source: Source, session: str) -> None:
-        self.parameters, self.tries = parameters, tries
+    def __init__(
+        self,
+        parameters: BuildParameters,
+        tries: Tries,
+        finish: Finish | None,
+        store: Store,
+        source: Source,
+        session: str,
+    ) -> None:
+        self.parameters, self.tries, self.finish = parameters, tries, finish
         self.store, self.source, self.session = store, source, session
 
     def __call__(self, table: pa.Table) -> pa.Table:
         nodule = _read(table, self.store, self.source, self.parameters, self.tries)
-        nodule = _scored(_solved(nodule, self.parameters, self.tries), self.parameters, self.tries)
+        nodule = _scored(_solved(nodule, self.parameters, self.tries), self.parameters, self.tries, self.finish)
         committed = []
 
         def commit() -> Nodule:
@@ -359,7 +368,14 @@ def pool(workers: int, most: int | None) -> ActorPoolStrategy:
 
 
 def stream(
-    store: Store, source: Source, parameters: BuildParameters, plan: Plan, pools: Pools, tries: Tries, session: str
+    store: Store,
+    source: Source,
+    parameters: BuildParameters,
+    plan: Plan,
+    pools: Pools,
+    tries: Tries,
+    session: str,
+    finish: Finish | None = None,
 ) -> Iterable[pa.Table]:
     """Run the stages over the work list; yields outcome rows as nodules are committed."""
     logging.getLogger("ray.data._internal.execution.streaming_executor_state").setLevel(logging.CRITICAL)
@@ -370,12 +386,19 @@ def stream(
         context.raise_original_map_exception = True
         # One nodule a block: blocks are cut at this size, and a row is never cut.
         context.target_max_block_size = 1
-        committed = _stages(store, source, parameters, plan, pools, tries, session)
+        committed = _stages(store, source, parameters, plan, pools, tries, session, finish)
     return committed.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
 def _stages(
-    store: Store, source: Source, parameters: BuildParameters, plan: Plan, pools: Pools, tries: Tries, session: str
+    store: Store,
+    source: Source,
+    parameters: BuildParameters,
+    plan: Plan,
+    pools: Pools,
+    tries: Tries,
+    session: str,
+    finish: Finish | None,
 ) -> ray.data.Dataset:
     threads = {"env_vars": thread_environment(pools.solve_cpus)} if pools.solve_cpus >= 2 else None
     shard = nodules_per_shard(plan.total)
@@ -387,7 +410,7 @@ def _stages(
     one = {"batch_size": None, "batch_format": "pyarrow"}
     solving = {"num_cpus": pools.solve_cpus, "memory": pools.solve_memory_gib * GIB, "runtime_env": threads}
     if whole_way(pools, plan, source):
-        work |= {"store": store, "source": source, "session": session}
+        work |= {"store": store, "source": source, "session": session, "finish": finish}
         return nodules.map_batches(WholeWay, fn_constructor_kwargs=work, compute=solvers, **solving, **one)
     nodules = nodules.map_batches(
         _read_stage,
@@ -400,7 +423,7 @@ def _stages(
     nodules = nodules.map_batches(SolveStage, fn_constructor_kwargs=work, compute=solvers, **solving, **one)
     nodules = nodules.map_batches(
         ScoreStage,
-        fn_constructor_kwargs=work,
+        fn_constructor_kwargs=work | {"finish": finish},
         compute=pool(pools.score_workers, pools.most_score_workers),
         num_cpus=pools.score_cpus,
         memory=pools.score_memory_gib * GIB,
@@ -446,6 +469,7 @@ def build(
     on_progress: Callable[[Counter, float, bool], None] | None = None,
     address: str | None = None,
     nodule_timeout_s: float = NODULE_TIMEOUT_S,
+    finish: Finish | None = None,
 ) -> Result:
     """Build the dataset, or go on where an earlier build of the same output stopped.
 
@@ -461,6 +485,8 @@ def build(
     address : the Ray cluster; None for the one this process is on, else a local one, where there is work to do
     nodule_timeout_s : seconds that one stage may take on one nodule; its worker is then ended and the nodule tried
         again, three times in all
+    finish : what a judged nodule is turned into before it is committed, where it is to be measured and not kept whole;
+        what it depends on has to be part of the source's fingerprints
 
     Returns
     -------
@@ -475,7 +501,7 @@ def build(
     pools = pools or Pools()
     with held(store, session):
         return _build(
-            store, source, parameters, pools, retry_failed, say, on_progress, address, nodule_timeout_s, session
+            store, source, parameters, pools, retry_failed, say, on_progress, address, nodule_timeout_s, session, finish
         )
 
 
@@ -490,6 +516,7 @@ def _build(
     address: str | None,
     nodule_timeout_s: float,
     session: str,
+    finish: Finish | None,
 ) -> Result:
     start = time.monotonic()
     plan = plan_build(store, source, parameters, retry_failed)
@@ -508,7 +535,7 @@ def _build(
             progress, index = Progress(plan.to_do, say, further=further), _IndexWriter(store)
             tries = Tries(open_tries(store), nodule_timeout_s)
             try:
-                for rows in stream(store, source, parameters, plan, pools, tries, session):
+                for rows in stream(store, source, parameters, plan, pools, tries, session, finish):
                     rows = rows.cast(OUTCOME)
                     index.add(rows)
                     outcomes = rows["outcome"].to_pylist()

@@ -9,7 +9,6 @@ OUT/heat_map.png            validation SAD over the grid
 from __future__ import annotations
 
 import json
-import logging
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import ray
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler
@@ -30,6 +28,16 @@ from raymat.nodule import InputError
 from raymat.pipelines.cluster import connected, quiet_ray
 from raymat.pipelines.dataset import flatten
 from raymat.pipelines.feed import load_records
+from raymat.pipelines.sweep import (
+    Trial,
+    begin_runs,
+    end_unfinished,
+    note_of,
+    result_of,
+    run_of,
+    run_trials,
+    trials_at_once,
+)
 from raymat.pipelines.train import RESULT, Data, Settings, TrainJob, fit, threads_of, told
 from raymat.splits import Split
 from raymat.steps import counted
@@ -84,7 +92,13 @@ def _tune(job: TuneJob, data: Data, split: Split, place: Store, say: Callable[[s
     training = job.training
     pairs = [(alpha, beta) for alpha in job.alphas for beta in job.betas]
     note = _note(place, job, data)
-    parent = _runs(job, place, note, pairs, data) if training.tracking_uri else None
+    trials = _trials(pairs)
+    parent = None
+    if training.tracking_uri:
+        parameters = flatten({"dataset": training.dataset, "workers": training.workers, **training.recipe.to_dict()})
+        parent = begin_runs(
+            training.tracking_uri, f"tune {training.out}", parameters, trials, place, note, TRAININGS, data.digest
+        )
     place.write(NOTE, json.dumps(note, indent=1).encode())
     status = "FAILED"
     try:
@@ -97,7 +111,7 @@ def _tune(job: TuneJob, data: Data, split: Split, place: Store, say: Callable[[s
             settings = Settings(
                 training.recipe, records[: len(parts[0])], records[len(parts[0]) :], threads, lines, None, None
             )
-            at_once = _at_once(training)
+            at_once = trials_at_once(training.workers, training.workers if training.gpu else 0, len(pairs))
             say(f"{counted(len(pairs), 'trial')}, {at_once} at once")
             with told(lines, lambda line: say(f"  {line}")):
                 errors = _sweep(job, settings, place, at_once)
@@ -120,68 +134,28 @@ def trial_name(alpha: float, beta: float) -> str:
 def _note(place: Store, job: TuneJob, data: Data) -> dict:
     mine = {"data_digest": data.digest, "recipe": job.training.recipe.to_dict(), "split": job.training.splits[0]}
     mine |= {"alphas": list(job.alphas), "betas": list(job.betas), "early": job.early}
-    if not place.exists(NOTE):
-        return mine
-    found = json.loads(place.read(NOTE))
-    for name, value in mine.items():
-        if found.get(name) != value:
-            raise InputError(
-                f"{job.training.out}: holds a sweep with another {name.replace('_', ' ')}; name a new -o, or repeat "
-                "the command that began it"
-            )
-    return found
+    return note_of(place, NOTE, mine, job.training.out)
 
 
-def _runs(job: TuneJob, place: Store, note: dict, pairs: Sequence[tuple[float, float]], data: Data) -> Run:
-    """The sweep's run and, under it, one a trial: made here, one after the other, for SQLite takes one writer."""
-    training = job.training
-    parameters = flatten({"dataset": training.dataset, "workers": training.workers, **training.recipe.to_dict()})
-    for varied in ("alpha_weight", "gradient_weight"):
-        del parameters[varied]
-    parent = Run(training.tracking_uri, f"tune {training.out}", parameters, TRAININGS, continues=note.get("run"))
-    parent.tag("data_digest", data.digest)
-    note["run"] = parent.id
-    for alpha, beta in pairs:
-        path = f"trials/{trial_name(alpha, beta)}/run.json"
-        if place.exists(path):
-            continue
-        weights = {"alpha_weight": alpha, "gradient_weight": beta}
-        name = f"alpha {alpha:g}, beta {beta:g}"
-        run = Run(training.tracking_uri, name, parameters | weights, TRAININGS, parent.id)
-        run.status("SCHEDULED")
-        place.write(path, json.dumps({"run": run.id}).encode())
-    return parent
-
-
-def _at_once(training: TrainJob) -> int:
-    """As many trials as the cluster has CPUs (or GPUs) for."""
-    resources = ray.cluster_resources()
-    return max(1, int(resources.get("GPU" if training.gpu else "CPU", 0.0) // training.workers))
+def _trials(pairs: Sequence[tuple[float, float]]) -> list[Trial]:
+    return [
+        Trial(
+            f"trials/{trial_name(alpha, beta)}",
+            f"alpha {alpha:g}, beta {beta:g}",
+            {"alpha_weight": alpha, "gradient_weight": beta},
+        )
+        for alpha, beta in pairs
+    ]
 
 
 def _sweep(job: TuneJob, settings: Settings, place: Store, at_once: int) -> list[str]:
     """Run Ray Tune over the grid; the errors of trials that failed."""
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    # The trial itself only waits for its training; Tune takes no 0.
-    trainable = tune.with_resources(partial(_trial, job=job, settings=settings), {"CPU": 0.01})
     space = {"alpha": tune.grid_search(list(job.alphas)), "beta": tune.grid_search(list(job.betas))}
     epochs = job.training.recipe.epochs
     asha = ASHAScheduler(max_t=epochs, grace_period=max(1, epochs // 8)) if job.early else None
-    path = place.path("tune")
-    if tune.Tuner.can_restore(path, storage_filesystem=place.filesystem):
-        tuner = tune.Tuner.restore(
-            path, trainable, restart_errored=True, param_space=space, storage_filesystem=place.filesystem
-        )
-    else:
-        tuner = tune.Tuner(
-            trainable,
-            param_space=space,
-            tune_config=tune.TuneConfig(metric="sad", mode="min", scheduler=asha, max_concurrent_trials=at_once),
-            run_config=tune.RunConfig(
-                name="tune", storage_path=place.root, storage_filesystem=place.filesystem, verbose=0
-            ),
-        )
-    return [str(error).strip().splitlines()[-1] for error in tuner.fit().errors]
+    config = tune.TuneConfig(metric="sad", mode="min", scheduler=asha, max_concurrent_trials=at_once)
+    # The trial itself only waits for its training; Tune takes no 0.
+    return run_trials(place, partial(_trial, job=job, settings=settings), space, {"CPU": 0.01}, config)
 
 
 def _trial(config: dict, job: TuneJob, settings: Settings) -> None:
@@ -190,13 +164,14 @@ def _trial(config: dict, job: TuneJob, settings: Settings) -> None:
     alpha, beta = config["alpha"], config["beta"]
     training, folder = job.training, f"trials/{trial_name(alpha, beta)}"
     place = Store(*open_filesystem(training.out))
-    if place.exists(f"{folder}/{RESULT}"):
-        tune.report(json.loads(place.read(f"{folder}/{RESULT}")))
+    before = result_of(place, folder)
+    if before:
+        tune.report(before)
         return
     recipe = replace(training.recipe, alpha_weight=alpha, gradient_weight=beta)
     run = None
     if training.tracking_uri:
-        run = Run.join(training.tracking_uri, json.loads(place.read(f"{folder}/run.json"))["run"])
+        run = run_of(training.tracking_uri, place, folder)
         run.status("RUNNING")
     mine = replace(settings, recipe=recipe, tracking_uri=training.tracking_uri, run=run.id if run else None)
     final = fit(mine, training.workers, training.gpu, place, folder, [TuneReportCallback()])
@@ -220,12 +195,11 @@ def _conclude(
     """The heat map, the best pair, and the runs of trials that were stopped early or failed."""
     sads = np.full((len(job.alphas), len(job.betas)), np.nan)
     for number, (alpha, beta) in enumerate(pairs):
-        folder = f"trials/{trial_name(alpha, beta)}"
-        if place.exists(f"{folder}/{RESULT}"):
-            sads.flat[number] = json.loads(place.read(f"{folder}/{RESULT}"))["sad"]
-        elif parent:
-            identifier = json.loads(place.read(f"{folder}/run.json"))["run"]
-            Run.join(job.training.tracking_uri, identifier).end("FAILED" if errors else "KILLED")
+        result = result_of(place, f"trials/{trial_name(alpha, beta)}")
+        if result:
+            sads.flat[number] = result["sad"]
+    if parent:
+        end_unfinished(job.training.tracking_uri, place, _trials(pairs), "FAILED" if errors else "KILLED")
     for error in errors:
         say(f"a trial failed: {error}")
     if not np.isfinite(sads).any():

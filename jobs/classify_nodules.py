@@ -1,0 +1,10 @@
+"""Benign or malignant by input: ``python jobs/classify_nodules.py DATASET -o OUT``, alone or as a Ray job."""
+
+import argparse
+import sys
+
+from raymat.cli import run
+from raymat.commands.evidence import add_classify_arguments
+
+if __name__ == "__main__":
+    sys.exit(run(add_classify_arguments(argparse.ArgumentParser(description=__doc__))))

@@ -1,0 +1,145 @@
+"""The fourteen inputs of a nodule (paper, section 6.1), each a crop of one channel on the same grid.
+
+The masks are what the readers drew: their mean, one of them at random, their overlap, their union. The mattes are the
+eight candidates and the chosen one. All are cut around the middle of the trimap and none knows of another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from raymat.matting import METHODS
+from raymat.nodule import InputError, Nodule, matte_box
+
+IMAGE, MEAN, RANDOM, OVERLAP, UNION, CHOSEN = "image", "mean", "random", "overlap", "union", "chosen"
+MASKS = (MEAN, RANDOM, OVERLAP, UNION)
+INPUTS = (IMAGE, *MASKS, *METHODS, CHOSEN)
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """The crop around a nodule.
+
+    Attributes
+    ----------
+    side : of the network's input, voxels along every axis
+    spacing_mm : of its voxels; a whole multiple of the dataset's spacing
+    margin : voxels more on every side, which the augmentation shifts and turns into the crop
+    intensity_range : HU to which an image is clipped and from which it is scaled to 0 to 1; fixed, so that no nodule
+        has a part in how another is seen
+    """
+
+    side: int = 32
+    spacing_mm: float = 1.0
+    margin: int = 4
+    intensity_range: tuple[float, float] = (-1000.0, 400.0)
+
+    def __post_init__(self) -> None:
+        if self.side < 8 or self.margin < 0 or not self.spacing_mm > 0:
+            raise InputError(
+                f"a crop needs a side of 8 voxels at least, a margin of 0 or more and a spacing above 0, not "
+                f"{self.side}, {self.margin} and {self.spacing_mm:g} mm"
+            )
+
+    @property
+    def stored(self) -> int:
+        """Side with the margins, voxels."""
+        return self.side + 2 * self.margin
+
+
+def crops_of(nodule: Nodule, config: CropConfig) -> dict[str, np.ndarray | list[np.ndarray]]:
+    """What the inputs of a nodule are made of.
+
+    Returns
+    -------
+    dict
+        ``image`` (0 to 1), ``mean``, ``overlap``, ``union`` and every method that the nodule has a matte of: float16
+        (stored, stored, stored), each voxel the mean of those of the dataset's grid in it; and ``readers``, a list of
+        such crops, from which ``random`` is drawn. 0 beyond the scan.
+
+    Raises
+    ------
+    InputError
+        The nodule has no trimap or no readers' masks, or its grid does not fit the crop's.
+    """
+    if nodule.trimap is None or not nodule.readers:
+        raise InputError(f"{nodule.nodule_id}: has no readers' masks; the inputs are made of masks and mattes")
+    factors = [config.spacing_mm / spacing for spacing in nodule.spacing]
+    factor = round(factors[0])
+    if factor < 1 or any(abs(f - factor) > 1e-3 for f in factors):
+        raise InputError(
+            f"{nodule.nodule_id}: on a grid of {' x '.join(f'{s:g}' for s in nodule.spacing)} mm (z, y, x), of which "
+            f"a crop of {config.spacing_mm:g} mm is no whole multiple; choose another --spacing-mm"
+        )
+    middle = [(part.start + part.stop) // 2 for part in matte_box(nodule.trimap)]
+    masks = np.stack(nodule.readers) != 0
+    low, high = config.intensity_range
+
+    def cut(array: np.ndarray, fill: float = 0.0) -> np.ndarray:
+        return block_means(array, middle, config.stored, factor, fill)
+
+    crops = {IMAGE: np.clip((cut(nodule.image, low) - low) / (high - low), 0, 1)}
+    crops |= {MEAN: cut(masks.mean(axis=0)), OVERLAP: cut(masks.all(axis=0)), UNION: cut(masks.any(axis=0))}
+    crops |= {method: cut(alpha) for method, alpha in nodule.mattes.items()}
+    half = {name: crop.astype(np.float16) for name, crop in crops.items()}
+    return half | {"readers": [cut(mask).astype(np.float16) for mask in masks]}
+
+
+def block_means(array: np.ndarray, middle: Sequence[int], side: int, factor: int, fill: float) -> np.ndarray:
+    """A cube of ``side`` voxels around ``middle``, each the mean of a block of ``factor`` voxels along every axis.
+
+    Parameters
+    ----------
+    array : (z, y, x)
+    middle : the voxel (z, y, x) at the cube's centre
+    fill : what stands beyond the array
+
+    Returns
+    -------
+    float32 (side, side, side)
+    """
+    whole = side * factor
+    cube = np.full((whole,) * 3, fill, np.float32)
+    source, target = [], []
+    for centre, size in zip(middle, array.shape, strict=True):
+        start = centre - whole // 2
+        first, last = max(start, 0), min(start + whole, size)
+        source.append(slice(first, max(first, last)))
+        target.append(slice(first - start, max(first, last) - start))
+    cube[tuple(target)] = array[tuple(source)]
+    return cube.reshape(side, factor, side, factor, side, factor).mean(axis=(1, 3, 5))
+
+
+def random_reader(nodule_id: str, readers: int, seed: int) -> int:
+    """The reader whose mask stands for "random": another from seed to seed, the same on every machine."""
+    drawn = hashlib.blake2b(f"{seed}/{nodule_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(drawn, "little") % readers
+
+
+def size_of(nodule: Nodule) -> tuple[float, float]:
+    """How large the readers say that the nodule is.
+
+    Returns
+    -------
+    volume : mean over the readers' masks, mm3
+    diameter : mean over the readers of the longest one in an axial slice, mm
+    """
+    voxel = float(np.prod(nodule.spacing))
+    volumes = [np.count_nonzero(mask) * voxel for mask in nodule.readers]
+    diameters = [axial_diameter(mask != 0, nodule.spacing) for mask in nodule.readers]
+    return float(np.mean(volumes)), float(np.mean(diameters))
+
+
+def axial_diameter(mask: np.ndarray, spacing: Sequence[float], directions: int = 36) -> float:
+    """The longest extent of a mask (z, y, x) in any of its axial slices, over directions 5 degrees apart; mm."""
+    angles = np.pi * np.arange(directions) / directions
+    along = np.stack([np.sin(angles), np.cos(angles)])
+    longest = 0.0
+    for plane in mask[mask.any(axis=(1, 2))]:
+        reach = (np.argwhere(plane) * np.asarray(spacing[1:])) @ along
+        longest = max(longest, float((reach.max(axis=0) - reach.min(axis=0)).max()))
+    return longest + float(np.mean(spacing[1:]))

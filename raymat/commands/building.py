@@ -1,0 +1,147 @@
+"""Options of the commands that build: a source, the trimap, the solvers, the workers."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from raymat.commands.options import positive, stated
+from raymat.matting import METHODS
+from raymat.nodule import InputError
+from raymat.places import is_uri, refuse_credentials
+from raymat.prepare import PrepareParameters
+from raymat.quality import QualityParameters
+from raymat.sources import Source
+from raymat.sources.cases import CasesSource
+from raymat.sources.lidc import LidcSource
+from raymat.sources.phantom import PhantomSource, is_phantom_folder
+from raymat.steps import BuildParameters, MattingParameters
+
+DEMO_PHANTOMS = 12
+
+
+def add_source(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("source", "one of these; 12 phantoms where none is given")
+    source = group.add_mutually_exclusive_group()
+    source.add_argument("--lidc", metavar="DIR", help="LIDC-IDRI's DICOM files, in any tree of folders")
+    source.add_argument("--cases", metavar="FILE", help="CSV or Parquet: case_id, patient_id, image, masks (or trimap)")
+    source.add_argument("--phantoms", type=positive, metavar="N", help="CT phantoms of known alpha")
+    group.add_argument("--seed", type=int, default=0, help="of the phantoms (default: %(default)s)")
+
+
+def add_methods(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--methods", default=",".join(METHODS), help="solvers, by comma (default: %(default)s)")
+
+
+def add_grid(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--crop-px", type=positive, help="in-plane size of the crop, pixels of the scan (default: 128)"
+    )
+    command.add_argument("--pad-slices", type=int, help="slices kept beyond the nodule at both ends (default: 3)")
+    command.add_argument("--spacing-mm", type=float, help="of the working grid, every dimension (default: 0.5)")
+
+
+def add_pools(command: argparse.ArgumentParser) -> None:
+    cluster = command.add_argument_group("cluster")
+    cluster.add_argument("--address", help="Ray cluster (default: the one the job runs on, else a local one)")
+    cluster.add_argument(
+        "--workers",
+        "--solve-workers",
+        dest="solve_workers",
+        type=positive,
+        help="solver actors (default: one a CPU); on a cluster that grows, the most there may be (one a nodule)",
+    )
+    cluster.add_argument("--solve-cpus", type=float, help="CPUs, and threads, of each (default: 0.9, one thread)")
+    cluster.add_argument("--solve-memory-gib", type=float, default=2.0, help="of each (default: %(default)s)")
+    cluster.add_argument("--read-workers", type=positive, help="read-and-prepare tasks at once")
+    cluster.add_argument("--score-workers", type=positive, help="scoring actors")
+
+
+def add_prepare(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("trimap")
+    group.add_argument("--grow-out", type=float, metavar="MM", help="unknown region into the background (default: 2)")
+    group.add_argument("--grow-in", type=float, metavar="MM", help="unknown region into the foreground (default: 1)")
+    group.add_argument("--foreground", choices=("intersection", "majority"), help="of the readers' masks")
+
+
+def add_matting(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("solvers")
+    group.add_argument(
+        "--intensity-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="HU (default: -1000 400)"
+    )
+    group.add_argument(
+        "--window",
+        type=float,
+        nargs=2,
+        metavar=("LEVEL", "WIDTH"),
+        help='HU; calibrates the foreground of the "+" methods (default: -600 1500)',
+    )
+
+
+def prepare_parameters(options: argparse.Namespace) -> PrepareParameters:
+    """``PrepareParameters`` from the command line; what is not given keeps its default."""
+    low_high = options.intensity_range
+    names = ("crop_px", "pad_slices", "spacing_mm", "foreground")
+    return PrepareParameters(
+        **stated(
+            grow_out_mm=options.grow_out,
+            grow_in_mm=options.grow_in,
+            intensity_range=tuple(low_high) if low_high else None,
+            **{name: getattr(options, name, None) for name in names},
+        )
+    )
+
+
+def matting_parameters(options: argparse.Namespace, methods: tuple[str, ...]) -> MattingParameters:
+    """``MattingParameters`` from the command line."""
+    level, width = options.window or (None, None)
+    return MattingParameters(methods, **stated(window_level=level, window_width=width))
+
+
+def build_parameters(options: argparse.Namespace) -> BuildParameters:
+    """``BuildParameters`` from the command line."""
+    # Another range of intensities is another modality, where quality cannot know what pure lesion looks like.
+    other_modality = {"pure_lesion": None} if options.intensity_range else {}
+    return BuildParameters(
+        min_readers=options.min_readers,
+        prepare=prepare_parameters(options),
+        matting=matting_parameters(options, tuple(name.strip().lower() for name in options.methods.split(","))),
+        quality=QualityParameters(**stated(floor=options.floor), **other_modality),
+    )
+
+
+def open_source(options: argparse.Namespace) -> tuple[Source, str, str]:
+    """The source asked for, what to call it, and where its dataset goes by default."""
+    for given in (options.cases, options.lidc):
+        if given and is_uri(given):
+            refuse_credentials(given)
+        elif given and not Path(given).exists():
+            raise InputError(f"{given}: no such file or folder")
+    if options.cases:
+        return CasesSource(options.cases), f"cases {options.cases}", "raymat-cases"
+    if options.lidc:
+        if is_phantom_folder(options.lidc):
+            return PhantomSource.from_folder(options.lidc), f"phantoms in {options.lidc}", "raymat-phantoms"
+        return LidcSource(options.lidc), f"lidc {options.lidc}", "raymat-lidc"
+    n = options.phantoms or DEMO_PHANTOMS
+    out = options.out or "raymat-phantoms"
+    return phantom_source(out, n, options.seed), f"{n} phantoms, seed {options.seed}", "raymat-phantoms"
+
+
+def phantom_source(out: str, n: int, seed: int) -> PhantomSource:
+    """Phantoms drawn as they are read: beside the dataset, or on each worker's own disk for an object store."""
+    beside = f"raymat-phantom-scans-{seed}" if is_uri(out) else f"{out}/scans"
+    return PhantomSource(str(Path(beside).absolute()), n, seed)
+
+
+def pools(options: argparse.Namespace):
+    """``raymat.pipelines.cluster.Pools`` from the command line."""
+    from raymat.pipelines.cluster import Pools
+
+    return Pools(
+        read_workers=options.read_workers,
+        solve_workers=options.solve_workers,
+        solve_cpus=options.solve_cpus,
+        solve_memory_gib=options.solve_memory_gib,
+        score_workers=options.score_workers,
+    )

@@ -1,0 +1,189 @@
+"""The commands of the evidence: readers, classify, report."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from raymat.commands.building import (
+    add_grid,
+    add_matting,
+    add_methods,
+    add_pools,
+    add_prepare,
+    add_source,
+    build_parameters,
+    open_source,
+    pools,
+)
+from raymat.commands.network import splits_of
+from raymat.commands.options import add_tracking, positive, refuse_lost_output, stated
+from raymat.evidence.left_out import READERS
+from raymat.nodule import FAILED, InputError
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add them to the parser of ``raymat``."""
+    add_readers_arguments(
+        commands.add_parser("readers", help="leave one reader out: how well do mattes of three foretell the fourth?")
+    )
+    add_classify_arguments(
+        commands.add_parser("classify", help="which input tells benign from malignant best? figure 5 of the paper")
+    )
+    command = commands.add_parser("report", help="one self-contained page of datasets, measurements and experiments")
+    command.add_argument(
+        "runs", nargs="+", metavar="RUN", help="outputs of raymat build, release, readers, classify and evaluate"
+    )
+    command.add_argument("-o", "--out", required=True, metavar="HTML", help="for example report.html")
+    command.set_defaults(run=run_report)
+
+
+def add_readers_arguments(readers: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The arguments of ``raymat readers`` and ``jobs/leave_one_reader_out.py``."""
+    add_source(readers)
+    readers.add_argument("-o", "--out", required=True, help="folder or URI of the measurements")
+    readers.add_argument("--nodules", type=positive, metavar="N", help="so many nodules, drawn (default: all)")
+    add_methods(readers)
+    readers.add_argument("--retry-failed", action="store_true", help="try again what failed before")
+    add_prepare(readers)
+    add_grid(readers)
+    add_matting(readers)
+    add_pools(readers)
+    add_tracking(readers)
+    readers.set_defaults(run=run_readers, min_readers=READERS - 1, floor=None)
+    return readers
+
+
+def run_readers(options: argparse.Namespace) -> int:
+    """``raymat readers``: status 1 where a split failed."""
+    from raymat.pipelines.readers import ReadersJob, leave_one_reader_out
+    from raymat.tracking import tracking_uri
+
+    if not (options.cases or options.lidc or options.phantoms):
+        raise InputError("name a source of nodules with four readers: --cases FILE, --lidc DIR or --phantoms N")
+    refuse_lost_output(options.out)
+    source, name, _ = open_source(options)
+    _, outcomes = leave_one_reader_out(
+        ReadersJob(
+            source=source,
+            source_name=name,
+            out=options.out,
+            parameters=build_parameters(options),
+            pools=pools(options),
+            nodules=options.nodules,
+            retry_failed=options.retry_failed,
+            command=typed(),
+            tracking_uri=None if options.no_tracking else tracking_uri(options.out, options.tracking_uri),
+            address=options.address,
+        )
+    )
+    return 1 if outcomes[FAILED] else 0
+
+
+def add_classify_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The arguments of ``raymat classify`` and ``jobs/classify_nodules.py``."""
+    command.add_argument("dataset", help="a built dataset or a release, with ratings of malignancy")
+    command.add_argument("-o", "--out", required=True, help="folder or URI of the experiment")
+    command.add_argument(
+        "--preset",
+        choices=("paper", "small"),
+        default="small",
+        help="paper: DenseNet-121, ResNet-34, ResNet-50 on crops of 96 voxels; small: for CPUs (default: %(default)s)",
+    )
+    trials = command.add_argument_group("trials", "every input with every network, seed and re-split")
+    trials.add_argument("--inputs", type=names_of, metavar="a,b", help="by comma (default: all fourteen)")
+    trials.add_argument("--networks", type=names_of, metavar="a,b", help="by comma (default: the preset's three)")
+    trials.add_argument("--seeds", type=splits_of, default=(0, 1, 2, 3), metavar="0,1,2,3", help="default: these")
+    trials.add_argument(
+        "--splits",
+        type=splits_or_each,
+        default=(0,),
+        metavar="0",
+        help="re-splits by patient, or `each`: one for each seed, for more test nodules (default: 0)",
+    )
+    labels = command.add_argument_group("label", "the mean over the readers' ratings of malignancy")
+    labels.add_argument("--threshold", type=float, help="above is malignant, below benign, at it left out (default: 3)")
+    labels.add_argument("--margin", type=float, help="means this near the threshold are left out too (default: 0)")
+    recipe = command.add_argument_group("recipe", "what the preset says otherwise")
+    recipe.add_argument("--side", type=positive, help="of the crop, voxels")
+    recipe.add_argument("--spacing-mm", type=float, help="of the crop, a whole multiple of the dataset's")
+    recipe.add_argument("--width", type=float, help="factor on the networks' features")
+    recipe.add_argument("--stem", choices=("full", "small"), help="of the networks; small for small crops")
+    recipe.add_argument("--epochs", type=positive, help="at most")
+    recipe.add_argument("--patience", type=positive, help="epochs without a better validation AUROC")
+    recipe.add_argument("--batch", type=positive)
+    recipe.add_argument("--learning-rate", type=float)
+    cluster = command.add_argument_group("cluster")
+    cluster.add_argument("--address", help="Ray cluster (default: the one the job runs on, else a local one)")
+    cluster.add_argument("--cpus", type=float, default=1.0, help="of each trial (default: %(default)s)")
+    cluster.add_argument("--gpus", type=float, help="of each trial; parts of one allowed (paper: 1, small: 0)")
+    add_tracking(command)
+    command.set_defaults(run=run_classify)
+    return command
+
+
+def splits_or_each(text: str) -> tuple[int, ...] | None:
+    """Numbers of re-splits by comma, or None for "each", for argparse."""
+    return None if text == "each" else splits_of(text)
+
+
+def typed() -> tuple[str, ...]:
+    """The command as it was typed, without what nobody else should read."""
+    from raymat.tracking import without_credentials
+
+    return ("raymat", *(without_credentials(argument) for argument in sys.argv[1:]))
+
+
+def names_of(text: str) -> tuple[str, ...]:
+    """Names by comma, each once, for argparse."""
+    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
+    if not names:
+        raise argparse.ArgumentTypeError("names one at least")
+    return names
+
+
+def run_classify(options: argparse.Namespace) -> int:
+    """``raymat classify``: status 1 where a trial failed."""
+    from raymat.classification.inputs import INPUTS
+    from raymat.classification.networks import PAPER_NETWORKS, SMALL_NETWORKS
+    from raymat.classification.recipe import PRESETS
+    from raymat.pipelines.classify import ClassifyJob, classify
+    from raymat.tracking import tracking_uri
+
+    refuse_lost_output(options.out)
+    paper = options.preset == "paper"
+    recipe = PRESETS[options.preset]
+    given = ("threshold", "margin", "width", "stem", "epochs", "patience", "batch", "learning_rate")
+    crop = replace(recipe.crop, **stated(side=options.side, spacing_mm=options.spacing_mm))
+    _, errors = classify(
+        ClassifyJob(
+            dataset=options.dataset,
+            out=options.out,
+            recipe=replace(recipe, crop=crop, **stated(**{name: getattr(options, name) for name in given})),
+            inputs=options.inputs or INPUTS,
+            networks=options.networks or (PAPER_NETWORKS if paper else SMALL_NETWORKS),
+            seeds=options.seeds,
+            splits=options.splits,
+            cpus=options.cpus,
+            gpus=(1.0 if paper else 0.0) if options.gpus is None else options.gpus,
+            command=typed(),
+            tracking_uri=None if options.no_tracking else tracking_uri(options.out, options.tracking_uri),
+            address=options.address,
+        )
+    )
+    return 1 if errors else 0
+
+
+def run_report(options: argparse.Namespace) -> int:
+    """``raymat report``."""
+    from raymat.report.report import write_report
+
+    out = Path(options.out)
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"-o {options.out}: name a file that ends in .html")
+    for line in write_report(options.runs, out):
+        print(line)
+    print(f"report   {out}   figures {out.with_name(f'{out.stem}-figures')}/")
+    return 0

@@ -1,0 +1,183 @@
+"""The tables of ``raymat classify``: how much diagnosis each input carries, and what sets inputs apart.
+
+The trials of one network and input differ in their seed (and, where asked for, their re-split). Of a nodule their
+scores are averaged as ranks among the test nodules of each trial, so that trials of different scales weigh alike; what
+is compared between inputs, by DeLong's test and by patients resampled, is this average on the same test nodules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+from sklearn.metrics import brier_score_loss
+
+from raymat.evidence.delong import delong
+from raymat.evidence.foretelling import calibration_bins, calibration_error
+from raymat.evidence.holm import holm
+from raymat.evidence.roc import auroc_by_patient, matched_pairs
+from raymat.evidence.size_baseline import size_scores
+
+SIZE = "size alone"
+TRIAL = ["network", "input", "seed", "split"]
+REFERENCE = "chosen"
+
+
+def trials_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    """A row a trial: its AUROC on the test nodules, with a 95 % interval over patients, and its calibration.
+
+    Parameters
+    ----------
+    predictions : a row a trial and test nodule: ``network, input, seed, split, nodule_id, patient_id, label,
+        probability, diameter_mm``
+    """
+    lines = []
+    for trial, part in predictions.groupby(TRIAL, sort=False):
+        area = auroc_by_patient(part["label"], part["probability"], part["patient_id"])
+        bins = calibration_bins(part["probability"].to_numpy(float), part["label"].to_numpy() == 1)
+        lines.append(
+            dict(zip(TRIAL, trial, strict=True))
+            | {"auroc": area.value, "auroc_low": area.low, "auroc_high": area.high}
+            | {"brier": brier_score_loss(part["label"], part["probability"])}
+            | {"calibration_error": calibration_error(bins), "nodules": len(part)}
+        )
+    return pd.DataFrame(lines)
+
+
+def averaged(predictions: pd.DataFrame) -> pd.DataFrame:
+    """A row a network, input and test nodule: ``score`` (mean rank over its trials) and ``probability`` (mean)."""
+    ranked = predictions.copy()
+    by_trial = predictions.groupby(TRIAL)["probability"]
+    ranked["score"] = by_trial.transform(lambda values: (rankdata(values) - 0.5) / len(values))
+    keys = ["network", "input", "nodule_id"]
+    facts = {name: (name, "first") for name in ("patient_id", "label", "diameter_mm")}
+    found = ranked.groupby(keys, sort=False).agg(score=("score", "mean"), probability=("probability", "mean"), **facts)
+    return found.reset_index()
+
+
+def summarise(predictions: pd.DataFrame, inputs: Sequence[str]) -> pd.DataFrame:
+    """A row a network and input, inputs in the order given.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``network, input, trials``; ``mean, spread`` of the AUROC over the trials; ``auroc`` of the averaged scores
+        with ``auroc_low, auroc_high``; ``matched, matched_low, matched_high`` among nodules of like size and ``pairs``,
+        how many those are; ``brier, calibration_error`` of the mean probability.
+    """
+    trials, nodules = trials_table(predictions), averaged(predictions)
+    lines = []
+    for (network, name), part in nodules.groupby(["network", "input"], sort=False):
+        areas = trials[(trials["network"] == network) & (trials["input"] == name)]["auroc"]
+        whole = auroc_by_patient(part["label"], part["score"], part["patient_id"])
+        like = auroc_by_patient(part["label"], part["score"], part["patient_id"], part["diameter_mm"])
+        bins = calibration_bins(part["probability"].to_numpy(float), part["label"].to_numpy() == 1)
+        lines.append(
+            {"network": network, "input": name, "trials": len(areas)}
+            | {"mean": areas.mean(), "spread": areas.std(ddof=1) if len(areas) > 1 else float("nan")}
+            | {"auroc": whole.value, "auroc_low": whole.low, "auroc_high": whole.high}
+            | {"matched": like.value, "matched_low": like.low, "matched_high": like.high}
+            | {"pairs": matched_pairs(part["label"], part["diameter_mm"])}
+            | {"brier": brier_score_loss(part["label"], part["probability"])}
+            | {"calibration_error": calibration_error(bins), "nodules": len(part)}
+        )
+    table = pd.DataFrame(lines)
+    order = {name: place for place, name in enumerate(inputs)}
+    table["place"] = table["input"].map(order).fillna(len(order))
+    return table.sort_values(["network", "place"], kind="stable").drop(columns="place").reset_index(drop=True)
+
+
+def comparisons(predictions: pd.DataFrame) -> pd.DataFrame:
+    """DeLong's test of every two inputs of each network on the test nodules that both saw.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``network, first, second, difference`` (AUROC of the first less the second), ``error, p``; ``holm``, corrected
+        over all rows; ``holm_chosen``, over those that set the chosen matte against another, NaN elsewhere.
+    """
+    nodules, lines = averaged(predictions), []
+    for network, part in nodules.groupby("network", sort=False):
+        wide = part.pivot(index="nodule_id", columns="input", values="score")
+        labels = part.drop_duplicates("nodule_id").set_index("nodule_id")["label"]
+        names = list(part["input"].unique())
+        if REFERENCE in names:
+            names = [REFERENCE, *(name for name in names if name != REFERENCE)]
+        for first, second in combinations(names, 2):
+            both = wide[[first, second]].dropna()
+            truth = labels[both.index].to_numpy()
+            if min(truth.sum(), len(truth) - truth.sum()) < 2:
+                continue
+            found = delong(truth, both[first].to_numpy(), both[second].to_numpy())
+            lines.append(
+                {"network": network, "first": first, "second": second, "difference": found.difference}
+                | {"error": found.error, "p": found.p}
+            )
+    columns = ["network", "first", "second", "difference", "error", "p"]
+    table = pd.DataFrame(lines, columns=columns)
+    table["holm"] = holm(table["p"])
+    table["holm_chosen"] = np.nan
+    mine = table["first"] == REFERENCE
+    table.loc[mine, "holm_chosen"] = holm(table.loc[mine, "p"])
+    return table
+
+
+def size_predictions(nodules: pd.DataFrame, parts: dict[int, dict[str, str]]) -> pd.DataFrame:
+    """The size-only regression on the test nodules of each re-split, in the form of a trial's predictions.
+
+    Parameters
+    ----------
+    nodules : labelled ones: ``nodule_id, patient_id, label, volume_mm3, diameter_mm``
+    parts : re-split to patient to "training", "validation" or "test"
+    """
+    found = []
+    for split, of in parts.items():
+        part = nodules["patient_id"].map(of)
+        training, test = nodules[part == "training"], nodules[part == "test"].copy()
+        sizes = [one[["volume_mm3", "diameter_mm"]].to_numpy(float) for one in (training, test)]
+        test["probability"] = size_scores(sizes[0], training["label"].to_numpy(), sizes[1])
+        found.append(test.assign(network=SIZE, input=SIZE, seed=0, split=split))
+    return pd.concat(found, ignore_index=True)
+
+
+def groups(table: pd.DataFrame, masks: Sequence[str], mattes: Sequence[str]) -> pd.DataFrame:
+    """Of each network the mean AUROC of the mask inputs, the plain mattes, the calibrated ones, image and chosen."""
+    kinds = {"image": ["image"], "masks": list(masks)}
+    kinds |= {"mattes": [name for name in mattes if not name.endswith("+")]}
+    kinds |= {"mattes +": [name for name in mattes if name.endswith("+")], "chosen": [REFERENCE]}
+    lines = []
+    for network, part in table.groupby("network", sort=False):
+        means = part.set_index("input")["mean"]
+        lines.append({"network": network} | {kind: means.reindex(names).mean() for kind, names in kinds.items()})
+    return pd.DataFrame(lines)
+
+
+def as_markdown(table: pd.DataFrame, size: pd.DataFrame) -> str:
+    """``summarise`` of the trials, and of the size baseline, as Markdown."""
+    lines = [
+        "| network | input | AUROC, mean of trials (± spread) | AUROC of their average | among nodules of like size "
+        "| Brier score | calibration error |",
+        "| --- " * 7 + "|",
+    ]
+    for _, row in pd.concat([size, table]).iterrows():
+        spread = f" (± {row['spread']:.3f})" if np.isfinite(row["spread"]) else ""
+        cells = [row["network"], row["input"], f"{row['mean']:.3f}{spread}"]
+        for name in ("auroc", "matched"):
+            cells.append(f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})")
+        lines.append("| " + " | ".join([*cells, f"{row['brier']:.3f}", f"{row['calibration_error']:.3f}"]) + " |")
+    return "\n".join(lines)
+
+
+def comparisons_as_markdown(table: pd.DataFrame) -> str:
+    """The chosen matte against every other input, as Markdown."""
+    lines = ["| network | chosen less | difference of AUROC (95 %) | p | p, Holm |", "| --- " * 5 + "|"]
+    for _, row in table[table["first"] == REFERENCE].iterrows():
+        low, high = (row["difference"] + sign * 1.96 * row["error"] for sign in (-1, 1))
+        lines.append(
+            f"| {row['network']} | {row['second']} | {row['difference']:+.3f} ({low:+.3f} to {high:+.3f}) "
+            f"| {row['p']:.3f} | {row['holm_chosen']:.3f} |"
+        )
+    return "\n".join(lines)

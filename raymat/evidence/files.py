@@ -1,0 +1,8 @@
+"""What the commands of the evidence leave in their outputs, and the report looks for."""
+
+# raymat readers
+READERS_NOTE, READERS, FORETOLD = "readers.json", "readers", "foretold.parquet"
+
+# raymat classify
+CLASSIFY_NOTE, NODULES, PREDICTIONS = "classify.json", "nodules.parquet", "predictions.parquet"
+TRIALS, TABLE, COMPARISONS, FIGURE = "trials.csv", "table.csv", "comparisons.csv", "figure5"

@@ -1,0 +1,139 @@
+"""How well a matte of three readers foretells the mask of the fourth, inside the trimap's unknown region.
+
+There the three disagree or are near their border; elsewhere every method says the same. A matte is set against what the
+three masks alone foretell: their mean, and their mean distance, a ramp over the growth of the trimap that has never
+seen the image. Of both together the plain average is taken; nothing is fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+from scipy.stats import rankdata
+
+from raymat import metrics
+from raymat.matting import METHODS
+from raymat.nodule import Nodule, NoduleExcluded
+from raymat.prepare import UNKNOWN
+
+VERSION = "1"
+BINS = 10
+MEAN, DISTANCE, CHOSEN = "mean of three", "distance of three", "chosen"
+AND_MEAN, AND_DISTANCE = " & mean", " & distance"
+BASELINES = (MEAN, DISTANCE)
+RAMP_MM = 2.0  # the trimap's growth into the background
+FORETOLD = "foretold"
+
+
+def brier(given: np.ndarray, truth: np.ndarray) -> float:
+    """Mean squared difference between probabilities and what came (0 or 1); 0 is best (Brier, 1950)."""
+    return float(np.mean((given.astype(float) - truth) ** 2))
+
+
+def auroc(given: np.ndarray, truth: np.ndarray) -> float:
+    """Area under the ROC curve by the rank sum, ties counted one half; NaN where all or none is true."""
+    inside = np.count_nonzero(truth)
+    outside = truth.size - inside
+    if not inside or not outside:
+        return float("nan")
+    return float((rankdata(given)[truth].sum() - inside * (inside + 1) / 2) / (inside * outside))
+
+
+def calibration_bins(given: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """For each tenth of probability its count, the sum of the probabilities and how many came true; (3, 10)."""
+    place = np.minimum((given * BINS).astype(int), BINS - 1)
+    return np.array([np.bincount(place, weights, BINS) for weights in (None, given, truth.astype(float))], float)
+
+
+def distance_ramp(readers: Sequence[np.ndarray], spacing: Sequence[float]) -> np.ndarray:
+    """The readers' mean signed distance from their borders as a ramp, 0 at 2 mm outside to 1 at 2 mm inside.
+
+    Parameters
+    ----------
+    readers : masks (z, y, x), none of them empty
+    spacing : (z, y, x) mm
+    """
+    signed = [
+        distance_transform_edt(mask, sampling=spacing) - distance_transform_edt(mask == 0, sampling=spacing)
+        for mask in readers
+    ]
+    return np.clip(0.5 + np.mean(signed, axis=0) / (2 * RAMP_MM), 0, 1)
+
+
+def predictions(nodule: Nodule) -> dict[str, np.ndarray]:
+    """What each way foretells: baselines, mattes, the chosen one, and both combined; name to (z, y, x), 0 to 1."""
+    best = max(nodule.candidates, key=lambda matte: matte.score)
+    given = {MEAN: np.mean(nodule.readers, axis=0), DISTANCE: distance_ramp(nodule.readers, nodule.spacing)}
+    mattes = {**nodule.mattes, CHOSEN: best.alpha}
+    given |= mattes
+    given |= {f"{name}{AND_MEAN}": (alpha + given[MEAN]) / 2 for name, alpha in mattes.items()}
+    given[f"{CHOSEN}{AND_DISTANCE}"] = (best.alpha + given[DISTANCE]) / 2
+    return given
+
+
+def measure(nodule: Nodule) -> Nodule:
+    """The judged nodule of three readers without its arrays; ``metadata["foretold"]`` says how well each way did.
+
+    ``true_alpha`` is the mask of the reader who was left out. Each entry has ``brier``, ``auroc`` (None where the
+    reader's mask is all or none of the unknown region), ``dice_unknown`` and ``dice`` (at one half, within the unknown
+    region and over the whole crop) and ``bins`` (``calibration_bins``).
+
+    Raises
+    ------
+    NoduleExcluded
+        The left-out reader's mask vanishes on the working grid.
+    """
+    truth = nodule.true_alpha >= 0.5
+    if not truth.any():
+        raise NoduleExcluded("the mask of the reader who was left out vanishes on the working grid")
+    unknown = nodule.trimap == UNKNOWN
+    found = {}
+    for name, given in predictions(nodule).items():
+        here, there = given[unknown], truth[unknown]
+        area = auroc(here, there)
+        found[name] = {
+            "brier": brier(here, there),
+            "auroc": None if np.isnan(area) else area,
+            "dice_unknown": metrics.dice(here >= 0.5, there),
+            "dice": metrics.dice(given >= 0.5, truth),
+            "bins": calibration_bins(here, there).round(6).tolist(),
+        }
+    best = max(nodule.candidates, key=lambda matte: matte.score).method
+    facts = {"voxels": int(unknown.sum()), "inside": int(truth[unknown].sum()), "best": best}
+    return nodule.without_arrays(metadata={**nodule.metadata, FORETOLD: found, "unknown_region": facts})
+
+
+def rows_of(nodule: Nodule) -> list[dict]:
+    """A row a way of foretelling, of what ``measure`` left."""
+    facts = nodule.metadata["unknown_region"]
+    start = {
+        "nodule_id": nodule.metadata["nodule"],
+        "patient_id": nodule.patient_id,
+        "left_out": nodule.metadata["left_out"],
+        "chosen": facts["best"],
+        "voxels": facts["voxels"],
+        "inside": facts["inside"],
+    }
+    rows = []
+    for method, found in nodule.metadata[FORETOLD].items():
+        count, given, inside = found["bins"]
+        values = {name: found[name] for name in ("brier", "auroc", "dice_unknown", "dice")}
+        rows.append(
+            start | {"method": method} | values | {"bin_count": count, "bin_given": given, "bin_inside": inside}
+        )
+    return rows
+
+
+def calibration_error(bins: np.ndarray) -> float:
+    """Expected calibration error of summed ``calibration_bins``: mean distance of given and found, by voxels."""
+    count, given, inside = bins
+    return float(np.abs(given - inside).sum() / count.sum())
+
+
+def ordered(methods: Mapping[str, object] | Sequence[str]) -> list[str]:
+    """Baselines, the eight, the chosen, then both combined."""
+    mattes = [*METHODS, CHOSEN]
+    order = [*BASELINES, *mattes, *(f"{name}{AND_MEAN}" for name in mattes), f"{CHOSEN}{AND_DISTANCE}"]
+    return [name for name in order if name in methods]

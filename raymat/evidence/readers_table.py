@@ -1,0 +1,107 @@
+"""The table of ``raymat readers``: every way of foretelling the left-out reader, with intervals by patient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from raymat.evidence.bootstrap import mean_by_patient
+from raymat.evidence.foretelling import AND_DISTANCE, AND_MEAN, BASELINES, CHOSEN, MEAN, calibration_error, ordered
+
+# Title, and whether more is better.
+MEASURES = {
+    "brier": ("Brier score", False),
+    "auroc": ("AUROC", True),
+    "dice_unknown": ("Dice at 0.5", True),
+    "dice": ("Dice at 0.5, whole crop", True),
+}
+BIN_COLUMNS = ("bin_count", "bin_given", "bin_inside")
+
+
+def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row a method: each measure's mean over all splits, its interval, and that of its difference to the mean mask.
+
+    Parameters
+    ----------
+    rows : ``raymat.evidence.foretelling.rows_of`` of all splits
+
+    Returns
+    -------
+    pd.DataFrame
+        ``method``; for each of ``MEASURES`` the columns ``NAME, NAME_low, NAME_high`` and, against the mean of the
+        three masks on the same splits, ``NAME_gain, NAME_gain_low, NAME_gain_high`` (above 0 is better);
+        ``calibration_error``. Intervals are 95 %, over patients.
+    """
+    rows = rows.set_index(["nodule_id", "left_out"])
+    by_method = {method: part.sort_index() for method, part in rows.groupby("method")}
+    reference = by_method[MEAN]
+    table = []
+    for method in ordered(by_method):
+        mine = by_method[method]
+        line: dict[str, object] = {"method": method}
+        for name, (_, more_is_better) in MEASURES.items():
+            patients = mine["patient_id"].to_list()
+            gain = (mine[name] - reference[name]).to_numpy(float) * (1 if more_is_better else -1)
+            for key, values in ((name, mine[name].to_numpy(float)), (f"{name}_gain", gain)):
+                found = mean_by_patient(values, patients)
+                line |= {key: found.value, f"{key}_low": found.low, f"{key}_high": found.high}
+        line["calibration_error"] = calibration_error(bins_of(mine))
+        table.append(line)
+    return pd.DataFrame(table)
+
+
+def bins_of(rows: pd.DataFrame) -> np.ndarray:
+    """The calibration bins of all rows together, (3, 10)."""
+    return np.array([np.sum(np.stack(rows[name].to_list()), axis=0) for name in BIN_COLUMNS])
+
+
+def kind_of(method: str) -> str:
+    """What a method goes by: masks, matte, or both."""
+    if method in BASELINES:
+        return "masks alone"
+    return "both" if method.endswith((AND_MEAN, AND_DISTANCE)) else "matte"
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """The table as Markdown; in bold the best of each column."""
+    lines = ["| method | by | " + " | ".join(title for title, _ in MEASURES.values()) + " | calibration error |"]
+    lines.append("| --- " * (len(MEASURES) + 3) + "|")
+    best = {name: table[name].idxmax() if more else table[name].idxmin() for name, (_, more) in MEASURES.items()}
+    for place, row in table.iterrows():
+        cells = [row["method"], kind_of(row["method"])]
+        for name in MEASURES:
+            value = f"{row[name]:.3f}"
+            value = f"**{value}**" if best[name] == place else value
+            cells.append(f"{value} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})")
+        lines.append("| " + " | ".join(map(str, [*cells, f"{row['calibration_error']:.3f}"])) + " |")
+    return "\n".join(lines)
+
+
+def gains_as_markdown(table: pd.DataFrame) -> str:
+    """How much better than the mean of the three masks each method is, on the same splits."""
+    lines = ["| better than the mean of the three masks by | Brier score | AUROC | Dice at 0.5 |"]
+    lines.append("| --- | --- | --- | --- |")
+    for _, row in table[table["method"] != MEAN].iterrows():
+        cells = [
+            f"{row[f'{name}_gain']:+.3f} ({row[f'{name}_gain_low']:+.3f} to {row[f'{name}_gain_high']:+.3f})"
+            for name in ("brier", "auroc", "dice_unknown")
+        ]
+        lines.append("| " + " | ".join([row["method"], *cells]) + " |")
+    return "\n".join(lines)
+
+
+def counts_in_words(rows: pd.DataFrame) -> str:
+    """How much was measured."""
+    splits = rows.drop_duplicates(["nodule_id", "left_out"])
+    return (
+        f"{len(splits)} splits of {splits['nodule_id'].nunique()} nodules of "
+        f"{splits['patient_id'].nunique()} patients, {splits['voxels'].sum() / 1e6:.1f} million unknown voxels"
+    )
+
+
+def drawn_curves(methods: Sequence[str]) -> list[str]:
+    """The methods whose calibration is drawn: the baselines, the chosen matte, and both combined."""
+    wanted = [*BASELINES, CHOSEN, f"{CHOSEN}{AND_MEAN}", f"{CHOSEN}{AND_DISTANCE}"]
+    return [method for method in wanted if method in methods]

@@ -1,0 +1,433 @@
+"""Which input tells benign from malignant best: inputs x networks x seeds on Ray Tune (paper, section 6.1, figure 5).
+
+OUT/classify.json                     dataset, recipe, command, the MLflow run of the sweep
+OUT/samples/*.parquet                 every nodule's crops, a column an input: made once, read by every trial
+OUT/nodules.parquet                   rating, label and size of the nodules, and their part of each re-split
+OUT/trials/NETWORK-INPUT-.../         a trial's MLflow run, predictions and, once it is finished, its result
+OUT/predictions.parquet, trials.csv, table.csv, comparisons.csv, table.md, figure5.png, figure5.pdf
+                                      of all finished trials
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+
+import pandas as pd
+import pyarrow as pa
+import ray
+import ray.data
+import torch
+from ray import tune
+from ray.data import TaskPoolStrategy
+from ray.util.queue import Queue
+from sklearn.metrics import roc_auc_score
+
+from raymat import pictures
+from raymat.classification.inputs import CHOSEN, INPUTS, MASKS
+from raymat.classification.networks import NETWORKS, SMALL_NETWORKS, TITLES, refuse_small_crop
+from raymat.classification.recipe import Recipe
+from raymat.classification.samples import (
+    FACTS,
+    SAMPLE,
+    balance,
+    column_of,
+    labelled,
+    read_crops,
+    refuse_missing,
+    sample_of,
+)
+from raymat.classification.training import Samples, train_classifier
+from raymat.evidence import diagnoses
+from raymat.evidence.files import CLASSIFY_NOTE as NOTE
+from raymat.evidence.files import COMPARISONS, FIGURE, NODULES, PREDICTIONS, TABLE, TRIALS
+from raymat.evidence_pictures import calibration_of_inputs, diagnoses_by_input
+from raymat.loading import Nodules
+from raymat.matting import METHODS
+from raymat.nodule import InputError
+from raymat.pipelines.cluster import connected, data_settings, grows, quiet_ray
+from raymat.pipelines.dataset import flatten
+from raymat.pipelines.progress import in_words
+from raymat.pipelines.sweep import Trial, begin_runs, end_unfinished, note_of, run_of, run_trials, trials_at_once
+from raymat.pipelines.train import RESULT, Data, told
+from raymat.places import open_filesystem
+from raymat.sources import digest
+from raymat.splits import PARTS, REPETITIONS
+from raymat.steps import counted
+from raymat.store import Store
+from raymat.tracking import EVIDENCE, Run, as_csv, ending, how_to_look
+from raymat.version import __version__
+
+NODULES_A_PART = 16
+TEST, VALIDATION, TRAINING = "test", "validation", "training"
+
+
+@dataclass(frozen=True)
+class ClassifyJob:
+    """What to classify, with what, where and how.
+
+    Attributes
+    ----------
+    dataset : folder or URI of a built dataset or a release
+    out : folder or URI of the experiment
+    recipe : crop, label and training
+    inputs, networks, seeds, splits : the trials, every one with every other; where ``splits`` is None each seed has a
+        re-split of its own, so that as many trials test on more nodules
+    cpus, gpus : of each trial
+    command : what was typed, for the record
+    tracking_uri : the MLflow store; None for no run
+    address : the Ray cluster; None for the one this job runs on, else a local one
+    """
+
+    dataset: str
+    out: str
+    recipe: Recipe
+    inputs: tuple[str, ...] = INPUTS
+    networks: tuple[str, ...] = SMALL_NETWORKS
+    seeds: tuple[int, ...] = (0, 1, 2, 3)
+    splits: tuple[int, ...] | None = (0,)
+    cpus: float = 1.0
+    gpus: float = 0.0
+    command: tuple[str, ...] = ()
+    tracking_uri: str | None = None
+    address: str | None = None
+
+    @property
+    def draws(self) -> list[tuple[int, int]]:
+        """Seed and re-split of the trials of one network and input."""
+        if self.splits is None:
+            return [(seed, seed % REPETITIONS) for seed in self.seeds]
+        return list(product(self.seeds, self.splits))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One trial of the sweep."""
+
+    network: str
+    input: str
+    seed: int
+    split: int
+
+    @property
+    def folder(self) -> str:
+        plain = self.input.replace("+", "_plus")
+        return f"trials/{self.network}-{plain}-seed-{self.seed}-split-{self.split}"
+
+    @property
+    def trial(self) -> Trial:
+        name = f"{TITLES[self.network]}, {self.input}, seed {self.seed}, split {self.split}"
+        return Trial(self.folder, name, dict(vars(self)))
+
+
+def classify(job: ClassifyJob, say: Callable[[str], None] = print) -> tuple[pd.DataFrame, list[str]]:
+    """Train and test every trial that is not finished yet; table and figure of all that are.
+
+    Returns
+    -------
+    table, errors
+        ``raymat.evidence.diagnoses.summarise``, and what went wrong in trials that failed.
+
+    Raises
+    ------
+    InputError
+        No ratings, one class only, too few patients, a matte or reader that an input needs is missing, the output holds
+        another experiment, or the cluster or MLflow store cannot be used.
+    """
+    for given, known, what in ((job.inputs, INPUTS, "input"), (job.networks, NETWORKS, "network")):
+        unknown = [name for name in given if name not in known]
+        if unknown or not given:
+            raise InputError(f"no {what} {', '.join(unknown)}; there are {', '.join(known)}")
+    for network in job.networks:
+        refuse_small_crop(network, job.recipe.width, job.recipe.stem, job.recipe.crop.side)
+    data = Data.open(job.dataset)
+    parts = {split: data.split(split).parts for split in sorted({split for _, split in job.draws})}
+    place = Store(*open_filesystem(job.out))
+    mine = {"data_digest": data.digest, "recipe": json.loads(json.dumps(job.recipe.to_dict()))}
+    note = note_of(place, NOTE, mine, job.out)
+    # A whole comparison first, then that of the next seed.
+    settings = [Setting(n, i, *draw) for draw, n, i in product(job.draws, job.networks, job.inputs)]
+    todo = [one for one in settings if not place.exists(f"{one.folder}/{RESULT}")]
+    with connected(job.address) if todo else contextlib.nullcontext():
+        if todo:
+            say(f"{counted(len(settings), 'trial')}, {len(settings) - len(todo)} finished already")
+            nodules = labelled(prepare_samples(place, data, job.recipe, say), job.recipe, parts, job.dataset)
+            refuse_missing(nodules, job.inputs)
+            say(balance(nodules, parts))
+            # Of earlier re-splits too, whose trials stay.
+            every = parts | {split: data.split(split).parts for split in _finished_splits(place) - set(parts)}
+            place.write_table(NODULES, pa.Table.from_pandas(_with_parts(nodules, every), preserve_index=False))
+        parent = None
+        if job.tracking_uri:
+            shared = flatten({"dataset": job.dataset, **job.recipe.to_dict(), "raymat": __version__})
+            trials = [one.trial for one in todo]
+            parent = begin_runs(
+                job.tracking_uri, f"classify {job.out}", shared, trials, place, note, EVIDENCE, data.digest
+            )
+        note |= {"dataset": job.dataset, "raymat": __version__, "command": shlex.join(job.command)}
+        place.write(NOTE, json.dumps(note, indent=1).encode())
+        with ending(parent) as end:
+            start = time.monotonic()
+            errors = _sweep(job, todo, place, say) if todo else []
+            if parent and errors:
+                end_unfinished(job.tracking_uri, place, [one.trial for one in todo], "FAILED")
+            note["seconds"] = note.get("seconds", 0.0) + time.monotonic() - start
+            place.write(NOTE, json.dumps(note, indent=1).encode())
+            for error in errors:
+                say(f"a trial failed: {error}")
+            table = conclude(job, place, parent, note, say)
+            end.status = "FAILED" if errors else "FINISHED"
+            return table, errors
+
+
+# Samples -------------------------------------------------------------------------------------------------------------
+
+
+def prepare_samples(place: Store, data: Data, recipe: Recipe, say: Callable[[str], None]) -> pd.DataFrame:
+    """Cut every nodule's crops, those that an earlier command cut left as they are.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``nodule_id, patient_id, rating, volume_mm3, diameter_mm`` of every nodule.
+
+    Raises
+    ------
+    InputError
+        A nodule cannot be read or cut.
+    """
+    places = list(range(len(data.nodules)))
+    chunks = [places[start : start + NODULES_A_PART] for start in range(0, len(places), NODULES_A_PART)]
+    names = [f"samples/{number:06d}.parquet" for number in range(len(chunks))]
+    before = set(place.listing("samples", ".parquet"))
+    work = [{"name": name, "places": chunk} for name, chunk in zip(names, chunks, strict=True) if name not in before]
+    if work:
+        say(f"cutting the crops of {counted(len(places), 'nodule')}")
+        here = int(ray.cluster_resources().get("CPU", 1))
+        at_once = len(work) if grows() else min(len(work), max(1, here))
+        with data_settings():
+            cut = ray.data.from_items(work, override_num_blocks=len(work)).map_batches(
+                _cut,
+                fn_kwargs={"place": place, "nodules": data.nodules, "recipe": recipe},
+                batch_size=1,
+                batch_format="pyarrow",
+                num_cpus=0.9,
+                compute=TaskPoolStrategy(at_once),
+            )
+        for row in cut.iter_rows():
+            if row["problem"]:
+                raise InputError(row["problem"])
+    return pa.concat_tables([place.read_table(name, FACTS) for name in names]).to_pandas()
+
+
+def _cut(table: pa.Table, place: Store, nodules: Nodules, recipe: Recipe) -> pa.Table:
+    (work,) = table.to_pylist()
+    problem = ""
+    try:
+        rows = [sample_of(nodules[number], recipe) for number in work["places"]]
+        place.write_table(work["name"], pa.Table.from_pylist(rows, schema=SAMPLE))
+    except InputError as error:
+        problem = str(error)
+    return pa.table({"name": [work["name"]], "problem": pa.array([problem], pa.string())})
+
+
+def _finished_splits(place: Store) -> set[int]:
+    return {json.loads(place.read(name))["split"] for name in place.listing("trials", f"/{RESULT}")}
+
+
+def _with_parts(nodules: pd.DataFrame, parts: dict[int, dict[str, str]]) -> pd.DataFrame:
+    return nodules.drop(columns="methods").assign(
+        **{f"split_{split}": nodules["patient_id"].map(of) for split, of in parts.items()}
+    )
+
+
+# Trials --------------------------------------------------------------------------------------------------------------
+
+
+def _sweep(job: ClassifyJob, todo: list[Setting], place: Store, say: Callable[[str], None]) -> list[str]:
+    """Run the trials on Ray Tune; the errors of those that failed."""
+    has = ray.cluster_resources()
+    if not grows() and (has.get("CPU", 0.0) < job.cpus or has.get("GPU", 0.0) < job.gpus):
+        raise InputError(
+            f"a trial of {job.cpus:g} CPUs and {job.gpus:g} GPUs would never start: the cluster has "
+            f"{has.get('CPU', 0):g} and {has.get('GPU', 0):g}. Lower --cpus or --gpus"
+        )
+    at_once = trials_at_once(job.cpus, job.gpus, len(todo))
+    say(f"{counted(len(todo), 'trial')} to do, {at_once} at once")
+    lines = Queue(actor_options={"num_cpus": 0})
+    start, done = time.monotonic(), 0
+
+    def tell(line: str) -> None:
+        nonlocal done
+        done += 1
+        elapsed = time.monotonic() - start
+        left = in_words(elapsed / done * (len(todo) - done))
+        say(f"{done}/{len(todo)}  {line}; {left} left")
+
+    space = {"trial": tune.grid_search([one.folder for one in todo])}
+    work = partial(_trial, job=replace(job, command=()), settings={one.folder: one for one in todo}, lines=lines)
+    # Another set of trials is another run of Tune: what is finished is known by its folder, not by Tune's state.
+    name = f"tune/{digest(*(one.folder for one in todo))[:12]}"
+    resources = {"CPU": job.cpus} | ({"GPU": job.gpus} if job.gpus else {})
+    with told(lines, tell):
+        errors = run_trials(
+            place, work, space, resources, tune.TuneConfig(max_concurrent_trials=at_once), name, max_failures=2
+        )
+    lines.shutdown()
+    return errors
+
+
+def _trial(config: dict, job: ClassifyJob, settings: dict[str, Setting], lines: Queue) -> None:
+    """One network on one input: trained, tested, its predictions and result in its folder and its MLflow run."""
+    quiet_ray()
+    setting = settings[config["trial"]]
+    place, folder = Store(*open_filesystem(job.out)), setting.folder
+    torch.set_num_threads(max(1, int(job.cpus)))
+    run = run_of(job.tracking_uri, place, folder) if job.tracking_uri else None
+    if run:
+        run.status("RUNNING")
+    nodules = place.read_table(NODULES).to_pandas()
+    part = nodules[f"split_{setting.split}"]
+    of = {name: nodules[part == name] for name in PARTS}
+    columns = ["nodule_id", column_of(setting.input)]
+    crops = {
+        name: read_crops(
+            (place.read_table(part, columns) for part in place.listing("samples", ".parquet")),
+            setting.input,
+            setting.seed,
+            job.recipe.crop.stored,
+            found["nodule_id"],
+        )
+        for name, found in of.items()
+    }
+    samples = {name: Samples(crops[name], found["label"].to_numpy()) for name, found in of.items()}
+    start = time.monotonic()
+    trained = train_classifier(
+        setting.network,
+        setting.seed,
+        samples[TRAINING],
+        samples[VALIDATION],
+        crops[TEST],
+        job.recipe,
+        torch.device("cuda" if job.gpus else "cpu"),
+        (lambda epoch, entry: run.metrics(entry, epoch)) if run else None,
+    )
+    rows = pd.concat(
+        [
+            of[name].assign(part=name, probability=given)
+            for name, given in ((VALIDATION, trained.validation), (TEST, trained.test))
+        ]
+    )
+    columns = ["nodule_id", "patient_id", "part", "label", "probability", "volume_mm3", "diameter_mm"]
+    predictions = pa.Table.from_pandas(rows[columns], preserve_index=False)
+    place.write_table(f"{folder}/{PREDICTIONS}", predictions)
+    result = {
+        "auroc": float(roc_auc_score(of[TEST]["label"], trained.test)),
+        "validation_auroc": trained.history[trained.best_epoch - 1]["validation_auroc"],
+        "best_epoch": trained.best_epoch,
+        "epochs": len(trained.history),
+        "seconds": time.monotonic() - start,
+    }
+    if run:
+        run.metrics({f"test/{name}" if name == "auroc" else name: value for name, value in result.items()})
+        run.text("predictions.csv", as_csv(predictions))
+    # Last: a trial is finished when its result is there.
+    place.write(f"{folder}/{RESULT}", json.dumps({**vars(setting), **result}, indent=1).encode())
+    if run:
+        run.end()
+    lines.put(
+        f"{TITLES[setting.network]}, {setting.input}, seed {setting.seed}: test AUROC {result['auroc']:.3f}, epoch "
+        f"{result['best_epoch']} of {result['epochs']}, {in_words(result['seconds'])}"
+    )
+    tune.report(result)
+
+
+# What came out -------------------------------------------------------------------------------------------------------
+
+
+def finished_predictions(place: Store) -> pd.DataFrame:
+    """The test predictions of every finished trial, with its network, input, seed and split."""
+    found = []
+    for name in place.listing("trials", f"/{RESULT}"):
+        setting = json.loads(place.read(name))
+        rows = place.read_table(f"{name.removesuffix(RESULT)}{PREDICTIONS}").to_pandas()
+        rows = rows[rows["part"] == TEST].drop(columns="part")
+        found.append(rows.assign(**{key: setting[key] for key in diagnoses.TRIAL}))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+def conclude(
+    job: ClassifyJob, place: Store, parent: Run | None, note: dict, say: Callable[[str], None]
+) -> pd.DataFrame:
+    """Tables and figure of all finished trials, in the output and in MLflow."""
+    predictions = finished_predictions(place)
+    if predictions.empty:
+        raise InputError(f"{job.out}: no trial came to a result; the reasons are above. Run the same command again")
+    trials = diagnoses.trials_table(predictions)
+    table = diagnoses.summarise(predictions, INPUTS)
+    compared = diagnoses.comparisons(predictions)
+    nodules = place.read_table(NODULES).to_pandas()
+    splits = sorted(predictions["split"].unique())
+    parts = {split: dict(zip(nodules["patient_id"], nodules[f"split_{split}"], strict=True)) for split in splits}
+    size = diagnoses.summarise(diagnoses.size_predictions(nodules, parts), INPUTS)
+    groups = diagnoses.groups(table, MASKS, METHODS)
+    text = _text(note, predictions, table, size, compared, groups)
+    figure = diagnoses_by_input(table, trials, size)
+    place.write_table(PREDICTIONS, pa.Table.from_pandas(predictions, preserve_index=False))
+    csvs = {TRIALS: trials, TABLE: pd.concat([size, table]), COMPARISONS: compared}
+    for name, rows in csvs.items():
+        place.write(name, rows.to_csv(index=False).encode())
+    place.write("table.md", text.encode())
+    drawn = {FIGURE: figure, "calibration": calibration_of_inputs(diagnoses.averaged(predictions))}
+    for name, one in drawn.items():
+        place.write(f"{name}.png", pictures.png_bytes(one))
+        place.write(f"{name}.pdf", pictures.pdf_bytes(one))
+    if parent:
+        parent.text("table.md", text)
+        for name, rows in csvs.items():
+            parent.text(name, rows.to_csv(index=False))
+        for name, one in drawn.items():
+            parent.figure(f"{name}.png", one)
+        for row in table.to_dict("records"):
+            key = f"{row['network']}/{row['input'].replace('+', '_plus')}"
+            parent.metrics({f"{key}/auroc_mean": row["mean"], f"{key}/auroc_averaged": row["auroc"]})
+        parent.metrics({"size_alone/auroc": float(size["auroc"].iloc[0])})
+    say(text)
+    say(f"table   {job.out}/table.md, {TABLE}, {TRIALS}, {COMPARISONS}   figure {job.out}/{FIGURE}.png, .pdf")
+    if parent:
+        say(f"MLflow  {how_to_look(job.tracking_uri, parent.page)}")
+    return table
+
+
+def _text(
+    note: dict,
+    predictions: pd.DataFrame,
+    table: pd.DataFrame,
+    size: pd.DataFrame,
+    compared: pd.DataFrame,
+    groups: pd.DataFrame,
+) -> str:
+    trials = predictions.drop_duplicates(diagnoses.TRIAL)
+    nodules = predictions.drop_duplicates("nodule_id")
+    head = (
+        f"{counted(len(trials), 'trial')}, {counted(len(nodules), 'test nodule')} of "
+        f"{counted(nodules['patient_id'].nunique(), 'patient')}, {int(nodules['label'].sum())} of them malignant; "
+        f"{in_words(note['seconds'])} of training. Intervals are 95 %, over patients."
+    )
+    kinds = list(groups.columns[1:])
+    lines = ["| network | " + " | ".join(kinds) + " |", "| --- " * (len(kinds) + 1) + "|"]
+    for _, row in groups.iterrows():
+        cells = [f"{row[kind]:.3f}" if pd.notna(row[kind]) else "" for kind in kinds]
+        lines.append("| " + " | ".join([row["network"], *cells]) + " |")
+    parts = ["# Benign or malignant, by input", head, diagnoses.as_markdown(table, size)]
+    parts += ["Mean AUROC of the trials by kind of input:", "\n".join(lines)]
+    if (compared["first"] == CHOSEN).any():
+        parts += ["The chosen matte against the other inputs, by DeLong's test on the same test nodules:"]
+        parts += [diagnoses.comparisons_as_markdown(compared)]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,368 @@
+"""The report: what each folder given to it holds, as sections of one page, and its figures as PDF and PNG beside it."""
+
+from __future__ import annotations
+
+import io
+import json
+import platform
+import shlex
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
+from matplotlib.figure import Figure
+
+from raymat import evidence_pictures, figures, pictures
+from raymat.evidence import diagnoses, phantom_accuracy, readers_table
+from raymat.evidence.files import (
+    CLASSIFY_NOTE,
+    COMPARISONS,
+    FORETOLD,
+    PREDICTIONS,
+    READERS,
+    READERS_NOTE,
+    TABLE,
+    TRIALS,
+)
+from raymat.loading import load
+from raymat.matting import METHODS
+from raymat.nodule import ACCEPTED, OUTCOMES, REJECTED, InputError
+from raymat.places import open_filesystem
+from raymat.report.page import Section, page
+from raymat.store import PARAMETERS, Store, counts
+from raymat.version import __version__
+
+DRAWN = 6  # nodules of figure 6
+SOFTWARE = ("raymat", "ray", "torch", "monai", "mlflow", "numpy", "scipy", "scikit-learn", "pyarrow", "SimpleITK")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a folder is known by, and what makes its sections."""
+
+    name: str
+    mark: str
+    make: Callable[[str, Store, Album], list[Section]]
+
+
+class Album:
+    """Writes every figure beside the page, as PNG and PDF."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.names: set[str] = set()
+
+    def add(self, name: str, figure: Figure) -> bytes:
+        """Write the figure under a name of its own; its PNG."""
+        number, unique = 1, name
+        while unique in self.names:
+            number += 1
+            unique = f"{name}-{number}"
+        self.names.add(unique)
+        png = pictures.png_bytes(figure, dpi=150)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / f"{unique}.png").write_bytes(png)
+            (self.folder / f"{unique}.pdf").write_bytes(pictures.pdf_bytes(figure))
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be written ({error.strerror or error})") from error
+        return png
+
+
+def write_report(runs: Sequence[str], out: Path) -> list[str]:
+    """Write the page ``out`` and the figures in the folder of its name with ``-figures``.
+
+    Parameters
+    ----------
+    runs : outputs of ``raymat build``, ``release``, ``readers``, ``classify`` and ``evaluate``, in any number
+
+    Returns
+    -------
+    list of str
+        What each of them was taken for.
+
+    Raises
+    ------
+    InputError
+        A folder is none of these or holds no result yet, or the page cannot be written.
+    """
+    if not runs:
+        raise InputError("name the folders to report on")
+    album = Album(out.with_name(f"{out.stem}-figures"))
+    found: dict[str, list[Section]] = defaultdict(list)
+    told = []
+    for run in runs:
+        store = Store(*open_filesystem(run))
+        kind = next((kind for kind in KINDS if store.exists(kind.mark)), None)
+        if kind is None:
+            known = ", ".join(kind.name for kind in KINDS)
+            raise InputError(f"{run}: nothing to report on here; a report is made of outputs of: {known}")
+        found[kind.name] += kind.make(run, store, album)
+        told.append(f"{run}: {kind.name}")
+    sections = [section for kind in KINDS for section in found[kind.name]]
+    sections.append(_software(runs, out))
+    lead = f"Of {', '.join(told)}. raymat {__version__}."
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page("3D alpha mattes of nodules: the evidence", lead, sections), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror or error})") from error
+    return told
+
+
+# Classification ------------------------------------------------------------------------------------------------------
+
+CLASSIFIED = """
+Each input is the network's only channel, on the same grid around the nodule, with the same augmentation; patients
+are in one part each, training is ended by the validation nodules and the test nodules are seen once. **What this
+can show**: how much of the readers' rating of malignancy can be read off each input by networks of this size from
+this many nodules. **What it cannot**: a rating is an opinion of those who drew the masks, and no biopsy. Size alone
+foretells it well, so that what carries size (every mask and matte) starts ahead of the image, and the column of
+nodules of like size (pairs whose diameters differ by a fifth at most) says what is left. The mattes were made from
+all of the readers' masks. Differences smaller than their interval are no differences; p values are corrected for
+their number.
+"""
+
+
+def _classification(run: str, store: Store, album: Album) -> list[Section]:
+    note = json.loads(store.read(CLASSIFY_NOTE))
+    if not store.exists(TABLE):
+        raise InputError(f"{run}: no trial is finished here yet; run `{note.get('command', 'raymat classify')}` first")
+    tables = {name: pd.read_csv(_text_stream(store, name)) for name in (TABLE, TRIALS, COMPARISONS)}
+    size = tables[TABLE][tables[TABLE]["network"] == diagnoses.SIZE]
+    table = tables[TABLE][tables[TABLE]["network"] != diagnoses.SIZE].reset_index(drop=True)
+    predictions = store.read_table(PREDICTIONS).to_pandas()
+    nodules = predictions.drop_duplicates("nodule_id")
+    command = note["command"]
+    section = Section("Benign or malignant, by input")
+    section.text(
+        f"{len(tables[TRIALS])} trials, {len(nodules)} test nodules of {nodules['patient_id'].nunique()} patients, "
+        f"{int(nodules['label'].sum())} of them rated malignant. Seeds "
+        f"{', '.join(map(str, sorted(predictions['seed'].unique())))}; re-splits "
+        f"{', '.join(map(str, sorted(predictions['split'].unique())))}; {note['seconds'] / 60:.0f} minutes of training."
+    )
+    section.figure(
+        album.add("figure5", evidence_pictures.diagnoses_by_input(table, tables[TRIALS], size)),
+        "Figure 5. AUROC on the test nodules by input. Bars: mean over the trials, whiskers their standard deviation, "
+        "dots the trials. Dashed: logistic regression on volume and diameter.",
+        command,
+    )
+    section.text(CLASSIFIED)
+    section.heading("Every input")
+    section.text(diagnoses.as_markdown(table, size))
+    section.text("Intervals are 95 %, patients resampled; the spread is the standard deviation over trials.")
+    if (tables[COMPARISONS]["first"] == diagnoses.REFERENCE).any():
+        section.heading("The chosen matte against the other inputs")
+        section.text(diagnoses.comparisons_as_markdown(tables[COMPARISONS]))
+        section.text(
+            "DeLong's test on the trials' averaged scores of the same test nodules; Holm's correction over this table."
+        )
+    section.figure(
+        album.add("calibration", evidence_pictures.calibration_of_inputs(diagnoses.averaged(predictions))),
+        "Calibration of the mean probability over trials.",
+        command,
+    )
+    section.folded("Every trial", _frame(tables[TRIALS]))
+    section.folded("Recipe", _values(note["recipe"]))
+    return [section]
+
+
+# Left-out readers ----------------------------------------------------------------------------------------------------
+
+FORETOLD_WORDS = """
+Trimap and mattes are made from three of a nodule's readers; the fourth, in turn each of them, judges. Inside the
+unknown region, where the three disagree or are near their border, the matte is read as the probability that the
+fourth reader's mask holds a voxel. `mean of three` and `distance of three` know the masks and not the image: the
+share of the three masks that hold a voxel, and a ramp of the mean distance to their borders. `& mean` and `&
+distance` are plain averages of a matte with these; nothing is fitted. `chosen` is the matte of the best quality
+score, which has seen the same three readers.
+"""
+
+
+def _readers(run: str, store: Store, album: Album) -> list[Section]:
+    note = json.loads(store.read(READERS_NOTE))
+    if not store.exists(FORETOLD):
+        raise InputError(f"{run}: nothing is measured here yet; run `{note.get('command', 'raymat readers')}` first")
+    rows = store.read_table(FORETOLD).to_pandas()
+    table = pd.read_csv(_text_stream(store, f"{READERS}.csv"))
+    section = Section("The left-out reader")
+    section.text(f"{readers_table.counts_in_words(rows)}. Intervals are 95 %, patients resampled.")
+    section.figure(
+        album.add("readers", evidence_pictures.foretelling(table, rows)),
+        "How well three readers' masks, their mattes, and both combined foretell the fourth reader's mask.",
+        note["command"],
+    )
+    section.text(FORETOLD_WORDS)
+    section.text(readers_table.as_markdown(table))
+    section.folded("Against the mean of the three masks, on the same splits", readers_table.gains_as_markdown(table))
+    section.folded(
+        "Parameters", _values({name: note[name] for name in ("source", "nodules", "outcomes", "parameters")})
+    )
+    return [section]
+
+
+# Datasets ------------------------------------------------------------------------------------------------------------
+
+
+def _dataset(run: str, store: Store, album: Album) -> list[Section]:
+    rows = store.outcomes(["nodule_id", "patient_id", "outcome", "method", "reason", "solves"])
+    of = counts(rows["outcome"])
+    chosen = counts(rows.filter(pc.equal(rows["outcome"], ACCEPTED))["method"])
+    section = Section(f"Dataset {Path(run).name}: outcomes and quality")
+    how = json.loads(store.read(PARAMETERS)) if store.exists(PARAMETERS) else {}
+    lines = ["| outcome | nodules |", "| --- | --- |", *(f"| {name} | {of[name]} |" for name in OUTCOMES)]
+    section.text(
+        f"{rows.num_rows} nodules of {len(rows['patient_id'].unique())} patients from {how.get('source', 'unknown')}."
+    )
+    section.text("\n".join(lines))
+    if chosen:
+        section.figure(
+            album.add("chosen-methods", pictures.method_histogram(chosen)),
+            "How often quality control chose each method.",
+            f"raymat report {shlex.quote(run)} -o report.html",
+        )
+    section.heading("Solves and scores by method")
+    section.text(_solves(rows, chosen))
+    reasons = rows.filter(pc.not_equal(rows["outcome"], ACCEPTED))
+    if reasons.num_rows:
+        listed = ["| nodule | outcome | reason |", "| --- | --- | --- |"]
+        listed += [
+            f"| {_cell(row['nodule_id'])} | {row['outcome']} | {_cell(row['reason'] or '')} |"
+            for row in reasons.slice(0, 200).to_pylist()
+        ]
+        section.folded(f"The {reasons.num_rows} that were not accepted (200 at most are listed)", "\n".join(listed))
+    if how:
+        section.folded("Parameters", _values(how))
+    return [section, *_mattes(run, album)]
+
+
+def _solves(rows, chosen) -> str:
+    by_method = defaultdict(list)
+    for solves in rows["solves"].to_pylist():
+        for solve in solves or []:
+            by_method[solve["method"]].append(solve)
+    lines = ["| method | solves | seconds, median | not converged | score: median (10th to 90th percentile) | chosen |"]
+    lines.append("| --- " * 6 + "|")
+    for method in METHODS:
+        solves = by_method.get(method)
+        if solves:
+            low, middle, high = np.nanpercentile([solve["score"] for solve in solves], (10, 50, 90))
+            seconds, stopped = np.median([s["seconds"] for s in solves]), sum(not s["converged"] for s in solves)
+            score = f"{middle:.2f} ({low:.2f} to {high:.2f})"
+            lines.append(f"| {method} | {len(solves)} | {seconds:.2f} | {stopped} | {score} | {chosen[method]} |")
+    return "\n".join(lines)
+
+
+def _mattes(run: str, album: Album) -> list[Section]:
+    """Figure 6, and where the true alpha is known how far each method is from it."""
+    nodules = load(run, outcomes=(ACCEPTED, REJECTED))
+    if not len(nodules):
+        return []
+    sections, drawn = [], []
+    spread = range(0, len(nodules), max(1, len(nodules) // DRAWN))
+    for place in list(spread)[:DRAWN]:
+        nodule = nodules[place]
+        if set(METHODS) <= set(nodule.mattes):
+            drawn.append(nodule)
+    if drawn:
+        section = Section(f"Mattes of {Path(run).name}")
+        names = " ".join(shlex.quote(nodule.nodule_id) for nodule in drawn)
+        section.figure(
+            album.add("figure6", figures.methods_side_by_side(drawn)),
+            f"Figure 6. {len(drawn)} nodules, evenly spread over the dataset: image, the readers' mean mask, the "
+            "mattes of all methods; axial, redder is more lesion.",
+            f"raymat figure {shlex.quote(run)} {names} --of methods -o figure6.png",
+        )
+        sections.append(section)
+    if nodules[0].true_alpha is not None:
+        section = Section(f"Accuracy on phantoms, {Path(run).name}")
+        found = [phantom_accuracy.errors_of(nodule) for nodule in nodules if nodule.true_alpha is not None]
+        section.text(phantom_accuracy.as_markdown(found))
+        section.text("The alpha of a phantom is known: CT drawn from real readers' contours.")
+        sections.append(section)
+    return sections
+
+
+def _release(run: str, store: Store, album: Album) -> list[Section]:
+    section = Section(f"Datasheet of release {Path(run).name}")
+    for name, caption in (("contact_sheet.png", "Nodules of the release"), ("histograms.png", "Sizes and ratings")):
+        if store.exists(name):
+            section.figure(store.read(name), caption, f"raymat release ... -o {shlex.quote(run)}")
+    text = store.read("datasheet.md").decode()
+    lines = [line for line in text.splitlines() if not line.startswith(("# ", "!["))]
+    section.text("\n".join(line.replace("## ", "### ", 1) if line.startswith("## ") else line for line in lines))
+    return [section]
+
+
+def _evaluation(run: str, store: Store, album: Album) -> list[Section]:
+    section = Section("Table 1: errors on the test nodules")
+    text = store.read("table.md").decode()
+    section.text("\n".join(line for line in text.splitlines() if not line.startswith("# ")))
+    for name in store.listing("", ".png"):
+        section.figure(store.read(name), name.removesuffix(".png").replace("-", " "), f"raymat evaluate ... -o {run}")
+    return [section]
+
+
+def _software(runs: Sequence[str], out: Path) -> Section:
+    section = Section("Software and how to make this page")
+    command = shlex.join(["raymat", "report", *runs, "-o", str(out)])
+    section.text(f"```\n{command}\n```")
+    lines = ["| package | version |", "| --- | --- |", f"| Python | {platform.python_version()} |"]
+    lines += [f"| {name} | {_version(name)} |" for name in SOFTWARE]
+    section.text("\n".join(lines))
+    section.text(f"The figures are in `{out.stem}-figures/` as PNG and PDF too.")
+    return section
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _text_stream(store: Store, name: str) -> io.BytesIO:
+    return io.BytesIO(store.read(name))
+
+
+def _frame(rows: pd.DataFrame) -> str:
+    """A table of numbers as Markdown."""
+    lines = ["| " + " | ".join(rows.columns) + " |", "| --- " * len(rows.columns) + "|"]
+    for values in rows.itertuples(index=False):
+        cells = [f"{value:.3f}" if isinstance(value, float) else _cell(value) for value in values]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _values(values: dict) -> str:
+    """Nested parameters as a table of dotted names."""
+    lines = ["| parameter | value |", "| --- | --- |"]
+    lines += [f"| {_cell(name)} | {_cell(value)} |" for name, value in _flat(values)]
+    return "\n".join(lines)
+
+
+def _flat(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+# In the order of the page. Measurements of readers lie in a dataset's folder: they are known first.
+KINDS = (
+    Kind("classification", CLASSIFY_NOTE, _classification),
+    Kind("left-out readers", READERS_NOTE, _readers),
+    Kind("evaluation", "errors.csv", _evaluation),
+    Kind("release", "release.json", _release),
+    Kind("dataset", "dataset.json", _dataset),
+)

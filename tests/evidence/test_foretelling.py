@@ -1,0 +1,159 @@
+"""A reader left out: what is measured, and that nothing but the measurement sees him."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import brier_score_loss, roc_auc_score
+
+from raymat.evidence import foretelling
+from raymat.evidence.bootstrap import by_patient, mean_by_patient
+from raymat.evidence.left_out import LeftOutSource
+from raymat.evidence.readers_table import as_markdown, summarise
+from raymat.nodule import InputError, Nodule
+from raymat.sources import NoduleRef
+from raymat.steps import BuildParameters, read_and_prepare, score, solve
+from tests.datasets import draw_nodule
+
+PARAMETERS = BuildParameters(min_readers=3)
+
+
+class Drawn:
+    """A source of drawn nodules on their own grid."""
+
+    remote = False
+
+    def __init__(self, nodules):
+        self.nodules = {nodule.nodule_id: nodule for nodule in nodules}
+
+    def plan(self):
+        for name, nodule in self.nodules.items():
+            yield NoduleRef(name, nodule.patient_id, "cases", len(nodule.readers), "f", "{}")
+
+    def read(self, ref):
+        whole = self.nodules[ref.nodule_id]
+        return Nodule(
+            whole.nodule_id,
+            whole.patient_id,
+            "cases",
+            image=whole.image,
+            spacing=whole.spacing,
+            origin=whole.origin,
+            direction=whole.direction,
+            readers=list(whole.readers),
+        )
+
+
+def measured(source, ref):
+    nodule = solve(read_and_prepare(source, ref, PARAMETERS), PARAMETERS)
+    return score(nodule, PARAMETERS, foretelling.measure)
+
+
+def test_every_reader_is_left_out_once_and_only_nodules_of_four_count():
+    three = replace(draw_nodule(2), readers=draw_nodule(2).readers[:3])
+    source = LeftOutSource(Drawn([draw_nodule(0), three]))
+    refs = list(source.plan())
+    assert [ref.nodule_id for ref in refs] == [f"case-000-without-{n}" for n in (1, 2, 3, 4)]
+    assert {ref.readers for ref in refs} == {3}
+    assert len({ref.fingerprint for ref in refs}) == 4
+    whole = draw_nodule(0)
+    for reader, ref in enumerate(refs):
+        nodule = source.read(ref)
+        np.testing.assert_array_equal(nodule.true_alpha, whole.readers[reader])
+        assert len(nodule.readers) == 3
+        assert not any(np.array_equal(mask, whole.readers[reader]) for mask in nodule.readers)
+    with pytest.raises(InputError, match="4 readers"):
+        list(LeftOutSource(Drawn([three])).plan())
+
+
+def test_a_sample_grows_without_losing_what_it_had():
+    source = Drawn([draw_nodule(n) for n in range(8)])
+    drawn = [{ref.nodule_id for ref in LeftOutSource(source, nodules=n).plan()} for n in (2, 5)]
+    assert len(drawn[0]) == 8
+    assert drawn[0] < drawn[1]
+
+
+def test_the_left_out_reader_changes_the_truth_and_nothing_else():
+    whole = draw_nodule(0)
+    other = replace(whole, readers=[*whole.readers[:3], np.roll(whole.readers[3], 2, axis=1)])
+    found = []
+    for nodule in (whole, other):
+        source = LeftOutSource(Drawn([nodule]))
+        ref = list(source.plan())[3]
+        found.append(solve(read_and_prepare(source, ref, PARAMETERS), PARAMETERS))
+    for name in ("image", "trimap"):
+        np.testing.assert_array_equal(getattr(found[0], name), getattr(found[1], name))
+    for method, alpha in found[0].mattes.items():
+        np.testing.assert_array_equal(alpha, found[1].mattes[method])
+    assert not np.array_equal(found[0].true_alpha, found[1].true_alpha)
+
+
+def test_what_is_measured_is_what_other_libraries_say():
+    source = LeftOutSource(Drawn([draw_nodule(1)]))
+    ref = next(source.plan())
+    whole = solve(read_and_prepare(source, ref, PARAMETERS), PARAMETERS)
+    done = measured(source, ref)
+    unknown = whole.trimap == 128
+    truth = (whole.true_alpha >= 0.5)[unknown]
+    for method, alpha in whole.mattes.items():
+        found = done.metadata["foretold"][method]
+        assert found["auroc"] == pytest.approx(roc_auc_score(truth, alpha[unknown]), abs=1e-9)
+        assert found["brier"] == pytest.approx(brier_score_loss(truth, np.clip(alpha[unknown], 0, 1)), abs=1e-6)
+        assert sum(found["bins"][0]) == unknown.sum()
+    assert done.image is None
+    assert not done.candidates
+    json.dumps(done.metadata)
+    rows = foretelling.rows_of(done)
+    assert {row["method"] for row in rows} == set(foretelling.ordered([row["method"] for row in rows]))
+    assert {row["nodule_id"] for row in rows} == {"case-001"}
+
+
+def test_the_distance_ramp_is_one_half_at_the_border_and_mirrors():
+    mask = np.zeros((9, 9, 20), np.uint8)
+    mask[:, :, :10] = 1
+    ramp = foretelling.distance_ramp([mask, mask], (0.5, 0.5, 0.5))
+    np.testing.assert_allclose(ramp + ramp[:, :, ::-1], 1)
+    assert ramp[4, 4, 9] == pytest.approx(0.5 + 0.5 / 4)
+
+
+def test_the_table_compares_on_the_same_splits():
+    rng = np.random.default_rng(0)
+    rows = []
+    for nodule in range(6):
+        for reader in range(1, 5):
+            for method, shift in (("mean of three", 0.1), ("cf", 0.05)):
+                rows.append(
+                    {
+                        "nodule_id": f"n{nodule}",
+                        "patient_id": f"p{nodule // 2}",
+                        "left_out": reader,
+                        "chosen": "cf",
+                        "voxels": 10,
+                        "inside": 5,
+                        "method": method,
+                        "brier": shift + 0.001 * rng.random(),
+                        "auroc": 1 - shift,
+                        "dice_unknown": 1 - shift,
+                        "dice": 1 - shift,
+                        "bin_count": [1.0] * 10,
+                        "bin_given": [0.5] * 10,
+                        "bin_inside": [0.25] * 10,
+                    }
+                )
+    table = summarise(pd.DataFrame(rows)).set_index("method")
+    assert table.loc["cf", "auroc_gain"] == pytest.approx(0.05)
+    assert table.loc["cf", "brier_gain_low"] > 0.04
+    assert table.loc["cf", "calibration_error"] == pytest.approx(0.25)
+    assert "**0.950**" in as_markdown(table.reset_index())
+
+
+def test_intervals_are_over_patients():
+    values, patients = [0.0] * 10 + [1.0] * 10, ["a"] * 10 + ["b"] * 10
+    found = mean_by_patient(values, patients)
+    # Two patients: every third or fourth resample holds only one of them.
+    assert (found.value, found.low, found.high) == (0.5, 0.0, 1.0)
+    again = by_patient(lambda rows: float(np.mean(np.array(values)[rows])), patients, 200)
+    assert (again.value, again.low, again.high) == (0.5, 0.0, 1.0)
+    assert mean_by_patient([np.nan, 1.0], ["a", "b"]).value == 1.0

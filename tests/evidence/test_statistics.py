@@ -1,0 +1,142 @@
+"""The statistics against other implementations, published numbers and what they must do by definition."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from raymat.evidence import diagnoses
+from raymat.evidence.delong import delong
+from raymat.evidence.holm import holm
+from raymat.evidence.roc import auroc_by_patient, matched_pairs
+from raymat.evidence.size_baseline import size_scores
+
+
+def a_study(n: int = 80, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(n) < 0.4).astype(int)
+    return labels, labels + rng.normal(0, 1.0, n), labels + rng.normal(0, 1.6, n)
+
+
+def test_delongs_areas_are_the_roc_areas_and_his_error_is_that_of_resampling():
+    labels, first, second = a_study(300)
+    found = delong(labels, first, second)
+    assert found.first == pytest.approx(roc_auc_score(labels, first))
+    assert found.second == pytest.approx(roc_auc_score(labels, second))
+    rng, resampled = np.random.default_rng(1), []
+    ones, zeros = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
+    for _ in range(2000):
+        rows = np.concatenate([rng.choice(ones, ones.size), rng.choice(zeros, zeros.size)])
+        resampled.append(roc_auc_score(labels[rows], first[rows]) - roc_auc_score(labels[rows], second[rows]))
+    assert found.error == pytest.approx(np.std(resampled), rel=0.1)
+
+
+def test_delong_is_symmetric_and_finds_nothing_between_equals():
+    labels, first, second = a_study()
+    assert delong(labels, first, second).p == pytest.approx(delong(labels, second, first).p)
+    same = delong(labels, first, 3 * first + 1)
+    assert (same.difference, same.p) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="two cases of each class"):
+        delong(np.array([1, 0, 0]), first[:3], second[:3])
+
+
+def test_delongs_p_is_uniform_where_two_scores_are_as_good():
+    rng = np.random.default_rng(7)
+    p = []
+    for _ in range(400):
+        labels = np.repeat([0, 1], [40, 30])
+        base = labels + rng.normal(0, 1, 70)
+        p.append(delong(labels, base + rng.normal(0, 1, 70), base + rng.normal(0, 1, 70)).p)
+    assert np.mean(np.array(p) < 0.05) == pytest.approx(0.05, abs=0.03)
+
+
+def test_holm_by_hand():
+    # 0.01 x 4, then 0.02 x 3, then 0.03 x 2 and 0.04 raised to those before them.
+    np.testing.assert_allclose(holm([0.04, 0.01, 0.03, 0.02]), [0.06, 0.04, 0.06, 0.06])
+    np.testing.assert_allclose(holm([0.5, 0.6]), [1.0, 1.0])
+    assert holm([]).size == 0
+
+
+def test_the_area_by_patient_is_sklearns_and_wider_when_nodules_share_patients():
+    labels, scores, _ = a_study(120)
+    alone = auroc_by_patient(labels, scores, [f"p{n}" for n in range(120)])
+    assert alone.value == pytest.approx(roc_auc_score(labels, scores))
+    assert alone.low < alone.value < alone.high
+    order = np.argsort(labels, kind="stable")
+    shared = auroc_by_patient(labels[order], scores[order], [f"p{n // 10}" for n in range(120)])
+    assert shared.value == pytest.approx(alone.value)
+
+
+def test_size_says_little_among_nodules_of_like_size():
+    rng = np.random.default_rng(0)
+    diameters = np.exp(rng.normal(2.3, 0.5, 400))
+    labels = (diameters * np.exp(rng.normal(0, 0.3, 400)) > 11).astype(int)
+    patients = [f"p{n}" for n in range(400)]
+    whole = auroc_by_patient(labels, diameters, patients)
+    like = auroc_by_patient(labels, diameters, patients, diameters)
+    assert whole.value > 0.85
+    # What is left is the size within a fifth.
+    assert like.value < 0.65
+    assert auroc_by_patient(labels, diameters, patients, diameters, ratio=1.02).value < 0.55
+    assert 0 < matched_pairs(labels, diameters) < labels.sum() * (1 - labels).sum()
+
+
+def test_the_size_baseline_sees_the_labels_of_its_training_nodules_alone():
+    rng = np.random.default_rng(0)
+    sizes = np.exp(rng.normal(5, 1, (200, 2)))
+    labels = (sizes[:, 0] > np.exp(5)).astype(int)
+    scores = size_scores(sizes[:150], labels[:150], sizes[150:])
+    assert roc_auc_score(labels[150:], scores) > 0.95
+    assert ((scores > 0) & (scores < 1)).all()
+
+
+def predictions(strength: dict[str, float], seeds: int = 3, n: int = 60) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % 3 == 0
+    rows = []
+    for name, strong in strength.items():
+        for seed in range(seeds):
+            logits = strong * labels + rng.normal(0, 1, n)
+            rows.append(
+                pd.DataFrame(
+                    {
+                        "network": "net",
+                        "input": name,
+                        "seed": seed,
+                        "split": 0,
+                        "nodule_id": [f"n{i}" for i in range(n)],
+                        "patient_id": [f"p{i // 2}" for i in range(n)],
+                        "label": labels.astype(int),
+                        "probability": 1 / (1 + np.exp(-logits)),
+                        "volume_mm3": 100.0 + np.arange(n),
+                        "diameter_mm": 5.0 + np.arange(n) / 10,
+                    }
+                )
+            )
+    return pd.concat(rows, ignore_index=True)
+
+
+def test_the_tables_agree_with_the_trials_and_correct_for_all_comparisons():
+    found = predictions({"image": 0.2, "mean": 1.0, "chosen": 4.0})
+    trials = diagnoses.trials_table(found)
+    assert len(trials) == 9
+    one = found[(found["input"] == "mean") & (found["seed"] == 1)]
+    stands = trials[(trials["input"] == "mean") & (trials["seed"] == 1)]["auroc"].item()
+    assert stands == pytest.approx(roc_auc_score(one["label"], one["probability"]))
+    table = diagnoses.summarise(found, ("image", "mean", "chosen"))
+    assert table["input"].to_list() == ["image", "mean", "chosen"]
+    assert table["mean"][1] == pytest.approx(trials[trials["input"] == "mean"]["auroc"].mean())
+    compared = diagnoses.comparisons(found)
+    assert len(compared) == 3
+    assert (compared["holm"] >= compared["p"]).all()
+    assert compared.set_index(["first", "second"]).loc[("chosen", "image"), "holm_chosen"] < 0.001
+    assert compared["holm_chosen"].notna().sum() == 2
+    text = diagnoses.as_markdown(table, table.iloc[:1])
+    assert text.count("\n") == 5
+
+
+def test_averaging_is_by_ranks_so_that_a_trial_of_large_scores_does_not_decide():
+    found = predictions({"mean": 1.0}, seeds=2)
+    scaled = found.copy()
+    scaled.loc[scaled["seed"] == 0, "probability"] **= 5
+    pd.testing.assert_series_equal(diagnoses.averaged(found)["score"], diagnoses.averaged(scaled)["score"])

@@ -1,0 +1,164 @@
+"""The experiment on a real local Ray Tune: a part of it, then more, then figures that agree with MLflow."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.tracking import MlflowClient
+from sklearn.metrics import roc_auc_score
+
+from raymat.classification.inputs import CropConfig
+from raymat.classification.recipe import Recipe
+from raymat.nodule import InputError
+from raymat.pipelines.classify import ClassifyJob, classify
+from raymat.pipelines.train import Data
+from raymat.tracking import EVIDENCE
+from tests.conftest import REPOSITORY
+from tests.datasets import draw_nodule, make_dataset
+from tests.pipelines.test_build import quiet
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+RECIPE = Recipe(crop=CropConfig(side=8, spacing_mm=1.0, margin=2), epochs=2, batch=8)
+
+
+def rated(count: int, rate=lambda n: "5;4" if n % 3 == 0 else "1;2", patient=lambda n: n // 2):
+    return [
+        replace(draw_nodule(n), patient_id=f"patient-{patient(n):03d}", metadata={"malignancy": rate(n)})
+        for n in range(count)
+    ]
+
+
+@pytest.mark.timeout(1200)
+def test_a_part_of_the_trials_then_more_and_all_agree_with_mlflow(ray_cluster, tmp_path):
+    data, out, uri = str(tmp_path / "data"), tmp_path / "out", f"sqlite:///{tmp_path}/mlflow.db"
+    make_dataset(data, rated(120))
+    part = ClassifyJob(
+        data, str(out), RECIPE, ("image", "chosen"), ("resnet10-small",), seeds=(0,), cpus=0.5, tracking_uri=uri
+    )
+    classify(part, quiet)
+    stood = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/*")}
+    assert len(list(out.glob("trials/*/result.json"))) == 2
+
+    # A trial that was cut off before its result is one that was never finished.
+    (cut,) = out.glob("trials/*-image-*/result.json")
+    cut.unlink()
+    said = []
+    table, errors = classify(replace(part, inputs=("image", "random", "chosen"), seeds=(0, 1)), said.append)
+    assert not errors
+    assert "6 trials, 1 finished already" in said
+    assert not any("cutting" in line for line in said)
+    for path, when in stood.items():
+        assert "-image-" in str(path) or path.stat().st_mtime_ns == when, path
+
+    trials = pd.read_csv(out / "trials.csv")
+    assert len(trials) == 6
+    client = MlflowClient(tracking_uri=uri)
+    runs = client.search_runs([client.get_experiment_by_name(EVIDENCE).experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    nested = [run for run in runs if run is not parent]
+    assert len(nested) == 6
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in nested} == {parent.info.run_id}
+    for run in nested:
+        setting = {name: run.data.params[name] for name in ("network", "input", "seed", "split")}
+        mine = trials[(trials["input"] == setting["input"]) & (trials["seed"] == int(setting["seed"]))]
+        assert run.data.metrics["test/auroc"] == pytest.approx(mine["auroc"].item())
+    assert parent.data.metrics["resnet10-small/chosen/auroc_mean"] == pytest.approx(
+        trials[trials["input"] == "chosen"]["auroc"].mean()
+    )
+    assert table["trials"].to_list() == [2, 2, 2]
+
+    predictions = pd.read_parquet(out / "predictions.parquet")
+    one = predictions[(predictions["input"] == "random") & (predictions["seed"] == 1)]
+    stands = trials[(trials["input"] == "random") & (trials["seed"] == 1)]["auroc"].item()
+    assert stands == pytest.approx(roc_auc_score(one["label"], one["probability"]))
+    split = Data.open(data).split(0)
+    assert set(predictions["patient_id"]) <= set(split.test)
+    assert len(one) == predictions["nodule_id"].nunique() == len(set(one["nodule_id"]))
+    learnt = pd.read_parquet(out / "nodules.parquet").set_index("nodule_id")["split_0"]
+    assert set(learnt[one["nodule_id"]]) == {"test"}
+    for name in ("figure5.png", "figure5.pdf", "calibration.png", "table.md", "comparisons.csv"):
+        assert (out / name).stat().st_size > 200, name
+
+    # Nothing left to do needs no training and gives the same table.
+    before = (out / "table.csv").read_bytes()
+    classify(replace(part, inputs=("image",)), quiet)
+    assert (out / "table.csv").read_bytes() == before
+    with pytest.raises(InputError, match="another recipe"):
+        classify(replace(part, recipe=replace(RECIPE, epochs=3)), quiet)
+
+
+@pytest.mark.timeout(1800)
+def test_a_killed_sweep_goes_on_and_repeats_nothing(ray_cluster, tmp_path):
+    data, out, uri = str(tmp_path / "data"), tmp_path / "out", f"sqlite:///{tmp_path}/mlflow.db"
+    make_dataset(data, rated(120))
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "raymat", "classify", data, "-o", str(out), "--inputs", "mean,chosen,image"]
+    command += ["--networks", "resnet10-small", "--seeds", "0,1", "--side", "8", "--spacing-mm", "1", "--epochs", "2"]
+    command += ["--batch", "8", "--tracking-uri", uri]
+    process = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 900
+    while not list(out.glob("trials/*/result.json")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait(60)
+    stood = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/result.json")}
+    assert 0 < len(stood) < 6, "the sweep was not killed in its midst"
+
+    recipe = replace(RECIPE, crop=CropConfig(side=8, spacing_mm=1.0))
+    inputs = ("mean", "chosen", "image")
+    job = ClassifyJob(data, str(out), recipe, inputs, ("resnet10-small",), seeds=(0, 1), tracking_uri=uri)
+    table, errors = classify(job, quiet)
+    assert not errors
+    assert table["trials"].to_list() == [2, 2, 2]
+    assert {path: path.stat().st_mtime_ns for path in stood} == stood
+    client = MlflowClient(tracking_uri=uri)
+    runs = client.search_runs([client.get_experiment_by_name(EVIDENCE).experiment_id])
+    assert len(runs) == 7
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+@pytest.mark.parametrize(
+    ("nodules", "inputs", "words"),
+    [
+        (rated(12, lambda n: ""), ("image",), "has the readers' ratings of malignancy"),
+        (rated(12, lambda n: "5;4"), ("image",), "one class only"),
+        (rated(12), ("image",), "too few patients"),
+        (rated(12, patient=lambda n: n % 2), ("image",), "at least 3 are needed"),
+        (rated(12), ("alpha",), "no input alpha"),
+    ],
+)
+def test_what_no_experiment_can_be_made_of_is_refused(ray_cluster, tmp_path, nodules, inputs, words):
+    make_dataset(tmp_path / "data", nodules)
+    job = ClassifyJob(str(tmp_path / "data"), str(tmp_path / "out"), RECIPE, inputs, ("resnet10-small",))
+    with pytest.raises(InputError, match=words):
+        classify(job, quiet)
+    assert not (tmp_path / "out" / "trials").exists()
+
+
+def test_the_note_holds_what_was_run(ray_cluster, tmp_path):
+    make_dataset(tmp_path / "data", rated(120))
+    job = ClassifyJob(
+        str(tmp_path / "data"),
+        str(tmp_path / "out"),
+        RECIPE,
+        ("mean",),
+        ("resnet10-small",),
+        (3,),
+        command=("raymat", "x"),
+    )
+    table, _ = classify(job, quiet)
+    note = json.loads((tmp_path / "out" / "classify.json").read_text())
+    assert note["command"] == "raymat x"
+    assert note["recipe"]["crop"]["side"] == 8
+    assert note["seconds"] > 0
+    # One trial has no spread, and nothing to be compared with.
+    assert np.isnan(table["spread"].item())

@@ -1,0 +1,74 @@
+"""Leave one reader out on a real local Ray: measured, interrupted, gone on with."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.tracking import MlflowClient
+
+from raymat.evidence import foretelling
+from raymat.evidence.left_out import LeftOutSource
+from raymat.nodule import ACCEPTED, EXCLUDED, InputError
+from raymat.pipelines.readers import ReadersJob, leave_one_reader_out
+from raymat.steps import BuildParameters, MattingParameters, read_and_prepare, score, solve
+from raymat.tracking import EVIDENCE
+from tests.datasets import draw_nodule
+from tests.evidence.test_foretelling import Drawn
+from tests.pipelines.test_build import quiet
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+PARAMETERS = BuildParameters(min_readers=3, matting=MattingParameters(methods=("cf", "cf+")))
+
+
+@pytest.mark.timeout(900)
+def test_every_split_is_measured_once_and_a_larger_sample_goes_on(ray_cluster, tmp_path):
+    apart = draw_nodule(5)
+    # Without its fourth reader the others share no voxel with the third.
+    apart.readers[2] = np.roll(apart.readers[2], 16, axis=1)
+    source = Drawn([draw_nodule(0), draw_nodule(1), draw_nodule(2), apart])
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+
+    def job(nodules):
+        return ReadersJob(source, "drawn", str(tmp_path / "out"), PARAMETERS, nodules=nodules, tracking_uri=uri)
+
+    leave_one_reader_out(job(1), quiet)
+    first = pd.read_parquet(tmp_path / "out" / "foretold.parquet")
+    shards = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "nodules").rglob("*.parquet")}
+    assert len(shards) == 4
+    said = []
+    table, outcomes = leave_one_reader_out(job(None), said.append)
+    assert said[0].startswith("16 nodules, 4 committed already")
+    assert {path: path.stat().st_mtime_ns for path in shards} == shards
+    assert sum(outcomes.values()) == 16
+    assert outcomes[EXCLUDED] == 3
+    rows = pd.read_parquet(tmp_path / "out" / "foretold.parquet")
+    assert len(rows.drop_duplicates(["nodule_id", "left_out"])) == 13
+    again = rows[rows["nodule_id"].isin(first["nodule_id"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(again, first)
+    assert table["method"].to_list()[:5] == ["mean of three", "distance of three", "cf", "cf+", "chosen"]
+
+    ref = next(LeftOutSource(Drawn([draw_nodule(1)])).plan())
+    nodule = solve(read_and_prepare(LeftOutSource(source), ref, PARAMETERS), PARAMETERS)
+    alone = foretelling.rows_of(score(nodule, PARAMETERS, foretelling.measure))
+    mine = rows[(rows["nodule_id"] == "case-001") & (rows["left_out"] == 1)].set_index("method")
+    for row in alone:
+        assert mine.loc[row["method"], "brier"] == row["brier"]
+        assert mine.loc[row["method"], "auroc"] == row["auroc"]
+
+    for name in ("readers.md", "readers.csv", "readers.png", "readers.pdf"):
+        assert (tmp_path / "out" / name).stat().st_size > 500
+    note = json.loads((tmp_path / "out" / "readers.json").read_text())
+    assert note["outcomes"][ACCEPTED] == outcomes[ACCEPTED]
+    client = MlflowClient(tracking_uri=uri)
+    (run,) = client.search_runs([client.get_experiment_by_name(EVIDENCE).experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["auroc/cf_plus"] == pytest.approx(table.set_index("method").loc["cf+", "auroc"])
+
+
+def test_nodules_that_cannot_be_measured_are_an_error(ray_cluster, tmp_path):
+    three = draw_nodule(0)
+    three.readers = three.readers[:3]
+    with pytest.raises(InputError, match="marked by 4 readers"):
+        leave_one_reader_out(ReadersJob(Drawn([three]), "drawn", str(tmp_path / "out"), PARAMETERS), quiet)

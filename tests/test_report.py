@@ -1,0 +1,147 @@
+"""The report: one page that needs nothing but itself and says what the folders hold."""
+
+import html.parser
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from raymat.cli import main
+from raymat.evidence import diagnoses, foretelling, readers_table
+from raymat.nodule import InputError
+from raymat.places import open_filesystem
+from raymat.report.page import Section, markdown, page
+from raymat.report.report import write_report
+from raymat.store import Store
+from tests.datasets import an_exclusion, draw_nodule, make_dataset
+from tests.evidence.test_statistics import predictions
+
+
+class Page(html.parser.HTMLParser):
+    """Collects what a browser would fetch or run, and whether every tag is closed."""
+
+    VOID = ("meta", "img", "br", "hr")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.addresses, self.scripts = [], [], []
+        self.feed(text)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "srcset", "action", "data")]
+        self.scripts += [tag] if tag == "script" else []
+        self.scripts += [name for name, _ in attributes if name.startswith("on")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    nodules = [draw_nodule(0), draw_nodule(1), draw_nodule(2, outcome="rejected"), an_exclusion(3)]
+    make_dataset(tmp_path / "data", nodules)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    store = Store(*open_filesystem(tmp_path / "classified"))
+    found = predictions({"image": 0.2, "mean": 1.0, "chosen": 3.0}).assign(network="resnet10-small")
+    size = diagnoses.summarise(found[found["input"] == "mean"].assign(network=diagnoses.SIZE, input=diagnoses.SIZE), ())
+    table = diagnoses.summarise(found, ("image", "mean", "chosen"))
+    store.write_table("predictions.parquet", pa.Table.from_pandas(found, preserve_index=False))
+    for name, rows in (
+        ("table.csv", pd.concat([size, table])),
+        ("trials.csv", diagnoses.trials_table(found)),
+        ("comparisons.csv", diagnoses.comparisons(found)),
+    ):
+        store.write(name, rows.to_csv(index=False).encode())
+    store.write(
+        "classify.json", b'{"command": "raymat classify data -o classified", "recipe": {"a": 1}, "seconds": 60}'
+    )
+    return tmp_path / "classified"
+
+
+@pytest.fixture
+def measured(tmp_path):
+    nodule = draw_nodule(0)
+    rows = []
+    for reader in range(4):
+        three = [mask for number, mask in enumerate(nodule.readers) if number != reader]
+        seen = replace(nodule, readers=three, true_alpha=nodule.readers[reader].astype(np.float32))
+        seen.metadata = {"nodule": nodule.nodule_id, "left_out": reader + 1}
+        rows += foretelling.rows_of(foretelling.measure(seen))
+    rows = pd.DataFrame(rows)
+    store = Store(*open_filesystem(tmp_path / "readers"))
+    store.write_table("foretold.parquet", pa.Table.from_pandas(rows, preserve_index=False))
+    store.write("readers.csv", readers_table.summarise(rows).to_csv(index=False).encode())
+    store.write(
+        "readers.json",
+        b'{"command": "raymat readers", "source": "drawn", "nodules": null, "outcomes": {}, "parameters": {}}',
+    )
+    return tmp_path / "readers"
+
+
+def test_the_page_is_whole_and_asks_nobody_for_anything(dataset, experiment, measured, tmp_path):
+    out = tmp_path / "page" / "report.html"
+    told = write_report([str(dataset), str(measured), str(experiment)], out)
+    assert [line.rpartition(": ")[2] for line in told] == ["dataset", "left-out readers", "classification"]
+    text = out.read_text()
+    found = Page(text)
+    assert not found.scripts
+    assert all(address.startswith(("data:image/png;base64,", "#")) for address in found.addresses)
+    assert not re.search(r"url\(|@import|https?://", re.sub(r"base64,[^\"]*", "", text))
+    for words in ("raymat classify data -o classified", "Figure 5", "Figure 6", "2 readers", "size alone", "DeLong"):
+        assert words in text, words
+    table = pd.read_csv(experiment / "table.csv")
+    for value in table["mean"]:
+        assert f"{value:.3f}" in text
+    for name in ("figure5", "calibration", "readers", "figure6", "chosen-methods"):
+        for ending, start in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
+            assert (tmp_path / "page" / "report-figures" / f"{name}.{ending}").read_bytes().startswith(start)
+
+
+def test_the_same_folders_give_the_same_page(experiment, tmp_path):
+    pages = []
+    for _ in range(2):
+        write_report([str(experiment)], tmp_path / "report.html")
+        pages.append((tmp_path / "report.html").read_text())
+    assert pages[0] == pages[1]
+
+
+def test_what_a_folder_says_is_shown_and_never_run():
+    section = Section("<script>alert(1)</script>")
+    section.text("<img src=x onerror=alert(1)> [a](javascript:alert(1)) ![b](http://x/y.png)")
+    section.figure(b"png", "<b>bold</b>", command='"><script>alert(1)</script>')
+    text = page("<t>", "<l>", [section])
+    found = Page(text)
+    assert not found.scripts
+    # A link is followed by who clicks it; nothing is fetched, and no script hides in one.
+    assert set(found.addresses) - {"#s0", "http://x/y.png"} == {"data:image/png;base64,cG5n"}
+    assert "<table>" in markdown("| a | b |\n| --- | --- |\n| 1 | 2 |")
+
+
+def test_what_cannot_be_reported_on_is_said(tmp_path, dataset, capsys):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty: nothing to report on"):
+        write_report([str(tmp_path / "empty")], tmp_path / "report.html")
+    (tmp_path / "empty" / "classify.json").write_text('{"command": "raymat classify x"}')
+    with pytest.raises(InputError, match="no trial is finished here yet; run `raymat classify x`"):
+        write_report([str(tmp_path / "empty")], tmp_path / "report.html")
+    assert main(["report", str(dataset), "-o", str(tmp_path / "report.pdf")]) == 2
+    assert "ends in .html" in capsys.readouterr().err
+
+
+def test_phantoms_are_held_against_their_truth(tmp_path):
+    nodules = [replace(draw_nodule(n), true_alpha=draw_nodule(n).mattes["cf"]) for n in range(2)]
+    make_dataset(tmp_path / "phantoms", nodules)
+    write_report([str(tmp_path / "phantoms")], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "Accuracy on phantoms" in text
+    assert "<td>cf</td>\n<td>0.000 (0.000 to 0.000)</td>" in text
