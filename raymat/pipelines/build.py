@@ -195,13 +195,13 @@ class OpenTries:
 
     def end(self, key: str, stage: str) -> None:
         """Forget the tries of a stage that came to its end."""
-        left = [(name, at) for name, at in self.begun.pop(key) if name != stage]
+        left = [(name, at) for name, at in self.begun.pop(key, []) if name != stage]
         if left:
             self.begun[key] = left
 
     def forget(self, key: str) -> None:
         """Forget all tries at a nodule that has failed; those at the others go when all have their outcome."""
-        self.begun.pop(key)
+        self.begun.pop(key, None)
         self.died.pop(key, None)
         self.store.delete_many([f"{DIED}/{key}"])
 
