@@ -4,8 +4,7 @@
     python benchmarks/quality.py phantoms-1
 
 Scores are computed anew with the current weights. Half of the patients, by a digest of their id, were tuned on; the
-figures of the other half are those to believe. `--real DATASET` measures a build of real nodules with four readers
-instead: mattes are made from three of them, and the one that the score chooses foretells the fourth.
+figures of the other half are those to believe. What the score chooses on real nodules is measured by `raymat readers`.
 """
 
 from __future__ import annotations
@@ -25,15 +24,12 @@ import raymat
 from raymat import metrics
 from raymat.matting import METHODS, estimate_alpha
 from raymat.nodule import Nodule
-from raymat.prepare import make_trimap
 from raymat.quality import QualityParameters, combine, score_mattes
 from raymat.quality.selection import WEIGHTS
-from raymat.steps import MattingParameters, solve_volume
 
 SHIFT_MM = 3.0
 KINDS = ("trimap shifted", "inverted", "noisy", "blocky", "islands", "hole", "of another nodule")
 UNKNOWN = 128
-READERS = 4
 
 
 def tuned_on(patient_id: str) -> bool:
@@ -216,61 +212,14 @@ def report(rows: list[Mapping], parameters: QualityParameters | None = None) -> 
 # Real nodules: three readers make the mattes, the fourth judges -----------------------------------------------------
 
 
-def foretold(nodule: Nodule) -> dict[str, tuple[float, float]]:
-    """Method, and "chosen", to how well its matte of the first three readers foretells the fourth's mask.
-
-    AUROC and Brier score over the unknown region of the three readers' trimap.
-    """
-    readers, fourth = nodule.readers[:3], nodule.readers[3] > 0
-    trimap = make_trimap(readers, nodule.spacing)
-    mattes = solve_volume(nodule.image, trimap, nodule.spacing, (-1000.0, 400.0), MattingParameters())
-    alphas = {method: alpha for method, (alpha, _) in mattes.items()}
-    qualities = score_mattes(nodule.image, trimap, readers, alphas, {}, nodule.spacing)
-    unknown = trimap == UNKNOWN
-    chosen = max(qualities, key=lambda method: qualities[method].score)
-    truth = fourth[unknown]
-    found = {method: (auroc(alpha[unknown], truth), brier(alpha[unknown], truth)) for method, alpha in alphas.items()}
-    mean = np.mean(readers, axis=0)[unknown]
-    return found | {"chosen": found[chosen], "mean mask of the three": (auroc(mean, truth), brier(mean, truth))}
-
-
-def auroc(alpha: np.ndarray, truth: np.ndarray) -> float:
-    ranks = stats.rankdata(alpha)
-    inside, outside = np.count_nonzero(truth), np.count_nonzero(~truth)
-    if not inside or not outside:
-        return float("nan")
-    return float((ranks[truth].sum() - inside * (inside + 1) / 2) / (inside * outside))
-
-
-def brier(alpha: np.ndarray, truth: np.ndarray) -> float:
-    return float(np.mean((alpha - truth) ** 2))
-
-
-def foretold_one(dataset: str, position: int) -> dict[str, tuple[float, float]]:
-    """``foretold`` for the nodule at a position."""
-    return foretold(raymat.load(dataset, outcomes=("accepted", "rejected"))[position])
-
-
-def report_real(rows: list[dict[str, tuple[float, float]]]) -> None:
-    print(f"| matte of three readers, {len(rows)} nodules | AUROC, mean | Brier, mean |\n| --- | --- | --- |")
-    for name in rows[0]:
-        auc, score = (np.nanmean([row[name][k] for row in rows]) for k in (0, 1))
-        print(f"| {name} | {auc:.4f} | {score:.4f} |")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset")
-    parser.add_argument("--real", action="store_true", help="real nodules of four readers instead of phantoms")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
     options = parser.parse_args()
     nodules = raymat.load(options.dataset, outcomes=("accepted", "rejected"))
     with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
-        if options.real:
-            of_four = [position for position, nodule in enumerate(nodules) if len(nodule.readers) == READERS]
-            report_real(list(pool.map(foretold_one, [options.dataset] * len(of_four), of_four)))
-        else:
-            report(list(pool.map(measure_one, [options.dataset] * len(nodules), range(len(nodules)))))
+        report(list(pool.map(measure_one, [options.dataset] * len(nodules), range(len(nodules)))))
 
 
 if __name__ == "__main__":
