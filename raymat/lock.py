@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import socket
 import threading
 import time
@@ -26,19 +27,20 @@ SETTLE_S, STORE_SETTLE_S = 0.2, 3.0
 
 
 @contextlib.contextmanager
-def held(store: Store, session: str) -> Iterator[None]:
+def held(store: Store, session: str | None = None) -> Iterator[None]:
     """With the output's lock.
 
     Parameters
     ----------
     store : the dataset, or the folder of trainings
-    session : unique to this command
+    session : unique to this command; drawn where None
 
     Raises
     ------
     InputError
         Another command holds it; the message says which, and when it would be taken for dead.
     """
+    session = session or secrets.token_hex(8)
     refuse_if_held(store, session)
     _write(store, session)
     time.sleep(SETTLE_S if store.is_local else STORE_SETTLE_S)

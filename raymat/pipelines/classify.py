@@ -49,6 +49,7 @@ from raymat.evidence.files import CLASSIFY_NOTE as NOTE
 from raymat.evidence.files import COMPARISONS, FIGURE, NODULES, PREDICTIONS, TABLE, TRIALS
 from raymat.evidence_pictures import calibration_of_inputs, diagnoses_by_input
 from raymat.loading import Nodules
+from raymat.lock import held
 from raymat.matting import METHODS
 from raymat.nodule import InputError
 from raymat.pipelines.cluster import connected, data_settings, grows, quiet_ray
@@ -149,6 +150,13 @@ def classify(job: ClassifyJob, say: Callable[[str], None] = print) -> tuple[pd.D
     data = Data.open(job.dataset)
     parts = {split: data.split(split).parts for split in sorted({split for _, split in job.draws})}
     place = Store(*open_filesystem(job.out))
+    with held(place):
+        return _classify(job, data, parts, place, say)
+
+
+def _classify(
+    job: ClassifyJob, data: Data, parts: dict[int, dict[str, str]], place: Store, say: Callable[[str], None]
+) -> tuple[pd.DataFrame, list[str]]:
     mine = {"data_digest": data.digest, "recipe": json.loads(json.dumps(job.recipe.to_dict()))}
     note = note_of(place, NOTE, mine, job.out)
     # A whole comparison first, then that of the next seed.
@@ -279,7 +287,6 @@ def _sweep(job: ClassifyJob, todo: list[Setting], place: Store, say: Callable[[s
         errors = run_trials(
             place, work, space, resources, tune.TuneConfig(max_concurrent_trials=at_once), name, max_failures=2
         )
-    lines.shutdown()
     return errors
 
 

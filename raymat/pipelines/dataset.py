@@ -19,7 +19,7 @@ from raymat.pipelines.progress import in_words
 from raymat.sources import Source, digest
 from raymat.steps import BuildParameters
 from raymat.store import PARAMETERS, Store, counts
-from raymat.tracking import Run, how_to_look, without_credentials
+from raymat.tracking import Run, ending, how_to_look, without_credentials
 from raymat.version import __version__
 
 CONTACT_SHEET = "contact_sheet.png"
@@ -61,10 +61,9 @@ def build_dataset(job: Job, say: Callable[[str], None] = print) -> Result:
     store = Store.create(job.out)
     refuse_if_held(store)  # before this build touches what tells of the other
     run = _begin_run(job, store) if job.tracking_uri else None
-    status = "FAILED"
     how = {"raymat": __version__, "source": job.source_name, "parameters": asdict(job.parameters)}
     store.write(PARAMETERS, json.dumps(how, indent=1).encode())
-    try:
+    with ending(run):
         result = build(
             store,
             job.source,
@@ -90,15 +89,8 @@ def build_dataset(job: Job, say: Callable[[str], None] = print) -> Result:
             say(f"contact sheet  {job.out}/{CONTACT_SHEET}")
         if run:
             say(f"MLflow         {how_to_look(job.tracking_uri, run.page)}")
-        status = "FINISHED"
         store.delete(RUN)
         return result
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        if run:
-            run.end(status)
 
 
 def _begin_run(job: Job, store: Store) -> Run:

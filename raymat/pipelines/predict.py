@@ -7,7 +7,6 @@ beside the image, and OUT/volumes holds them as NIfTI or NRRD, placed in the pat
 from __future__ import annotations
 
 import csv
-import secrets
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -154,7 +153,7 @@ def predict(job: PredictJob, say: Callable[[str], None] = print) -> Counter[str]
     weights = [Path(path).read_bytes() for path in job.weights]
     made_by = digest(*(digest(data.hex()) for data in weights), job.size_mm, job.flips)
     store = Store.create(job.out)
-    with held(store, secrets.token_hex(8)):
+    with held(store):
         return _predict(job, weights, made_by, store, say)
 
 

@@ -25,6 +25,7 @@ from raymat.evidence.files import READERS as NAME
 from raymat.evidence.files import READERS_NOTE as NOTE
 from raymat.evidence.left_out import LeftOutSource
 from raymat.evidence_pictures import foretelling as draw_foretelling
+from raymat.lock import refuse_if_held
 from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, REJECTED, InputError
 from raymat.pipelines.build import build
 from raymat.pipelines.cluster import Pools
@@ -76,6 +77,7 @@ def leave_one_reader_out(job: ReadersJob, say: Callable[[str], None] = print) ->
         No nodule has four readers, none could be measured, or source, output, cluster or MLflow store cannot be used.
     """
     store = Store.create(job.out)
+    refuse_if_held(store)  # before this command touches what tells of the other
     # Quality decides which matte is the chosen one: another rule measures anew.
     depends = repr((foretelling.VERSION, sorted(asdict(job.parameters.quality).items())))
     source = LeftOutSource(job.source, depends, job.nodules)

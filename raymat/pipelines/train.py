@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import secrets
 import tempfile
 import threading
 import time
@@ -50,7 +49,7 @@ from raymat.sources import digest
 from raymat.splits import REPETITIONS, Split, split_patients
 from raymat.steps import counted
 from raymat.store import Store
-from raymat.tracking import TRAININGS, Run, how_to_look
+from raymat.tracking import TRAININGS, Run, ending, how_to_look
 
 STATE, WEIGHTS, RESULT = "state.pt", "weights.pt", "result.json"
 MAX_FAILURES = 3
@@ -153,7 +152,7 @@ def train(job: TrainJob, say: Callable[[str], None] = print) -> dict[int, dict[s
     data = Data.open(job.dataset)
     splits = {repetition: data.split(repetition) for repetition in job.splits}
     place = Store(*open_filesystem(job.out))
-    with held(place, secrets.token_hex(8)):
+    with held(place):
         return _train(job, data, splits, place, say)
 
 
@@ -168,8 +167,7 @@ def _train(
         run = Run(job.tracking_uri, f"train {job.out}", parameters, TRAININGS, continues=begun.get("run"))
         begun["run"] = run.id
     place.write("training.json", json.dumps(begun, indent=1).encode())
-    status = "FAILED"
-    try:
+    with ending(run):
         if run:
             run.tag("data_digest", data.digest)
         results = {}
@@ -191,14 +189,7 @@ def _train(
         if run:
             run.metrics(_spread(results))
             say(f"MLflow   {how_to_look(job.tracking_uri, run.page)}")
-        status = "FINISHED"
         return results
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        if run:
-            run.end(status)
 
 
 def _begun(place: Store, job: TrainJob, data: Data) -> dict:
@@ -244,9 +235,8 @@ def _train_split(
         place.write(f"{folder}/run.json", json.dumps({"run": run.id}).encode())
         run.tag("data_digest", data.digest)
         run.text("split.json", json.dumps(asdict(split), indent=1))
-    status = "FAILED"
     lines = Queue(actor_options={"num_cpus": 0})
-    try:
+    with ending(run):
         settings = Settings(
             job.recipe,
             [records[i] for i in data.of(split.training)],
@@ -269,14 +259,6 @@ def _train_split(
                 run.model(str(Path(local) / WEIGHTS), job.recipe.augmentation.crop)
             # Last: a re-split is done when its weights are there.
             place.write(f"{folder}/{WEIGHTS}", (Path(local) / WEIGHTS).read_bytes())
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        lines.shutdown()
-        if run:
-            run.end(status)
 
 
 class _Trainer(TorchTrainer):
@@ -334,7 +316,7 @@ def fit(settings: Settings, workers: int, gpu: bool, place: Store, folder: str, 
 
 @contextlib.contextmanager
 def told(lines: Queue, say: Callable[[str], None]) -> Iterator[None]:
-    """With a thread that says each line the workers put into a queue."""
+    """With a thread that says each line the workers put into a queue, which ends with it."""
     done = threading.Event()
 
     def follow() -> None:
@@ -349,6 +331,7 @@ def told(lines: Queue, say: Callable[[str], None]) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+        lines.shutdown()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ OUT/heat_map.png            validation SAD over the grid
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -42,7 +41,7 @@ from raymat.pipelines.train import RESULT, Data, Settings, TrainJob, fit, thread
 from raymat.splits import Split
 from raymat.steps import counted
 from raymat.store import Store, open_filesystem
-from raymat.tracking import TRAININGS, Run, how_to_look
+from raymat.tracking import TRAININGS, Run, ending, how_to_look
 
 HEAT_MAP, BEST, NOTE = "heat_map.png", "best.json", "sweep.json"
 
@@ -84,7 +83,7 @@ def tune_loss_weights(job: TuneJob, say: Callable[[str], None] = print) -> tuple
     data = Data.open(training.dataset)
     split = data.split(training.splits[0])
     place = Store(*open_filesystem(training.out))
-    with held(place, secrets.token_hex(8)):
+    with held(place):
         return _tune(job, data, split, place, say)
 
 
@@ -100,8 +99,7 @@ def _tune(job: TuneJob, data: Data, split: Split, place: Store, say: Callable[[s
             training.tracking_uri, f"tune {training.out}", parameters, trials, place, note, TRAININGS, data.digest
         )
     place.write(NOTE, json.dumps(note, indent=1).encode())
-    status = "FAILED"
-    try:
+    with ending(parent):
         with connected(training.address):
             threads = threads_of(training)
             parts = [data.of(split.training), data.of(split.validation)]
@@ -115,16 +113,8 @@ def _tune(job: TuneJob, data: Data, split: Split, place: Store, say: Callable[[s
             say(f"{counted(len(pairs), 'trial')}, {at_once} at once")
             with told(lines, lambda line: say(f"  {line}")):
                 errors = _sweep(job, settings, place, at_once)
-            lines.shutdown()
         best = _conclude(job, place, pairs, parent, errors, say)
-        status = "FINISHED"
         return best
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        if parent:
-            parent.end(status)
 
 
 def trial_name(alpha: float, beta: float) -> str:
