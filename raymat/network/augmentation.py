@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +42,57 @@ def generator(*parts: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
+class Placement(NamedTuple):
+    """Where a crop lies in its volume, and how it is turned and mirrored.
+
+    Attributes
+    ----------
+    start : first voxel (z, y, x), before the turn; may lie outside
+    turn : rotation about the crop's middle, 3 x 3, (z, y, x); None for none
+    mirrored : axes of the crop, 0 to 2
+    """
+
+    start: list[int]
+    turn: Tensor | None
+    mirrored: list[int]
+
+    def within(self, box: tuple[slice, ...]) -> Placement:
+        """The same crop, of that part of the volume."""
+        return self._replace(start=[first - part.start for first, part in zip(self.start, box, strict=True)])
+
+
+def draw(shape: Sequence[int], parameters: Augmentation, seed: torch.Generator) -> Placement:
+    """A random placement in a volume of ``shape`` (z, y, x)."""
+    middle = torch.rand((), generator=seed).item() < parameters.centred
+    start = [_start(size, side, middle, seed) for size, side in zip(shape, parameters.crop, strict=True)]
+    mirrored = torch.rand(3, generator=seed) < 0.5
+    axis, angle = torch.randn(3, generator=seed), (2 * torch.rand((), generator=seed).item() - 1)
+    angle *= math.radians(parameters.rotation)
+    turn = rotation_matrix(axis, angle) if angle else None
+    return Placement(start, turn, [a for a in range(3) if parameters.flips and mirrored[a]])
+
+
+def reach(placement: Placement, crop: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
+    """The box of a volume of ``shape`` that the crop is made of, one voxel at least."""
+    half = torch.tensor([(side - 1) / 2 for side in crop])
+    # The corner of a turned box that lies farthest along an axis; a voxel more for the interpolation.
+    far = half if placement.turn is None else placement.turn.abs() @ half + 1
+    box = []
+    for first, h, f, n in zip(placement.start, half.tolist(), far.tolist(), shape, strict=True):
+        start = min(max(math.floor(first + h - f), 0), n - 1)
+        box.append(slice(start, min(max(math.ceil(first + h + f) + 1, start + 1), n)))
+    return tuple(box)
+
+
+def cut(volume: Tensor, smooth: int, placement: Placement, size: Sequence[int]) -> Tensor:
+    """The crop of ``size`` (z, y, x) voxels at that placement of a volume, as ``augment`` describes both."""
+    if placement.turn is None:
+        part = crop(volume, placement.start, size)
+    else:
+        part = _turned(volume, placement.start, size, placement.turn, smooth)
+    return part.flip([1 + axis for axis in placement.mirrored])
+
+
 def augment(volume: Tensor, smooth: int, parameters: Augmentation, seed: torch.Generator) -> Tensor:
     """A random crop of a volume, mirrored and turned.
 
@@ -54,26 +107,20 @@ def augment(volume: Tensor, smooth: int, parameters: Augmentation, seed: torch.G
     -------
     (channels, *crop), on the volume's device. What lies beyond the volume is 0 in all channels.
     """
-    middle = torch.rand((), generator=seed).item() < parameters.centred
-    start = [_start(size, side, middle, seed) for size, side in zip(volume.shape[1:], parameters.crop, strict=True)]
-    mirrored = torch.rand(3, generator=seed) < 0.5
-    axis, angle = torch.randn(3, generator=seed), (2 * torch.rand((), generator=seed).item() - 1)
-    angle *= math.radians(parameters.rotation)
-    if angle:
-        part = _turned(volume, start, parameters.crop, axis, angle, smooth)
-    else:
-        part = crop(volume, start, parameters.crop)
-    if parameters.flips:
-        part = part.flip([1 + a for a in range(3) if mirrored[a]])
-    return part
+    return cut(volume, smooth, draw(volume.shape[1:], parameters, seed), parameters.crop)
 
 
-def centre_crop(volume: Tensor, size: tuple[int, int, int]) -> Tensor:
+def centre(shape: Sequence[int], size: Sequence[int]) -> Placement:
+    """The middle of a volume, as it is."""
+    return Placement([(n - side) // 2 for n, side in zip(shape, size, strict=True)], None, [])
+
+
+def centre_crop(volume: Tensor, size: Sequence[int]) -> Tensor:
     """The middle of a volume (channels, z, y, x), filled up with 0 where it is smaller."""
-    return crop(volume, [(n - side) // 2 for n, side in zip(volume.shape[1:], size, strict=True)], size)
+    return crop(volume, centre(volume.shape[1:], size).start, size)
 
 
-def crop(volume: Tensor, start: list[int], size: tuple[int, int, int]) -> Tensor:
+def crop(volume: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
     """The box of ``size`` voxels that begins at ``start``, which may lie outside; 0 where the volume has none."""
     part = volume
     padding: list[int] = []
@@ -94,11 +141,9 @@ def _start(size: int, side: int, middle: bool, seed: torch.Generator) -> int:
     return low + int(torch.randint(high - low + 1, (), generator=seed))
 
 
-def _turned(
-    volume: Tensor, start: list[int], size: tuple[int, int, int], axis: Tensor, angle: float, smooth: int
-) -> Tensor:
+def _turned(volume: Tensor, start: Sequence[int], size: Sequence[int], turn: Tensor, smooth: int) -> Tensor:
     """The box turned about its middle."""
-    turn = rotation_matrix(axis, angle).to(volume)
+    turn = turn.to(volume)
     steps = [torch.arange(side, device=volume.device, dtype=volume.dtype) - (side - 1) / 2 for side in size]
     place = torch.stack(torch.meshgrid(*steps, indexing="ij"), dim=-1) @ turn.T
     middle = torch.tensor([s + (side - 1) / 2 for s, side in zip(start, size, strict=True)]).to(volume)

@@ -92,9 +92,21 @@ class Prediction(NamedTuple):
     alpha: Tensor
 
 
+class InstanceNorm(nn.InstanceNorm3d):
+    """Normalisation per instance that leaves the memory format as it is.
+
+    torch's own puts out contiguous volumes; the rectifier's gradient then meets one of the other format, and is slow.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = x.is_contiguous(memory_format=torch.channels_last_3d) and not x.is_contiguous()
+        found = super().forward(x)
+        return found.contiguous(memory_format=torch.channels_last_3d) if last else found
+
+
 def _convolution(inside: int, outside: int) -> nn.Sequential:
     # The normalisation's offset makes a bias of the convolution idle.
-    return nn.Sequential(nn.Conv3d(inside, outside, 3, padding=1, bias=False), nn.InstanceNorm3d(outside, affine=True))
+    return nn.Sequential(nn.Conv3d(inside, outside, 3, padding=1, bias=False), InstanceNorm(outside, affine=True))
 
 
 class ConvolutionPair(nn.Module):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raymat.network.augmentation import augment, centre_crop, generator
+from raymat.network.augmentation import Placement, centre, cut, draw, generator, reach
 from raymat.network.model import ModelConfig, normalised
 from raymat.network.recipe import Recipe
 from raymat.nodule import InputError, Nodule
@@ -58,10 +58,19 @@ def record_of(nodule: Nodule, config: ModelConfig) -> dict[str, np.ndarray]:
     }
 
 
-def volume_of(record: Mapping[str, np.ndarray]) -> Tensor:
-    """A record as one volume: float32 (``CHANNELS``, z, y, x)."""
-    arrays = [record[name] for name in ("image", "alpha", "union", "overlap")]
-    return torch.from_numpy(np.stack([*arrays, np.ones_like(arrays[0])]).astype(np.float32))
+def volume_of(record: Mapping[str, np.ndarray], box: tuple[slice, ...] = ()) -> Tensor:
+    """A record, or a box of it, as one volume: float32 (``CHANNELS``, z, y, x)."""
+    arrays = [record[name][box] for name in ("image", "alpha", "union", "overlap")]
+    volume = torch.ones((len(CHANNELS), *arrays[0].shape))
+    for channel, array in zip(volume, arrays, strict=False):  # the last stays 1
+        channel.copy_(torch.from_numpy(array))
+    return volume
+
+
+def _cut(record: Mapping[str, np.ndarray], placement: Placement, size: Sequence[int]) -> Tensor:
+    # Only what the crop is made of is brought to float32: a record has some twenty times the voxels.
+    box = reach(placement, size, record["image"].shape)
+    return cut(volume_of(record, box), SMOOTH, placement.within(box), size)
 
 
 def epoch_order(count: int, batch: int, seed: int, epoch: int) -> list[int]:
@@ -78,9 +87,10 @@ def steps_an_epoch(count: int, batch: int) -> int:
 def training_volume(record: Mapping[str, np.ndarray], recipe: Recipe, epoch: int, place: int) -> np.ndarray:
     """The augmented crop at that place of an epoch; float32 (``CHANNELS``, *crop)."""
     seed = generator("sample", recipe.seed, epoch, place)
-    return augment(volume_of(record), SMOOTH, recipe.augmentation, seed).numpy()
+    placement = draw(record["image"].shape, recipe.augmentation, seed)
+    return _cut(record, placement, recipe.augmentation.crop).numpy()
 
 
 def validation_volume(record: Mapping[str, np.ndarray], size: Sequence[int]) -> Tensor:
     """The middle of a record; float32 (``CHANNELS``, *size)."""
-    return centre_crop(volume_of(record), tuple(size))
+    return _cut(record, centre(record["image"].shape, size), size)

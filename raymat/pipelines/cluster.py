@@ -49,11 +49,14 @@ def object_store_bytes(cpus: int) -> int:
 
 
 @contextlib.contextmanager
-def connected(address: str | None = None, num_cpus: int | None = None) -> Iterator[None]:
+def connected(
+    address: str | None = None, num_cpus: int | None = None, holds_dataset: bool = False
+) -> Iterator[None]:
     """With a connection to the cluster at ``address``, else to the one this job runs on, else to a local one.
 
     A connection that stands already is used and left standing. A local cluster is started and shut down; it has token
-    authentication on and listens on loopback alone.
+    authentication on and listens on loopback alone. Its shared memory has room for the nodules that are on their way,
+    or, where it ``holds_dataset``, a third of the machine's memory.
 
     Raises
     ------
@@ -66,7 +69,7 @@ def connected(address: str | None = None, num_cpus: int | None = None) -> Iterat
     quiet_ray()
     address = address or os.environ.get("RAY_ADDRESS")
     if not address:
-        _start(num_cpus)
+        _start(num_cpus, holds_dataset)
     else:
         _join(address)
     try:
@@ -75,11 +78,12 @@ def connected(address: str | None = None, num_cpus: int | None = None) -> Iterat
         ray.shutdown()
 
 
-def _start(num_cpus: int | None) -> None:
+def _start(num_cpus: int | None, holds_dataset: bool) -> None:
     # Workers of a local cluster inherit these; a runtime environment would cost each of them seconds to start.
     os.environ.update(thread_environment(1))
-    # Ray ends a task's worker a second after its task where actors hold the CPUs; to start one takes seconds.
-    os.environ.update(RAY_idle_worker_killing_time_threshold_ms="600000", RAY_num_workers_soft_limit="64")
+    # Ray ends a task's worker a second after its task where actors hold the CPUs; to start one takes seconds. A higher
+    # RAY_num_workers_soft_limit would keep them too, but Ray then starts as many when tasks queue.
+    os.environ.update(RAY_idle_worker_killing_time_threshold_ms="600000")
     # On Linux Ray takes the machine's outward address, even for one that asks for loopback, and listens on all; told
     # that there will be no other node, as it takes for granted elsewhere, it stays on 127.0.0.1.
     clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
@@ -89,7 +93,8 @@ def _start(num_cpus: int | None) -> None:
             num_cpus=num_cpus,
             include_dashboard=False,
             logging_level=logging.WARNING,
-            object_store_memory=object_store_bytes(num_cpus or os.cpu_count() or 1),
+            # Ray's own choice, where it is none of ours, is that third.
+            object_store_memory=None if holds_dataset else object_store_bytes(num_cpus or os.cpu_count() or 1),
         )
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = clusters

@@ -172,7 +172,7 @@ def _train(
             run.tag("data_digest", data.digest)
         results = {}
         todo = [r for r in job.splits if not place.exists(f"split-{r}/{WEIGHTS}")]
-        with connected(job.address) if todo else contextlib.nullcontext():
+        with connected(job.address, holds_dataset=True) if todo else contextlib.nullcontext():
             threads = threads_of(job) if todo else 1
             needed = {p for r in todo for part in (splits[r].training, splits[r].validation) for p in part}
             places = data.of(needed)
@@ -351,6 +351,8 @@ def train_worker(settings: Settings) -> None:
     """The loop of one worker: feed, step, validate, log, checkpoint; from the last checkpoint where there is one."""
     quiet_ray()
     logging.getLogger("ray.train").setLevel(logging.WARNING)
+    # A block is a batch here: more of them than CPUs is what is meant.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     recipe = settings.recipe
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()

@@ -100,7 +100,7 @@ def _tune(job: TuneJob, data: Data, split: Split, place: Store, say: Callable[[s
         )
     place.write(NOTE, json.dumps(note, indent=1).encode())
     with ending(parent):
-        with connected(training.address):
+        with connected(training.address, holds_dataset=True):
             threads = threads_of(training)
             parts = [data.of(split.training), data.of(split.validation)]
             places = [place for part in parts for place in part]

@@ -5,7 +5,17 @@ import math
 import pytest
 import torch
 
-from raymat.network.augmentation import Augmentation, augment, centre_crop, crop, generator, rotation_matrix
+from raymat.network.augmentation import (
+    Augmentation,
+    augment,
+    centre_crop,
+    crop,
+    cut,
+    draw,
+    generator,
+    reach,
+    rotation_matrix,
+)
 
 
 def a_volume(shape=(20, 24, 28)) -> torch.Tensor:
@@ -90,3 +100,23 @@ def test_a_volume_smaller_than_the_crop_is_filled_up_with_nothing():
         drawn = augment(volume, 2, Augmentation((16, 16, 16), rotation=0.0), generator(seed))
         assert drawn[3].sum() == 6 * 16 * 16
     assert crop(volume, [-2, 0, 0], (3, 4, 4))[3].sum() == 16
+
+
+@pytest.mark.parametrize("rotation", [0.0, 30.0, 180.0])
+@pytest.mark.parametrize("shape", [(40, 44, 48), (6, 44, 12)])
+def test_a_crop_is_made_of_what_it_reaches_and_of_nothing_else(shape, rotation):
+    volume = a_volume(shape)
+    parameters = Augmentation((16, 12, 20), centred=0.5, rotation=rotation)
+    for seed in range(20):
+        placement = draw(shape, parameters, generator(seed))
+        box = reach(placement, parameters.crop, shape)
+        part = cut(volume[(slice(None), *box)], 2, placement.within(box), parameters.crop)
+        torch.testing.assert_close(part[:2], augment(volume, 2, parameters, generator(seed))[:2], atol=1e-4, rtol=0)
+        # Nearest voxels may differ where a sample lies between two.
+        assert (part[2:] != augment(volume, 2, parameters, generator(seed))[2:]).float().mean() < 1e-3
+    assert all(
+        s.stop - s.start < n
+        for s, n in zip(
+            reach(draw((90,) * 3, parameters, generator(0)), parameters.crop, (90,) * 3), (90,) * 3, strict=True
+        )
+    )
