@@ -61,10 +61,10 @@ def record_of(nodule: Nodule, config: ModelConfig) -> dict[str, np.ndarray]:
 def volume_of(record: Mapping[str, np.ndarray], box: tuple[slice, ...] = ()) -> Tensor:
     """A record, or a box of it, as one volume: float32 (``CHANNELS``, z, y, x)."""
     arrays = [record[name][box] for name in ("image", "alpha", "union", "overlap")]
-    volume = torch.ones((len(CHANNELS), *arrays[0].shape))
+    volume = np.ones((len(CHANNELS), *arrays[0].shape), np.float32)
     for channel, array in zip(volume, arrays, strict=False):  # the last stays 1
-        channel.copy_(torch.from_numpy(array))
-    return volume
+        channel[...] = array
+    return torch.from_numpy(volume)
 
 
 def _cut(record: Mapping[str, np.ndarray], placement: Placement, size: Sequence[int]) -> Tensor:

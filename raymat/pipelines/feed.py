@@ -8,13 +8,15 @@ that neither the number of workers nor an interruption changes what the network 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import ray
 import torch
-from ray.data import Datasource, ReadTask
+from ray.data import Datasource, ExecutionResources, ReadTask
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockAccessor, BlockMetadata
 
 from raymat.loading import Nodules
@@ -27,7 +29,10 @@ from raymat.pipelines.cluster import data_settings
 # Making a batch takes a small part of the time of the step that it feeds.
 FEED_CPUS = 0.05
 FEED_TASKS = 2
+# Batches that a worker's stream may hold ready; those that are fetched to the device already are AHEAD of them.
+READY = 16
 AHEAD = 2
+BREATH_S = 0.02
 
 
 def load_records(nodules: Nodules, places: Sequence[int], config: ModelConfig, say: Callable[[str], None]) -> list:
@@ -71,7 +76,7 @@ class Batches(Datasource):
         recipe, count = self.recipe, len(self.records)
         steps = steps_an_epoch(count, recipe.batch)
         share = recipe.batch // self.workers
-        size = int(np.prod(recipe.augmentation.crop)) * share * (4 * SMOOTH + 3)
+        size = batch_bytes(recipe, self.workers)
         tasks = []
         for epoch in range(self.first_step // steps, recipe.epochs):
             order = epoch_order(count, recipe.batch, recipe.seed, epoch)
@@ -83,6 +88,22 @@ class Batches(Datasource):
                 metadata = BlockMetadata(num_rows=share, size_bytes=size, input_files=None, exec_stats=None)
                 tasks.append(ReadTask(_batch(recipe, epoch, {p: self.records[order[p]] for p in places}), metadata))
         return tasks
+
+
+def batch_bytes(recipe: Recipe, workers: int) -> int:
+    """Bytes of a worker's share of a batch on its way: two float32 channels, three of a byte."""
+    return int(np.prod(recipe.augmentation.crop)) * recipe.batch // workers * (4 * SMOOTH + 3)
+
+
+class Breath(ExecutionCallback):
+    """Slows Ray Data's loop down to what a training needs.
+
+    Where a batch is ready and none is wanted yet, the loop turns without waiting, in the process that trains: it would
+    take a CPU and Python's lock from the step.
+    """
+
+    def on_execution_step(self, executor) -> None:
+        time.sleep(BREATH_S)
 
 
 def _batch(recipe: Recipe, epoch: int, records: dict) -> Callable[[], Iterator[pa.Table]]:
@@ -108,6 +129,10 @@ def stream(
         return
     with data_settings() as context:
         context.execution_options.preserve_order = True
+        context.execution_options.resource_limits = ExecutionResources(
+            object_store_memory=READY * batch_bytes(recipe, workers)
+        )
+        context.custom_execution_callback_classes = [Breath]
         context.target_max_block_size = None  # a batch is never cut
         batches = ray.data.read_datasource(
             source, num_cpus=FEED_CPUS, concurrency=FEED_TASKS, override_num_blocks=steps
