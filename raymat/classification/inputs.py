@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raymat.blocks import block_means, factor_of
 from raymat.matting import METHODS
 from raymat.nodule import InputError, Nodule, matte_box
 
@@ -68,19 +69,13 @@ def crops_of(nodule: Nodule, config: CropConfig) -> dict[str, np.ndarray | list[
     """
     if nodule.trimap is None or not nodule.readers:
         raise InputError(f"{nodule.nodule_id}: has no readers' masks; the inputs are made of masks and mattes")
-    factors = [config.spacing_mm / spacing for spacing in nodule.spacing]
-    factor = round(factors[0])
-    if factor < 1 or any(abs(f - factor) > 1e-3 for f in factors):
-        raise InputError(
-            f"{nodule.nodule_id}: on a grid of {' x '.join(f'{s:g}' for s in nodule.spacing)} mm (z, y, x), of which "
-            f"a crop of {config.spacing_mm:g} mm is no whole multiple; choose another --spacing-mm"
-        )
+    factor = factor_of(nodule, config.spacing_mm)
     middle = [(part.start + part.stop) // 2 for part in matte_box(nodule.trimap)]
     masks = np.stack(nodule.readers) != 0
     low, high = config.intensity_range
 
     def cut(array: np.ndarray, fill: float = 0.0) -> np.ndarray:
-        return block_means(array, middle, config.stored, factor, fill)
+        return coarse_cube(array, middle, config.stored, factor, fill)
 
     crops = {IMAGE: np.clip((cut(nodule.image, low) - low) / (high - low), 0, 1)}
     crops |= {MEAN: cut(masks.mean(axis=0)), OVERLAP: cut(masks.all(axis=0)), UNION: cut(masks.any(axis=0))}
@@ -89,7 +84,7 @@ def crops_of(nodule: Nodule, config: CropConfig) -> dict[str, np.ndarray | list[
     return half | {"readers": [cut(mask).astype(np.float16) for mask in masks]}
 
 
-def block_means(array: np.ndarray, middle: Sequence[int], side: int, factor: int, fill: float) -> np.ndarray:
+def coarse_cube(array: np.ndarray, middle: Sequence[int], side: int, factor: int, fill: float) -> np.ndarray:
     """A cube of ``side`` voxels around ``middle``, each the mean of a block of ``factor`` voxels along every axis.
 
     Parameters
@@ -111,7 +106,7 @@ def block_means(array: np.ndarray, middle: Sequence[int], side: int, factor: int
         source.append(slice(first, max(first, last)))
         target.append(slice(first - start, max(first, last) - start))
     cube[tuple(target)] = array[tuple(source)]
-    return cube.reshape(side, factor, side, factor, side, factor).mean(axis=(1, 3, 5))
+    return block_means(cube, factor)
 
 
 def random_reader(nodule_id: str, readers: int, seed: int) -> int:

@@ -26,12 +26,15 @@ class Augmentation:
     crop : (z, y, x) voxels, the network's input
     centred : share of crops that hold the middle of the volume, where the nodule is; the others are drawn from the
         whole. Of a crop of 96 in a volume of 180 every one holds it.
+    off_centre : how far the volume's middle lies from that of a crop which holds it, at most, as a share of the crop's
+        side; one half is anywhere in it
     flips : mirror along each axis with probability one half
     rotation : largest angle about a random axis, degrees; 0 for none
     """
 
     crop: tuple[int, int, int] = (96, 96, 96)
     centred: float = 0.8
+    off_centre: float = 0.5
     flips: bool = True
     rotation: float = 30.0
 
@@ -64,7 +67,8 @@ class Placement(NamedTuple):
 def draw(shape: Sequence[int], parameters: Augmentation, seed: torch.Generator) -> Placement:
     """A random placement in a volume of ``shape`` (z, y, x)."""
     middle = torch.rand((), generator=seed).item() < parameters.centred
-    start = [_start(size, side, middle, seed) for size, side in zip(shape, parameters.crop, strict=True)]
+    off_centre = parameters.off_centre if middle else None
+    start = [_start(size, side, off_centre, seed) for size, side in zip(shape, parameters.crop, strict=True)]
     mirrored = torch.rand(3, generator=seed) < 0.5
     axis, angle = torch.randn(3, generator=seed), (2 * torch.rand((), generator=seed).item() - 1)
     angle *= math.radians(parameters.rotation)
@@ -132,12 +136,15 @@ def crop(volume: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
     return functional.pad(part, padding)
 
 
-def _start(size: int, side: int, middle: bool, seed: torch.Generator) -> int:
+def _start(size: int, side: int, off_centre: float | None, seed: torch.Generator) -> int:
     if size <= side:
         return -int(torch.randint(side - size + 1, (), generator=seed))
     low, high = 0, size - side
-    if middle:
-        low, high = max(low, size // 2 - side + 1), min(high, size // 2)
+    if off_centre is not None:
+        middle, away = size // 2, int(off_centre * side)
+        first = middle - side // 2
+        low = max(low, first - away, middle - side + 1)
+        high = max(low, min(high, first + away, middle))
     return low + int(torch.randint(high - low + 1, (), generator=seed))
 
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from raymat.blocks import block_means
 from raymat.network.augmentation import crop
 from raymat.network.model import MattingNetwork, normalised
 from raymat.network.recipe import Recipe
@@ -105,6 +107,29 @@ class Ensemble:
         spread = torch.stack([vote[2] for vote in votes]).std(0, correction=0)
         union, overlap, alpha = (part.cpu().numpy() for part in mean)
         return Predicted(alpha, union, overlap, spread.cpu().numpy())
+
+    def predict_finer(self, image: np.ndarray, factor: int, flips: bool = False) -> Predicted:
+        """Masks and matte of an image on a grid ``factor`` times finer than the network's, interpolated to that grid.
+
+        Parameters
+        ----------
+        image : (z, y, x), HU, of any size
+        factor : a whole number; 1 is ``predict``
+        flips : as for ``predict``
+        """
+        if factor == 1:
+            return self.predict(image, flips)
+        rest = [(0, -size % factor) for size in image.shape]
+        found = self.predict(block_means(np.pad(image, rest, mode="edge"), factor), flips)
+        inside = tuple(slice(size) for size in image.shape)
+
+        def finer(part: np.ndarray) -> np.ndarray:
+            grown = functional.interpolate(
+                torch.from_numpy(part)[None, None], scale_factor=factor, mode="trilinear", align_corners=False
+            )
+            return grown[0, 0].numpy()[inside]
+
+        return Predicted(finer(found.alpha), finer(found.union), finer(found.overlap), finer(found.spread))
 
     def _windows(self, model: MattingNetwork, volume: Tensor) -> Tensor:
         """Union, overlap and alpha (3, z, y, x) of a volume (z, y, x), window by window."""

@@ -39,7 +39,7 @@ class ModelConfig:
     blocks : ResBlocks in a group
     auxiliary : whether the matting branch sees the masks; without, it is the 3DMM with the double dagger of Table 1
     intensity_range : HU that become 0 and 1 at the input; what lies beyond is clipped
-    spacing_mm : of the grid that it is trained on and predicts on, every dimension
+    spacing_mm : of the grid that it is trained on and predicts on, every dimension; a whole multiple of the dataset's
     """
 
     width: int = 32
@@ -75,7 +75,7 @@ class ModelConfig:
         return cls(**values)
 
 
-PRESETS = {"paper": ModelConfig(), "small": ModelConfig(width=8, levels=4, blocks=1)}
+PRESETS = {"paper": ModelConfig(), "small": ModelConfig(width=16, levels=4, blocks=1, spacing_mm=1.0)}
 
 
 class Prediction(NamedTuple):

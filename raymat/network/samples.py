@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raymat.blocks import block_means, factor_of
 from raymat.network.augmentation import Placement, centre, cut, draw, generator, reach
 from raymat.network.model import ModelConfig, normalised
 from raymat.network.recipe import Recipe
@@ -34,25 +35,22 @@ def record_of(nodule: Nodule, config: ModelConfig) -> dict[str, np.ndarray]:
     """What the training needs of a nodule, in 6 bytes a voxel.
 
     ``image`` (0 to 1) and ``alpha`` are float16, a step of 0.7 HU and 0.0005, ``union`` and ``overlap`` uint8; all
-    (z, y, x).
+    (z, y, x) on the network's grid. A voxel coarser than the dataset's is the mean of those in it, and a mask has it
+    where it has half of them.
 
     Raises
     ------
     InputError
-        The nodule has no chosen matte, or lies on a grid other than the network's.
+        The nodule has no chosen matte, or the network's grid is no whole multiple of its own.
     """
     if nodule.alpha is None:
         raise InputError(f"{nodule.nodule_id}: no matte was chosen; the network learns from accepted nodules")
-    if any(abs(spacing - config.spacing_mm) > 1e-3 for spacing in nodule.spacing):
-        raise InputError(
-            f"{nodule.nodule_id}: on a grid of {' x '.join(f'{s:g}' for s in nodule.spacing)} mm (z, y, x), the "
-            f"network works on {config.spacing_mm:g} mm; build the dataset with --spacing-mm {config.spacing_mm:g}"
-        )
-    image = normalised(torch.from_numpy(np.ascontiguousarray(nodule.image, np.float32)), config.intensity_range)
-    union, overlap = masks_of(nodule)
+    factor = factor_of(nodule, config.spacing_mm)
+    image = block_means(np.ascontiguousarray(nodule.image, np.float32), factor)
+    union, overlap = (block_means(mask, factor) >= 0.5 for mask in masks_of(nodule))
     return {
-        "image": image.numpy().astype(np.float16),
-        "alpha": nodule.alpha.astype(np.float16),
+        "image": normalised(torch.from_numpy(image), config.intensity_range).numpy().astype(np.float16),
+        "alpha": block_means(nodule.alpha, factor).astype(np.float16),
         "union": union.astype(np.uint8),
         "overlap": overlap.astype(np.uint8),
     }

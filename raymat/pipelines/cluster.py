@@ -49,9 +49,7 @@ def object_store_bytes(cpus: int) -> int:
 
 
 @contextlib.contextmanager
-def connected(
-    address: str | None = None, num_cpus: int | None = None, holds_dataset: bool = False
-) -> Iterator[None]:
+def connected(address: str | None = None, num_cpus: int | None = None, holds_dataset: bool = False) -> Iterator[None]:
     """With a connection to the cluster at ``address``, else to the one this job runs on, else to a local one.
 
     A connection that stands already is used and left standing. A local cluster is started and shut down; it has token

@@ -14,6 +14,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from raymat import pictures
+from raymat.blocks import factor_of
 from raymat.loading import Nodules
 from raymat.network.evaluation import (
     CHOSEN,
@@ -141,8 +142,10 @@ class Evaluator:
         nodule = self.nodules[work["place"]]
         split = work["split"]
         mine = {name: ensemble for (name, of), ensemble in self.ensembles.items() if of == split}
-        box = evaluation_box(nodule, next(iter(mine.values())).window)
-        predicted = {name: ensemble.predict(nodule.image[box]) for name, ensemble in mine.items()}
+        factors = {name: factor_of(nodule, ensemble.recipe.model.spacing_mm) for name, ensemble in mine.items()}
+        seen = [factors[name] * np.array(ensemble.window) for name, ensemble in mine.items()]
+        box = evaluation_box(nodule, np.max(seen, axis=0).tolist())
+        predicted = {name: ensemble.predict_finer(nodule.image[box], factors[name]) for name, ensemble in mine.items()}
         first = next(iter(predicted.values()))
         row = {
             "split": split,
@@ -196,12 +199,7 @@ def _write(
         draw(f"errors-{truth.replace(' ', '-')}.png", error_bars(table, TITLES))
         if run:
             for method, found in table.items():
-                key = (
-                    f"{truth}/{method}".replace("+", "_plus")
-                    .replace("'", "")
-                    .replace("‡", "_ablation")
-                    .replace(",", "")
-                )
+                key = f"{truth}/{method}".translate(PLAIN)
                 run.metrics({f"{key}/{metric}": mean for metric, (mean, _) in found.items()})
     curves, lines = {}, []
     for name in names:

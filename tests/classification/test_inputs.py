@@ -11,7 +11,7 @@ from raymat.classification.inputs import (
     INPUTS,
     CropConfig,
     axial_diameter,
-    block_means,
+    coarse_cube,
     crops_of,
     random_reader,
     size_of,
@@ -48,11 +48,11 @@ def test_what_readers_and_mattes_say_elsewhere_changes_no_image():
 
 def test_blocks_are_means_around_the_middle_and_filled_beyond():
     array = np.arange(4 * 4 * 4, dtype=np.float32).reshape(4, 4, 4)
-    np.testing.assert_allclose(block_means(array, (2, 2, 2), 2, 2, 0.0)[0, 0, 0], array[:2, :2, :2].mean())
-    corner = block_means(array, (0, 0, 0), 2, 2, -5.0)
+    np.testing.assert_allclose(coarse_cube(array, (2, 2, 2), 2, 2, 0.0)[0, 0, 0], array[:2, :2, :2].mean())
+    corner = coarse_cube(array, (0, 0, 0), 2, 2, -5.0)
     assert corner[0, 0, 0] == -5
     np.testing.assert_allclose(corner[1, 1, 1], array[:2, :2, :2].mean())
-    assert (block_means(array, (40, 2, 2), 2, 2, -5.0) == -5).all()
+    assert (coarse_cube(array, (40, 2, 2), 2, 2, -5.0) == -5).all()
 
 
 def test_a_grid_that_does_not_fit_is_refused():

@@ -91,6 +91,17 @@ def test_centred_crops_hold_the_middle():
         assert part[0].sum() == 1
 
 
+@pytest.mark.parametrize(("off_centre", "side"), [(0.0, 8), (0.25, 8), (0.5, 8), (0.25, 7), (0.0, 7)])
+def test_the_middle_lies_as_far_off_the_crops_middle_as_it_may(off_centre, side):
+    marked = torch.zeros(2, 31, 31, 31)
+    marked[:, 15, 15, 15] = 1
+    still = Augmentation((side,) * 3, centred=1.0, off_centre=off_centre, flips=False, rotation=0.0)
+    places = torch.cat([torch.nonzero(augment(marked, 1, still, generator(seed))[0]) for seed in range(200)])
+    assert len(places) == 200
+    away = int(off_centre * side)
+    assert places.unique().tolist() == list(range(max(0, side // 2 - away), min(side, side // 2 + away + 1)))
+
+
 def test_a_volume_smaller_than_the_crop_is_filled_up_with_nothing():
     volume = a_volume((6, 24, 28))
     part = centre_crop(volume, (16, 16, 16))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from raymat.network.augmentation import Augmentation
-from raymat.network.inference import Ensemble, _tent, window_starts
+from raymat.network.inference import Ensemble, Predicted, _tent, window_starts
 from raymat.network.model import ModelConfig, normalised
 from raymat.network.recipe import Recipe
 from raymat.network.training import begin, save_weights
@@ -87,6 +87,27 @@ def test_with_mirror_images_a_mirrored_scan_gives_the_mirrored_matte(two):
         mirrored = ensemble.predict(np.flip(image, axis), flips=True)
         np.testing.assert_allclose(mirrored.alpha, np.flip(found.alpha, axis), atol=1e-5)
     assert found.spread.max() > 0
+
+
+def test_on_a_finer_grid_a_prediction_is_interpolated_between_the_middles_of_its_voxels(two, monkeypatch):
+    ensemble, image = Ensemble(two[:1]), an_image((13, 16, 18))
+    found = ensemble.predict_finer(image, 2)
+    assert all(part.shape == image.shape for part in vars(found).values())
+    seen = []
+
+    def ramp(coarse, flips):
+        seen.append(coarse)
+        depth = np.broadcast_to(np.arange(coarse.shape[0], dtype=np.float32)[:, None, None], coarse.shape)
+        return Predicted(depth.copy(), depth.copy(), depth.copy(), depth.copy())
+
+    monkeypatch.setattr(ensemble, "predict", ramp)
+    depth = ensemble.predict_finer(image, 2).alpha[:, 5, 5]
+    np.testing.assert_allclose(depth[1:12], (np.arange(1, 12) + 0.5) / 2 - 0.5, atol=1e-5)
+    assert seen[0].shape == (7, 8, 9)
+    np.testing.assert_allclose(seen[0][2, 3, 4], image[4:6, 6:8, 8:10].mean(), rtol=1e-5)
+    np.testing.assert_array_equal(
+        Ensemble(two[:1]).predict_finer(image, 1).alpha, Ensemble(two[:1]).predict(image).alpha
+    )
 
 
 def test_what_cannot_be_predicted_is_refused(two, tmp_path):

@@ -169,6 +169,20 @@ def test_a_record_holds_the_masks_of_the_readers_and_the_chosen_matte():
     assert (volume[4] == 1).all()
 
 
+def test_a_record_on_a_coarser_grid_holds_means_and_the_masks_that_have_half_of_a_voxel():
+    nodule = a_ball(1)
+    record = record_of(nodule, replace(RECIPE.model, spacing_mm=2 * nodule.spacing[0]))
+    sides = [side // 2 for side in nodule.image.shape]
+    assert all(part.shape == tuple(sides) for part in record.values())
+
+    def blocks(array: np.ndarray) -> np.ndarray:
+        return np.stack([array[z::2, y::2, x::2] for z in (0, 1) for y in (0, 1) for x in (0, 1)]).mean(axis=0)
+
+    np.testing.assert_allclose(record["alpha"], blocks(nodule.alpha), atol=1e-3)
+    np.testing.assert_allclose(record["image"], np.clip((blocks(nodule.image) + 1000) / 1400, 0, 1), atol=1e-3)
+    np.testing.assert_array_equal(record["union"], blocks(nodule.readers[0] | nodule.readers[1]) >= 0.5)
+
+
 def test_nodules_that_cannot_be_learnt_from_are_refused_by_name():
     with pytest.raises(InputError, match=r"ball2: on a grid of 1 x 1 x 1 mm"):
         record_of(a_ball(2, spacing=1.0), RECIPE.model)
