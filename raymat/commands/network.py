@@ -104,6 +104,7 @@ def add_training(train: argparse.ArgumentParser) -> None:
     recipe.add_argument("--epochs", type=positive)
     recipe.add_argument("--batch", type=positive, help="volumes a step, over all workers")
     recipe.add_argument("--crop", type=positive, help="side of the network's input, voxels")
+    recipe.add_argument("--spacing-mm", type=float, help="of its grid: a whole multiple of the dataset's spacing")
     recipe.add_argument("--width", type=positive, help="features of the finest level")
     recipe.add_argument("--levels", type=positive, help="resolutions of the U-Net")
     recipe.add_argument("--learning-rate", type=float)
@@ -174,7 +175,9 @@ def training_job(options: argparse.Namespace, splits: tuple[int, ...]):
         out=options.out,
         recipe=replace(
             recipe,
-            model=replace(recipe.model, **stated(width=options.width, levels=options.levels)),
+            model=replace(
+                recipe.model, **stated(width=options.width, levels=options.levels, spacing_mm=options.spacing_mm)
+            ),
             augmentation=replace(recipe.augmentation, **stated(crop=(options.crop,) * 3 if options.crop else None)),
             **stated(**{name: getattr(options, name) for name in names}, compiled=options.compile),
         ),

@@ -37,13 +37,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 RECIPE = Recipe(
     model=ModelConfig(width=4, levels=2, blocks=1),
-    augmentation=Augmentation((16, 16, 16)),
+    augmentation=Augmentation((16, 16, 16), centred=0.9, off_centre=0.2),
     epochs=4,
     batch=2,
     learning_rate=1e-2,
 )
 SAME = ["--width", "4", "--levels", "2", "--crop", "16", "--epochs", "4", "--batch", "2", "--learning-rate", "0.01"]
-SAME += ["--no-channels-last", "--splits", "0", "--workers", "1", "--threads", "1"]
+SAME += ["--spacing-mm", "0.5", "--no-channels-last", "--splits", "0", "--workers", "1", "--threads", "1"]
 
 
 @pytest.fixture(scope="module")

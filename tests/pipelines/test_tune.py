@@ -27,13 +27,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 RECIPE = Recipe(
     model=ModelConfig(width=4, levels=2, blocks=1),
-    augmentation=Augmentation((8, 8, 8)),
+    augmentation=Augmentation((8, 8, 8), centred=0.9, off_centre=0.2),
     epochs=1,
     batch=2,
     learning_rate=1e-2,
 )
 SAME = ["--width", "4", "--levels", "2", "--crop", "8", "--epochs", "1", "--batch", "2", "--learning-rate", "0.01"]
-SAME += ["--no-channels-last", "--workers", "1", "--threads", "1", "--alphas", "1,10", "--betas", "1,10"]
+SAME += ["--spacing-mm", "0.5", "--no-channels-last", "--workers", "1", "--threads", "1", "--alphas", "1,10", "--betas", "1,10"]
 
 
 @pytest.mark.timeout(1800)
