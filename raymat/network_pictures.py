@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 
 from raymat.pictures import ALPHA_COLOURS, FAINT, FRAME, INK
 
+BAR, MARKED = "#ff8a1f", "#2f6db5"
 COLUMNS = ("image", "union", "overlap", "alpha", "predicted union", "predicted overlap", "predicted alpha")
 
 
@@ -65,21 +66,25 @@ def reliability(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     return figure
 
 
-def error_bars(table: Mapping[str, Mapping[str, tuple[float, float]]], titles: Mapping[str, str]) -> Figure:
+def error_bars(
+    table: Mapping[str, Mapping[str, tuple[float, float]]], titles: Mapping[str, str], marked: Collection[str] = ()
+) -> Figure:
     """A table of errors as bars: for each metric of ``titles`` one panel, one bar a method, its deviation as a whisker.
 
     Parameters
     ----------
     table : method to metric to (mean, standard deviation)
     titles : metric to what is written above its panel
+    marked : methods whose bars have another colour
     """
+    colours = [MARKED if method in marked else BAR for method in table]
     figure = Figure(figsize=(3.2 * len(titles), 0.6 + 0.32 * len(table)), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (metric, title) in zip(
         figure.subplots(1, len(titles), sharey=True, squeeze=False)[0], titles.items(), strict=True
     ):
         means, deviations = zip(*(table[method][metric] for method in table), strict=True)
-        axes.barh(list(table), means, xerr=deviations, color="#ff8a1f", ecolor=INK, height=0.7)
+        axes.barh(list(table), means, xerr=deviations, color=colours, ecolor=INK, height=0.7)
         axes.set_title(title, fontsize=10, loc="left", color=INK)
         axes.tick_params(left=False, labelsize=9)
         for spine in ("top", "right", "left"):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from raymat import metrics
+from raymat.matting import METHODS
 from raymat.network.inference import Predicted
 from raymat.network.samples import masks_of
 from raymat.nodule import Nodule
@@ -20,6 +21,8 @@ READERS, RAMP, NOTHING = "readers' mean", "window ramp", "nothing"
 # Methods that need nobody to draw a mask first. Alpha 0 everywhere, and what the lung window alone says, are what any
 # network has to beat.
 AUTOMATIC = (RAMP, NOTHING, "3DMM")
+# Rows of a table; the networks come after these.
+ORDER = (READERS, *METHODS, RAMP, NOTHING)
 WINDOW = (-600.0, 1500.0)
 BINS = 10
 
@@ -111,8 +114,8 @@ def summarise(rows: Iterable[dict], truth: str) -> dict[str, dict[str, tuple[flo
         if row["truth"] == truth:
             values[row["method"]][row["metric"]][row["split"]].append(row["value"])
     table = {}
-    for method, by_metric in values.items():
-        table[method] = {}
+    for method in sorted(values, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER)):
+        by_metric, table[method] = values[method], {}
         for metric, by_split in by_metric.items():
             means = metrics.REPORT_SCALE[metric] * np.array([np.mean(found) for found in by_split.values()])
             table[method][metric] = (float(means.mean()), float(means.std()))
