@@ -32,7 +32,7 @@ FEED_TASKS = 2
 # Batches that a worker's stream may hold ready; those that are fetched to the device already are AHEAD of them.
 READY = 16
 AHEAD = 2
-BREATH_S = 0.02
+BREATH_S = 0.1
 
 
 def load_records(nodules: Nodules, places: Sequence[int], config: ModelConfig, say: Callable[[str], None]) -> list:
