@@ -29,9 +29,10 @@ from raymat.pipelines.cluster import data_settings
 # Making a batch takes a small part of the time of the step that it feeds.
 FEED_CPUS = 0.05
 FEED_TASKS = 2
-# Batches that a worker's stream may hold ready; those that are fetched to the device already are AHEAD of them.
+# Batches of a worker that may lie ready in the object store, and of those on its device.
 READY = 16
 AHEAD = 2
+# Between two turns of Ray Data's loop, in each of which FEED_TASKS batches can be begun: twenty a second at most.
 BREATH_S = 0.1
 
 

@@ -28,6 +28,7 @@ import torch.distributed
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution import context as train_context
 from ray.train.v2.api.config import LoggingConfig
 from ray.util.queue import Empty, Queue
 
@@ -351,6 +352,8 @@ def train_worker(settings: Settings) -> None:
     """The loop of one worker: feed, step, validate, log, checkpoint; from the last checkpoint where there is one."""
     quiet_ray()
     logging.getLogger("ray.train").setLevel(logging.WARNING)
+    # Named after its file, this one is not below "ray.train"; it would print every report.
+    train_context.logger.setLevel(logging.WARNING)
     # A block is a batch here: more of them than CPUs is what is meant.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     recipe = settings.recipe

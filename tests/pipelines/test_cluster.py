@@ -1,6 +1,10 @@
 """Sizing of the pools: every CPU used, and never a build that cannot start."""
 
+import time
+
+import psutil
 import pytest
+import ray
 
 from raymat.nodule import InputError
 from raymat.pipelines.cluster import Pools, await_room, thread_environment
@@ -72,3 +76,15 @@ def test_progress_counts_outcomes_and_says_how_far_it_is(capsys):
 @pytest.mark.parametrize(("seconds", "words"), [(42.4, "42 s"), (190, "3 min 10 s"), (7500, "2 h 05 min")])
 def test_durations_in_words(seconds, words):
     assert in_words(seconds) == words
+
+
+@pytest.mark.ray
+def test_tasks_that_queue_start_no_more_workers_than_there_are_cpus(ray_cluster):
+    def workers() -> int:
+        titles = (" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True))
+        return sum(title.startswith("ray::") for title in titles)
+
+    before = workers()
+    pause = ray.remote(lambda: time.sleep(0.1))
+    ray.get([pause.remote() for _ in range(60)])
+    assert workers() <= before + 4

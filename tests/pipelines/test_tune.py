@@ -33,19 +33,8 @@ RECIPE = Recipe(
     learning_rate=1e-2,
 )
 SAME = ["--width", "4", "--levels", "2", "--crop", "8", "--epochs", "1", "--batch", "2", "--learning-rate", "0.01"]
-SAME += [
-    "--spacing-mm",
-    "0.5",
-    "--no-channels-last",
-    "--workers",
-    "1",
-    "--threads",
-    "1",
-    "--alphas",
-    "1,10",
-    "--betas",
-    "1,10",
-]
+SAME += ["--spacing-mm", "0.5", "--no-channels-last", "--workers", "1", "--threads", "1"]
+SAME += ["--alphas", "1,10", "--betas", "1,10"]
 
 
 @pytest.mark.timeout(1800)
