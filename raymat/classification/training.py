@@ -115,8 +115,8 @@ def _epoch(
         places = order[start : start + recipe.batch]
         if len(places) < 2 and losses:
             continue  # nothing to normalise one nodule by; another epoch deals it elsewhere
-        volumes = torch.stack([augmented(crops[place], recipe, seed, epoch, place) for place in places])
-        given = model(volumes.to(labels.device)).squeeze(1)
+        volumes = [augmented(crops[place], recipe, seed, epoch, place, labels.device) for place in places]
+        given = model(torch.stack(volumes)).squeeze(1)
         loss = functional.binary_cross_entropy_with_logits(given, labels[places], pos_weight=labels.new_tensor(weight))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -125,10 +125,15 @@ def _epoch(
     return float(torch.stack(losses).mean())
 
 
-def augmented(crop: np.ndarray, recipe: Recipe, seed: int, epoch: int, place: int) -> Tensor:
-    """A stored crop (z, y, x) shifted, mirrored and turned into the network's input; float32 (1, side, side, side)."""
+def augmented(
+    crop: np.ndarray, recipe: Recipe, seed: int, epoch: int, place: int, device: str | torch.device = "cpu"
+) -> Tensor:
+    """A stored crop (z, y, x) shifted, mirrored and turned into the network's input; float32 (1, side, side, side).
+
+    The turn is computed on the network's device: on a CPU it takes longer than a GPU takes to learn from it.
+    """
     parameters = Augmentation((recipe.crop.side,) * 3, centred=1.0, flips=True, rotation=recipe.rotation)
-    volume = torch.from_numpy(crop.astype(np.float32))[None]
+    volume = torch.from_numpy(crop).to(device).float()[None]
     return augment(volume, 1, parameters, generator("classifier sample", seed, epoch, place))
 
 

@@ -26,14 +26,16 @@ from raymat.network.samples import SMOOTH, epoch_order, record_of, steps_an_epoc
 from raymat.nodule import InputError
 from raymat.pipelines.cluster import data_settings
 
-# Making a batch takes a small part of the time of the step that it feeds.
+# On CPUs making a batch takes a small part of the time of the step that it feeds. A GPU takes a step in the time in
+# which one CPU makes a crop or two of the paper's size: there more of them work for each worker.
 FEED_CPUS = 0.05
-FEED_TASKS = 2
+FEED_TASKS = {"cpu": 2, "cuda": 8}
 # Batches of a worker that may lie ready in the object store, and of those on its device.
 READY = 16
 AHEAD = 2
-# Between two turns of Ray Data's loop, in each of which FEED_TASKS batches can be begun: twenty a second at most.
-BREATH_S = 0.1
+# Between two turns of Ray Data's loop, in each of which as many batches as there are tasks can be begun: on CPUs twenty
+# a second at most.
+BREATH_S = {"cpu": 0.1, "cuda": 0.02}
 
 
 def load_records(nodules: Nodules, places: Sequence[int], config: ModelConfig, say: Callable[[str], None]) -> list:
@@ -97,14 +99,22 @@ def batch_bytes(recipe: Recipe, workers: int) -> int:
 
 
 class Breath(ExecutionCallback):
-    """Slows Ray Data's loop down to what a training needs.
+    """Slows Ray Data's loop down to what a training on CPUs needs.
 
     Where a batch is ready and none is wanted yet, the loop turns without waiting, in the process that trains: it would
     take a CPU and Python's lock from the step.
     """
 
+    device = "cpu"
+
     def on_execution_step(self, executor) -> None:
-        time.sleep(BREATH_S)
+        time.sleep(BREATH_S[self.device])
+
+
+class ShortBreath(Breath):
+    """The same beside a GPU."""
+
+    device = "cuda"
 
 
 def _batch(recipe: Recipe, epoch: int, records: dict) -> Callable[[], Iterator[pa.Table]]:
@@ -133,10 +143,10 @@ def stream(
         context.execution_options.resource_limits = ExecutionResources(
             object_store_memory=READY * batch_bytes(recipe, workers)
         )
-        context.custom_execution_callback_classes = [Breath]
+        context.custom_execution_callback_classes = [ShortBreath if device.type == "cuda" else Breath]
         context.target_max_block_size = None  # a batch is never cut
         batches = ray.data.read_datasource(
-            source, num_cpus=FEED_CPUS, concurrency=FEED_TASKS, override_num_blocks=steps
+            source, num_cpus=FEED_CPUS, concurrency=FEED_TASKS[device.type], override_num_blocks=steps
         )
     for batch in batches.iter_torch_batches(batch_size=None, prefetch_batches=AHEAD, device=device):
         yield torch.cat([batch["smooth"].float(), batch["masks"].float()], dim=1)

@@ -288,7 +288,7 @@ def fit(settings: Settings, workers: int, gpu: bool, place: Store, folder: str, 
         A checkpoint is damaged or of another recipe.
     """
     # A little less than a CPU each leaves the feeding tasks their share, without which no step would ever start.
-    cpus = 1.0 if gpu else 1.0 - FEED_TASKS * FEED_CPUS
+    cpus = 1.0 - FEED_TASKS["cuda" if gpu else "cpu"] * FEED_CPUS
     trainer = _Trainer(
         partial(train_worker, settings),
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
