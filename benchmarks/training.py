@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 from raymat.network.inference import Ensemble
-from raymat.network.recipe import Recipe, preset
+from raymat.network.recipe import PRECISIONS, Recipe, preset
 from raymat.network.samples import CHANNELS, epoch_order, record_of, steps_an_epoch, training_volume
 from raymat.network.training import begin, save_weights, train_step
 
@@ -59,11 +59,13 @@ def one_step(recipe: Recipe, steps: int, device: torch.device) -> tuple[float, f
     return (time.monotonic() - start) / steps, torch.cuda.max_memory_allocated() / 2**30
 
 
-def options_table(recipe: Recipe, steps: int, device: torch.device, compiled: bool) -> None:
+def options_table(
+    recipe: Recipe, precisions: tuple[str, ...], steps: int, device: torch.device, compiled: bool
+) -> None:
     """Each precision and memory format, as it is and compiled."""
     columns = ["s a step", "volumes a second", "GiB"] if device.type == "cuda" else ["CPU s a volume"]
     print("| precision | memory format | " + " | ".join(columns) + " |\n" + "| --- " * (2 + len(columns)) + "|")
-    for precision in ("float32", "bfloat16"):
+    for precision in precisions:
         for last in (False, True):
             for through_compiler in (False, True) if compiled else (False,):
                 how = replace(recipe, precision=precision, channels_last=last, compiled=through_compiler)
@@ -160,7 +162,7 @@ def main() -> None:
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("--preset", choices=("paper", "small"), default="small")
     command.add_argument("--batch", type=int, help="volumes a step, if not the preset's")
-    command.add_argument("--precision", choices=("float32", "bfloat16", "float16"), help="with --dataset")
+    command.add_argument("--precision", choices=PRECISIONS, help="this one alone")
     command.add_argument("--threads", type=int, default=1)
     command.add_argument("--steps", type=int, default=4)
     command.add_argument("--compile", action="store_true")
@@ -180,7 +182,9 @@ def main() -> None:
         compare(options, recipe)
     else:
         torch.set_num_threads(options.threads)
-        options_table(recipe, options.steps, torch.device("cuda" if options.gpu else "cpu"), options.compile)
+        precisions = (options.precision,) if options.precision else ("float32", "bfloat16")
+        device = torch.device("cuda" if options.gpu else "cpu")
+        options_table(recipe, precisions, options.steps, device, options.compile)
 
 
 if __name__ == "__main__":
