@@ -76,7 +76,9 @@ def tracking_uri(out: str, given: str | None = None) -> str:
     """
     uri = given or os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
-        return uri
+        # Workers of a cluster run in folders of their own: a file named relative to this one would be another there.
+        file = uri.removeprefix("sqlite:///")
+        return uri if file == uri else f"sqlite:///{Path(file).absolute()}"
     folder = Path.cwd()
     if in_submitted_job():
         if "://" in out:

@@ -165,4 +165,4 @@ def test_where_the_run_goes(monkeypatch, tmp_path):
         tracking_uri("s3://bucket/out")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
     assert tracking_uri("s3://bucket/out") == "http://server"
-    assert tracking_uri("out", given="sqlite:///x.db") == "sqlite:///x.db"
+    assert tracking_uri("out", given="sqlite:///x.db") == f"sqlite:///{tmp_path}/x.db"

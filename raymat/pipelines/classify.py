@@ -279,7 +279,8 @@ def _sweep(job: ClassifyJob, todo: list[Setting], place: Store, say: Callable[[s
         say(f"{done}/{len(todo)}  {line}; {left} left")
 
     space = {"trial": tune.grid_search([one.folder for one in todo])}
-    work = partial(_trial, job=replace(job, command=()), settings={one.folder: one for one in todo}, lines=lines)
+    settings = {one.folder: one for one in todo}
+    work = partial(_trial, job=replace(job, command=()), settings=settings, place=place, lines=lines)
     # Another set of trials is another run of Tune: what is finished is known by its folder, not by Tune's state.
     name = f"tune/{digest(*(one.folder for one in todo))[:12]}"
     resources = {"CPU": job.cpus} | ({"GPU": job.gpus} if job.gpus else {})
@@ -290,11 +291,14 @@ def _sweep(job: ClassifyJob, todo: list[Setting], place: Store, say: Callable[[s
     return errors
 
 
-def _trial(config: dict, job: ClassifyJob, settings: dict[str, Setting], lines: Queue) -> None:
-    """One network on one input: trained, tested, its predictions and result in its folder and its MLflow run."""
+def _trial(config: dict, job: ClassifyJob, settings: dict[str, Setting], place: Store, lines: Queue) -> None:
+    """One network on one input: trained, tested, its predictions and result in its folder and its MLflow run.
+
+    Ray Tune runs it in a directory of its own, where a relative ``job.out`` would be another place.
+    """
     quiet_ray()
     setting = settings[config["trial"]]
-    place, folder = Store(*open_filesystem(job.out)), setting.folder
+    folder = setting.folder
     torch.set_num_threads(max(1, int(job.cpus)))
     run = run_of(job.tracking_uri, place, folder) if job.tracking_uri else None
     if run:

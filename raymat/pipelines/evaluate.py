@@ -119,7 +119,8 @@ def _stream(nodules: Nodules, work: list[dict], weights: dict, workers: int) -> 
     with data_settings():
         judged = ray.data.from_items(work, override_num_blocks=len(work)).map_batches(
             Evaluator,
-            fn_constructor_kwargs={"nodules": nodules, "weights": weights},
+            # By reference: every actor would be sent its own copy of all weights.
+            fn_constructor_kwargs={"nodules": ray.put(nodules), "weights": ray.put(weights)},
             batch_size=1,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=workers),
@@ -131,10 +132,10 @@ def _stream(nodules: Nodules, work: list[dict], weights: dict, workers: int) -> 
 class Evaluator:
     """An actor that holds the networks and judges one nodule at a time."""
 
-    def __init__(self, nodules: Nodules, weights: dict[tuple[str, int], bytes]) -> None:
-        self.nodules, self.ensembles = nodules, {}
+    def __init__(self, nodules: ray.ObjectRef, weights: ray.ObjectRef) -> None:
+        self.nodules, self.ensembles = ray.get(nodules), {}
         with tempfile.TemporaryDirectory() as folder:
-            for (name, split), data in weights.items():
+            for (name, split), data in ray.get(weights).items():
                 path = Path(folder) / f"{name}-split-{split}.pt"
                 path.write_bytes(data)
                 self.ensembles[name, split] = Ensemble([str(path)])

@@ -145,15 +145,18 @@ def _sweep(job: TuneJob, settings: Settings, place: Store, at_once: int) -> list
     asha = ASHAScheduler(max_t=epochs, grace_period=max(1, epochs // 8)) if job.early else None
     config = tune.TuneConfig(metric="sad", mode="min", scheduler=asha, max_concurrent_trials=at_once)
     # The trial itself only waits for its training; Tune takes no 0.
-    return run_trials(place, partial(_trial, job=job, settings=settings), space, {"CPU": 0.01}, config)
+    trial = partial(_trial, job=job, settings=settings, place=place)
+    return run_trials(place, trial, space, {"CPU": 0.01}, config)
 
 
-def _trial(config: dict, job: TuneJob, settings: Settings) -> None:
-    """One pair of weights: a training on Ray Train, reported to Ray Tune epoch by epoch."""
+def _trial(config: dict, job: TuneJob, settings: Settings, place: Store) -> None:
+    """One pair of weights: a training on Ray Train, reported to Ray Tune epoch by epoch.
+
+    Ray Tune runs it in a directory of its own, where a relative output would be another place.
+    """
     quiet_ray()
     alpha, beta = config["alpha"], config["beta"]
     training, folder = job.training, f"trials/{trial_name(alpha, beta)}"
-    place = Store(*open_filesystem(training.out))
     before = result_of(place, folder)
     if before:
         tune.report(before)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -37,8 +38,10 @@ def rated(count: int, rate=lambda n: "5;4" if n % 3 == 0 else "1;2", patient=lam
 
 
 @pytest.mark.timeout(1200)
-def test_a_part_of_the_trials_then_more_and_all_agree_with_mlflow(ray_cluster, tmp_path):
-    data, out, uri = str(tmp_path / "data"), tmp_path / "out", f"sqlite:///{tmp_path}/mlflow.db"
+def test_a_part_of_the_trials_then_more_and_all_agree_with_mlflow(ray_cluster, tmp_path, monkeypatch):
+    # Named relative to where the command runs, as a user would; Ray Tune's trials run elsewhere.
+    monkeypatch.chdir(tmp_path)
+    data, out, uri = "data", Path("out"), f"sqlite:///{tmp_path}/mlflow.db"
     make_dataset(data, rated(120))
     part = ClassifyJob(
         data, str(out), RECIPE, ("image", "chosen"), ("resnet10-small",), seeds=(0,), cpus=0.5, tracking_uri=uri

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -19,7 +20,6 @@ from raymat.nodule import InputError
 from raymat.pipelines.train import TrainJob
 from raymat.pipelines.tune import TuneJob, tune_loss_weights
 from raymat.tracking import TRAININGS
-from tests.conftest import REPOSITORY
 from tests.pipelines.nodules import write_balls
 from tests.pipelines.test_build import quiet
 
@@ -38,11 +38,13 @@ SAME += ["--alphas", "1,10", "--betas", "1,10"]
 
 
 @pytest.mark.timeout(1800)
-def test_a_killed_sweep_goes_on_and_leaves_the_best_pair(ray_cluster, tmp_path):
-    data, out, uri = write_balls(tmp_path / "data", 5), tmp_path / "out", f"sqlite:///{tmp_path}/mlflow.db"
+def test_a_killed_sweep_goes_on_and_leaves_the_best_pair(ray_cluster, tmp_path, monkeypatch):
+    # Named relative to where the command runs, as a user would; Ray Tune's trials run elsewhere.
+    monkeypatch.chdir(tmp_path)
+    data, out, uri = write_balls("data", 5), Path("out"), f"sqlite:///{tmp_path}/mlflow.db"
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "raymat", "tune", data, "-o", str(out), *SAME, "--tracking-uri", uri]
-    process = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 900
     while not list(out.glob("trials/*/result.json")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
