@@ -1,7 +1,7 @@
 """What a training costs: its options against each other, and Ray Train against a bare loop.
 
     python -m benchmarks.training [--preset small] [--threads 1] [--steps 4] [--gpu]
-    python -m benchmarks.training --dataset DATASET [--steps 30] [--rounds 2] [--gpu]
+    python -m benchmarks.training --dataset DATASET [--steps 30] [--rounds 2] [--gpu] [--channels-last]
 
 One step is forward, losses, backward and ADAM on random volumes of the preset's crop and batch (``--batch`` for
 another). ``--compile`` adds ``torch.compile``, which takes a minute to compile first. On CPUs the CPU time a volume is
@@ -167,12 +167,13 @@ def main() -> None:
     command.add_argument("--steps", type=int, default=4)
     command.add_argument("--compile", action="store_true")
     command.add_argument("--gpu", action="store_true")
+    command.add_argument("--channels-last", action="store_true", help="with --dataset")
     command.add_argument("--dataset", help="compare Ray Train with a bare loop on its nodules")
     command.add_argument("--rounds", type=int, default=2)
     command.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     options = command.parse_args()
     recipe = preset(options.preset)
-    if options.gpu:
+    if options.channels_last:
         recipe = replace(recipe, channels_last=True)
     recipe = replace(recipe, batch=options.batch or recipe.batch, precision=options.precision or recipe.precision)
     if options.way:
