@@ -71,6 +71,8 @@ class Ensemble:
             self.models.append(model)
             recipes.append(recipe)
         self.recipe = recipes[0]
+        # What was trained on a GPU in half precision is used on any laptop.
+        self.precision = self.recipe.precision if self.device.type == "cuda" else "float32"
 
     @property
     def window(self) -> tuple[int, int, int]:
@@ -149,7 +151,7 @@ class Ensemble:
             batch = torch.stack([crop(volume[None], list(place), self.window) for place in some])
             if self.recipe.channels_last:
                 batch = batch.contiguous(memory_format=torch.channels_last_3d)
-            union, overlap, alpha = predict(model, batch, self.recipe)
+            union, overlap, alpha = predict(model, batch, self.precision)
             found = torch.cat([union.float().sigmoid(), overlap.float().sigmoid(), alpha.float()], dim=1)
             for place, part in zip(some, found, strict=True):
                 box = tuple(slice(p - f, p - f + s) for p, f, s in zip(place, low, self.window, strict=True))

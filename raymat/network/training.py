@@ -64,9 +64,18 @@ def begin(recipe: Recipe, steps_an_epoch: int, device: torch.device) -> State:
     return State(recipe, model, optimizer, scheduler, scaler)
 
 
-def predict(network: Callable[[Tensor], Prediction], image: Tensor, recipe: Recipe) -> Prediction:
-    """The network's output in the recipe's precision."""
-    dtype = getattr(torch, recipe.precision)
+def has_arithmetic(precision: str) -> bool:
+    """Whether this machine's CPU computes in that precision; where it does not, torch does it number by number."""
+    supported = {
+        "bfloat16": torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        "float16": torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    }
+    return precision not in supported or supported[precision]()
+
+
+def predict(network: Callable[[Tensor], Prediction], image: Tensor, precision: str) -> Prediction:
+    """The network's output in that precision, one of ``raymat.network.recipe.PRECISIONS``."""
+    dtype = getattr(torch, precision)
     with torch.autocast(image.device.type, dtype=dtype, enabled=dtype != torch.float32):
         return network(image)
 
@@ -82,7 +91,7 @@ def train_step(state: State, network: nn.Module, volumes: Tensor) -> Losses:
     """
     if state.recipe.channels_last:
         volumes = volumes.contiguous(memory_format=torch.channels_last_3d)
-    losses = losses_of(predict(network, _channel(volumes, IMAGE), state.recipe), volumes, state.recipe)
+    losses = losses_of(predict(network, _channel(volumes, IMAGE), state.recipe.precision), volumes, state.recipe)
     state.optimizer.zero_grad(set_to_none=True)
     state.scaler.scale(losses.total).backward()
     state.scaler.step(state.optimizer)

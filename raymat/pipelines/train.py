@@ -37,7 +37,7 @@ from raymat.loading import Nodules, load
 from raymat.lock import held
 from raymat.network.recipe import Recipe
 from raymat.network.samples import ALPHA, IMAGE, OVERLAP, UNION, steps_an_epoch, validation_volume
-from raymat.network.training import State, begin, predict, restore, save, save_weights, train_step
+from raymat.network.training import State, begin, has_arithmetic, predict, restore, save, save_weights, train_step
 from raymat.network_pictures import show_predictions
 from raymat.nodule import ACCEPTED, InputError
 from raymat.pipelines.cluster import connected, quiet_ray, refuse_too_many
@@ -362,6 +362,10 @@ def train_worker(settings: Settings) -> None:
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(settings.threads)
+        if rank == 0 and not has_arithmetic(recipe.precision):
+            settings.lines.put(
+                f"this CPU has no {recipe.precision} arithmetic (AVX-512): steps take many times as long as in float32"
+            )
     steps = steps_an_epoch(len(settings.training), recipe.batch)
     state = begin(recipe, steps, device)
     checkpoint = ray.train.get_checkpoint()
@@ -422,7 +426,7 @@ def validate(state: State, records: Sequence, device: torch.device) -> tuple[dic
     shown = None
     for record in records:
         volume = validation_volume(ray.get(record), state.recipe.augmentation.crop)
-        prediction = predict(state.model, volume[None, IMAGE : IMAGE + 1].to(device), state.recipe)
+        prediction = predict(state.model, volume[None, IMAGE : IMAGE + 1].to(device), state.recipe.precision)
         alpha, union, overlap = (
             t.float().cpu().numpy()[0, 0]
             for t in (prediction.alpha, prediction.union.sigmoid(), prediction.overlap.sigmoid())

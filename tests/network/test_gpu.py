@@ -52,7 +52,7 @@ def batches(count: int) -> torch.Tensor:
 def gradient(recipe: Recipe, batch: torch.Tensor, device: torch.device) -> tuple[float, torch.Tensor]:
     state = begin(recipe, 10, device)
     batch = batch.to(device)
-    losses = losses_of(predict(state.model, batch[:, :1], recipe), batch, recipe)
+    losses = losses_of(predict(state.model, batch[:, :1], recipe.precision), batch, recipe)
     losses.total.backward()
     return losses.total.item(), torch.cat([p.grad.flatten() for p in state.model.parameters()]).cpu()
 

@@ -118,3 +118,10 @@ def test_what_cannot_be_predicted_is_refused(two, tmp_path):
         Ensemble([])
     with pytest.raises(InputError, match="NaN"):
         Ensemble(two[:1]).predict(np.full((8, 8, 8), np.nan, np.float32))
+
+
+def test_on_a_cpu_what_was_trained_in_half_precision_predicts_in_float32(two, tmp_path):
+    """Many CPUs have no half precision, and there a convolution takes a hundred times as long."""
+    image = an_image((11, 9, 10))
+    half = weights(tmp_path, 0, replace(RECIPE, precision="bfloat16"))
+    np.testing.assert_array_equal(Ensemble([half]).predict(image).alpha, Ensemble(two[:1]).predict(image).alpha)

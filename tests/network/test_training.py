@@ -111,7 +111,7 @@ def test_channels_last_and_compilation_do_not_change_the_gradient():
     gradients = []
     for recipe in (RECIPE, replace(RECIPE, channels_last=True)):
         state = begin(recipe, 1, CPU)
-        losses_of(predict(state.model, batch[:, :1], recipe), batch, recipe).total.backward()
+        losses_of(predict(state.model, batch[:, :1], recipe.precision), batch, recipe).total.backward()
         gradients.append(torch.cat([p.grad.flatten() for p in state.model.parameters()]))
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-5)
 

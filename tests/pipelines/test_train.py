@@ -132,7 +132,7 @@ def test_two_workers_have_the_gradient_of_one_on_the_same_batch(ray_cluster, dat
     volumes = [training_volume(records[nodule], recipe, 0, place) for place, nodule in enumerate(order)]
     batch = torch.from_numpy(np.stack(volumes))
     state = begin(recipe, 1, torch.device("cpu"))
-    losses_of(predict(state.model, batch[:, :1], recipe), batch, recipe).total.backward()
+    losses_of(predict(state.model, batch[:, :1], recipe.precision), batch, recipe).total.backward()
     for number, parameter in enumerate(state.model.parameters()):
         # ADAM's first moment after one step is a tenth of the gradient, weight decay included.
         gradient = parameter.grad + recipe.weight_decay * parameter.detach()
