@@ -98,14 +98,16 @@ def heat_map(values: np.ndarray, rows: Sequence[float], columns: Sequence[float]
     figure = Figure(figsize=(1.6 + 0.8 * len(columns), 1.4 + 0.6 * len(rows)), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.imshow(np.ma.masked_invalid(values), cmap="YlOrRd")
+    image = axes.imshow(np.ma.masked_invalid(values), cmap="YlOrRd")
     axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
     axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
     axes.set_xlabel("beta, of the gradient's difference")
     axes.set_ylabel("alpha, of the difference")
     axes.set_title(title, fontsize=10, loc="left", color=INK)
     for row, column in np.argwhere(np.isfinite(values)):
-        axes.text(column, row, f"{values[row, column]:.0f}", ha="center", va="center", fontsize=9, color=INK)
+        colour = image.cmap(image.norm(values[row, column]))
+        ink = "white" if np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.4 else INK
+        axes.text(column, row, f"{values[row, column]:.0f}", ha="center", va="center", fontsize=9, color=ink)
     if np.isfinite(values).any():
         row, column = np.unravel_index(np.nanargmin(values), values.shape)
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=FRAME, linewidth=3))

@@ -34,6 +34,7 @@ from raymat.network.samples import masks_of
 from raymat.network_pictures import error_bars, reliability, show_predictions
 from raymat.nodule import InputError, Nodule
 from raymat.pipelines.cluster import connected, data_settings, refuse_too_many
+from raymat.pipelines.progress import Progress
 from raymat.pipelines.train import WEIGHTS, Data
 from raymat.places import open_filesystem
 from raymat.steps import counted
@@ -94,7 +95,10 @@ def evaluate(job: EvaluateJob, say: Callable[[str], None] = print) -> dict[str, 
     weights = {(name, split): found[split] for name, found in networks for split in splits}
     with connected(job.address):
         refuse_too_many(job.workers)
-        rows = list(_stream(data.nodules, work, weights, job.workers))
+        progress, rows = Progress(len(work), say), []
+        for row in _stream(data.nodules, work, weights, job.workers):
+            rows.append(row)
+            progress.add(["judged"])
     errors = [row | {"split": one["split"]} for one in rows for row in json.loads(one["errors"])]
     tables = {truth: summarise(errors, truth) for truth in (CHOSEN, TRUE)}
     tables = {truth: table for truth, table in tables.items() if table}

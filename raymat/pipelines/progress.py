@@ -68,6 +68,7 @@ class Progress:
         parts = ", ".join(f"{self.counts[name]} {name}" for name in OUTCOMES if self.counts[name])
         return (
             f"{self.done}/{self.total} nodules ({100 * self.done / max(self.total, 1):.0f} %), "
-            f"{60 * self.done / elapsed:.1f} a minute, {left_text}: {parts}"
+            f"{60 * self.done / elapsed:.1f} a minute, {left_text}"
+            + (f": {parts}" if parts else "")
             + (f"; {self.further()}" if self.further else "")
         )
