@@ -109,6 +109,7 @@ def show_nodule(nodule: Nodule) -> Figure:
         columns = [("image", "", None), ("readers", f"{len(nodule.readers)} masks", None)]
     if nodule.trimap is not None:
         columns.append(("trimap", "", nodule.trimap))
+    mattes = {matte.method for matte in nodule.candidates} | {"true"}
     columns += [(matte.method, _score(matte.score), matte.alpha) for matte in _ordered(nodule)]
     if nodule.true_alpha is not None:
         columns.append(("true", "alpha", nodule.true_alpha))
@@ -120,7 +121,7 @@ def show_nodule(nodule: Nodule) -> Figure:
     FigureCanvasAgg(figure)
     _head(figure, nodule, width, height)
     for column, (name, below, array) in enumerate(columns):
-        alpha = name in METHODS or name == "true"
+        alpha = name in mattes
         chosen = name == nodule.method
         turned = None if array is None else view.turn(array)
         for plane in range(3):
@@ -143,7 +144,7 @@ def show_nodule(nodule: Nodule) -> Figure:
             _dress(axes, view.side, chosen)
             if plane == 0:
                 colour, weight = (FRAME, "bold") if chosen else (INK, "bold")
-                mark = f"{name.upper() if alpha and name != 'true' else name}"
+                mark = name.upper() if name in METHODS else name.replace("3dmm", "3DMM")
                 axes.annotate(
                     mark,
                     (0.5, 1.0),
@@ -172,7 +173,7 @@ def show_nodule(nodule: Nodule) -> Figure:
                 if view.oriented:
                     _sides(axes, LABELS[plane])
                 _scale_bar(axes, view.side)
-    _key(figure, nodule, left, width, height, any(name in METHODS or name == "true" for name, *_ in columns))
+    _key(figure, nodule, left, width, height, any(name in mattes for name, *_ in columns))
     return figure
 
 
@@ -600,6 +601,12 @@ def _head(figure: Figure, nodule: Nodule, width: float, height: float) -> None:
     name = figure.text(x, 1 - 0.1 / height, nodule.nodule_id, fontsize=16, weight="bold", color=INK, va="top")
     facts = "     ".join(part for part in (patient, nodule.source, _size(nodule)) if part)
     right = name.get_window_extent().x1 / figure.dpi
+    # A series' UID, which names a prediction, is four times as long as a nodule's name.
+    most = 0.6 * width
+    if right > most:
+        name.set_fontsize(16 * most / right)
+        right = most
+        facts = textwrap.shorten(facts, int((width - right) * 10), placeholder=" ...")
     figure.text((right + 0.25) / width, 1 - 0.155 / height, facts, fontsize=11, color=INK, va="top")
     figure.text(x, 1 - 0.43 / height, _ratings(nodule), fontsize=9, color=FAINT, va="top")
     outcome = nodule.outcome or ""

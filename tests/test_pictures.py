@@ -80,6 +80,18 @@ def test_three_planes_of_image_readers_trimap_and_every_matte():
         assert len(axes_named(figure, f"readers {plane}").collections) == 4
 
 
+def test_a_networks_matte_is_drawn_over_the_image_like_a_solvers():
+    uid = "1.3.6.1.4.1.14519.5.2.1.6279.6001.170706757615202213033480003264"
+    base = nodule(methods=("3dmm", "3dmm-union"), readers=0, trimap=None, name=f"{uid}-1")
+    figure = pictures.show_nodule(replace(base, patient_id=uid))
+    for plane in pictures.PLANES:
+        plain, predicted = (axes_named(figure, f"{name} {plane}").images[0].get_array() for name in ("image", "3dmm"))
+        assert np.abs(np.asarray(predicted) - np.asarray(plain)).max() > 0.3
+    assert "3DMM-union" in words(figure)
+    for text in figure.texts:
+        assert text.get_window_extent().x1 <= figure.bbox.x1, text.get_text()
+
+
 def test_the_true_alpha_is_shown_where_it_is_known():
     base = nodule()
     figure = pictures.show_nodule(nodule(true_alpha=base.candidates[0].alpha))
