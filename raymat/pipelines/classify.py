@@ -181,11 +181,11 @@ def _classify(
         note |= {"dataset": job.dataset, "raymat": __version__, "command": shlex.join(job.command)}
         place.write(NOTE, json.dumps(note, indent=1).encode())
         with ending(parent) as end:
-            start = time.monotonic()
             errors = _sweep(job, todo, place, say) if todo else []
             if parent and errors:
                 end_unfinished(job.tracking_uri, place, [one.trial for one in todo], "FAILED")
-            note["seconds"] = note.get("seconds", 0.0) + time.monotonic() - start
+            # The trials' own, so that an interruption loses none and doubles none.
+            note["seconds"] = sum(result["seconds"] for result in _results(place))
             place.write(NOTE, json.dumps(note, indent=1).encode())
             for error in errors:
                 say(f"a trial failed: {error}")
@@ -245,8 +245,13 @@ def _cut(table: pa.Table, place: Store, nodules: Nodules, recipe: Recipe) -> pa.
     return pa.table({"name": [work["name"]], "problem": pa.array([problem], pa.string())})
 
 
+def _results(place: Store) -> list[dict]:
+    """Of every finished trial."""
+    return [json.loads(place.read(name)) for name in place.listing("trials", f"/{RESULT}")]
+
+
 def _finished_splits(place: Store) -> set[int]:
-    return {json.loads(place.read(name))["split"] for name in place.listing("trials", f"/{RESULT}")}
+    return {result["split"] for result in _results(place)}
 
 
 def _with_parts(nodules: pd.DataFrame, parts: dict[int, dict[str, str]]) -> pd.DataFrame:
@@ -429,7 +434,7 @@ def _text(
     head = (
         f"{counted(len(trials), 'trial')}, {counted(len(nodules), 'test nodule')} of "
         f"{counted(nodules['patient_id'].nunique(), 'patient')}, {int(nodules['label'].sum())} of them malignant; "
-        f"{in_words(note['seconds'])} of training. Intervals are 95 %, over patients."
+        f"{in_words(note['seconds'])} of training, trial by trial. Intervals are 95 %, over patients."
     )
     kinds = list(groups.columns[1:])
     lines = ["| network | " + " | ".join(kinds) + " |", "| --- " * (len(kinds) + 1) + "|"]

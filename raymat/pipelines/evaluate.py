@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from ray.data import ActorPoolStrategy
 
 from raymat import pictures
 from raymat.blocks import factor_of
+from raymat.evidence.files import EVALUATE_NOTE
 from raymat.loading import Nodules
 from raymat.network.evaluation import (
     CHOSEN,
@@ -40,6 +42,7 @@ from raymat.places import open_filesystem
 from raymat.steps import counted
 from raymat.store import Store
 from raymat.tracking import TRAININGS, Run, as_csv, how_to_look
+from raymat.version import __version__
 
 DRAWN = 4
 NETWORK, ABLATION = "3DMM", "3DMM‡"
@@ -200,6 +203,8 @@ def _write(
         if run:
             run.figure(name, figure)
 
+    command = shlex.join(["raymat", "evaluate", job.dataset, *job.trainings, "-o", job.out])
+    keep(EVALUATE_NOTE, json.dumps({"command": command, "raymat": __version__}, indent=1))
     report = ["# Errors on the test nodules", ""]
     for truth, table in tables.items():
         report += [f"Against the {truth}, mean (± standard deviation over the re-splits):", "", as_markdown(table), ""]

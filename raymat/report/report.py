@@ -22,6 +22,7 @@ from raymat.evidence import diagnoses, phantom_accuracy, readers_table
 from raymat.evidence.files import (
     CLASSIFY_NOTE,
     COMPARISONS,
+    EVALUATE_NOTE,
     FORETOLD,
     PREDICTIONS,
     READERS,
@@ -144,7 +145,8 @@ def _classification(run: str, store: Store, album: Album) -> list[Section]:
         f"{len(tables[TRIALS])} trials, {len(nodules)} test nodules of {nodules['patient_id'].nunique()} patients, "
         f"{int(nodules['label'].sum())} of them rated malignant. Seeds "
         f"{', '.join(map(str, sorted(predictions['seed'].unique())))}; re-splits "
-        f"{', '.join(map(str, sorted(predictions['split'].unique())))}; {note['seconds'] / 60:.0f} minutes of training."
+        f"{', '.join(map(str, sorted(predictions['split'].unique())))}; {note['seconds'] / 60:.0f} minutes of training, "
+        "trial by trial."
     )
     section.figure(
         album.add("figure5", evidence_pictures.diagnoses_by_input(table, tables[TRIALS], size)),
@@ -303,8 +305,10 @@ def _evaluation(run: str, store: Store, album: Album) -> list[Section]:
     section = Section("Table 1: errors on the test nodules")
     text = store.read("table.md").decode()
     section.text("\n".join(line for line in text.splitlines() if not line.startswith("# ")))
-    for name in store.listing("", ".png"):
-        section.figure(store.read(name), name.removesuffix(".png").replace("-", " "), f"raymat evaluate ... -o {run}")
+    note = json.loads(store.read(EVALUATE_NOTE)) if store.exists(EVALUATE_NOTE) else {}
+    for name, caption in EVALUATION_CAPTIONS.items():
+        if store.exists(name):
+            section.figure(store.read(name), caption, note.get("command", f"raymat evaluate ... -o {shlex.quote(run)}"))
     return [section]
 
 
@@ -358,6 +362,14 @@ def _cell(value: object) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
+EVALUATION_CAPTIONS = {
+    "errors-chosen-matte.png": "Errors against the chosen matte: mean and standard deviation over the re-splits. Blue: "
+    "fully automatic.",
+    "errors-true-alpha.png": "Errors against the true alpha: mean and standard deviation over the re-splits. Blue: "
+    "fully automatic.",
+    "predictions.png": "Figure 7. Test nodules: ground truth and what the network makes of the image alone.",
+    "reliability.png": "Reliability of the masks' probabilities.",
+}
 # In the order of the page. Measurements of readers lie in a dataset's folder: they are known first.
 KINDS = (
     Kind("classification", CLASSIFY_NOTE, _classification),
