@@ -145,8 +145,8 @@ def _classification(run: str, store: Store, album: Album) -> list[Section]:
         f"{len(tables[TRIALS])} trials, {len(nodules)} test nodules of {nodules['patient_id'].nunique()} patients, "
         f"{int(nodules['label'].sum())} of them rated malignant. Seeds "
         f"{', '.join(map(str, sorted(predictions['seed'].unique())))}; re-splits "
-        f"{', '.join(map(str, sorted(predictions['split'].unique())))}; {note['seconds'] / 60:.0f} minutes of training, "
-        "trial by trial."
+        f"{', '.join(map(str, sorted(predictions['split'].unique())))}; {note['seconds'] / 60:.0f} minutes of "
+        "training, trial by trial."
     )
     section.figure(
         album.add("figure5", evidence_pictures.diagnoses_by_input(table, tables[TRIALS], size)),
