@@ -100,7 +100,6 @@ def bare(dataset: str, recipe: Recipe, steps: int, gpu: bool) -> dict[str, float
     records = [record_of(data.nodules[place], recipe.model) for place in data.of(data.split(0).training)]
     recipe = of_steps(recipe, len(records), steps)
     state = begin(recipe, steps_an_epoch(len(records), recipe.batch), device)
-    network = torch.compile(state.model) if recipe.compiled else state.model
     state.model.train()
     seconds = []
     for epoch in range(recipe.epochs):
@@ -108,7 +107,7 @@ def bare(dataset: str, recipe: Recipe, steps: int, gpu: bool) -> dict[str, float
         volumes = [training_volume(records[nodule], recipe, epoch, place) for place, nodule in enumerate(order)]
         batches = torch.from_numpy(np.stack(volumes)).split(recipe.batch)
         start = time.monotonic()
-        losses = [train_step(state, network, batch.to(device)).total.detach() for batch in batches]
+        losses = [train_step(state, state.model, batch.to(device)).total.detach() for batch in batches]
         torch.stack(losses).tolist()  # waits for the GPU
         seconds.append((time.monotonic() - start) / len(batches))
     return {"step": statistics.mean(seconds[1:]), "waiting": 0.0, "peak": peak_mib()}

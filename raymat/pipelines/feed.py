@@ -33,9 +33,6 @@ FEED_TASKS = {"cpu": 2, "cuda": 8}
 # Batches of a worker that may lie ready in the object store, and of those on its device.
 READY = 16
 AHEAD = 2
-# Between two turns of Ray Data's loop, in each of which as many batches as there are tasks can be begun: on CPUs twenty
-# a second at most.
-BREATH_S = {"cpu": 0.1, "cuda": 0.02}
 
 
 def load_records(nodules: Nodules, places: Sequence[int], config: ModelConfig, say: Callable[[str], None]) -> list:
@@ -105,16 +102,17 @@ class Breath(ExecutionCallback):
     take a CPU and Python's lock from the step.
     """
 
-    device = "cpu"
+    # As many batches as there are tasks can be begun in a turn: twenty a second at most.
+    seconds = 0.1
 
     def on_execution_step(self, executor) -> None:
-        time.sleep(BREATH_S[self.device])
+        time.sleep(self.seconds)
 
 
 class ShortBreath(Breath):
     """The same beside a GPU."""
 
-    device = "cuda"
+    seconds = 0.02
 
 
 def _batch(recipe: Recipe, epoch: int, records: dict) -> Callable[[], Iterator[pa.Table]]:

@@ -121,7 +121,7 @@ def test_what_cannot_be_predicted_is_refused(two, tmp_path):
 
 
 def test_on_a_cpu_what_was_trained_in_half_precision_predicts_in_float32(two, tmp_path):
-    """Many CPUs have no half precision, and there a convolution takes a hundred times as long."""
+    """Many CPUs have no half precision, and there torch computes a convolution number by number."""
     image = an_image((11, 9, 10))
     half = weights(tmp_path, 0, replace(RECIPE, precision="bfloat16"))
     np.testing.assert_array_equal(Ensemble([half]).predict(image).alpha, Ensemble(two[:1]).predict(image).alpha)
