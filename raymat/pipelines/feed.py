@@ -102,8 +102,8 @@ class Breath(ExecutionCallback):
     take a CPU and Python's lock from the step.
     """
 
-    # As many batches as there are tasks can be begun in a turn: twenty a second at most.
-    seconds = 0.1
+    # As many batches as there are tasks can be begun in a turn: eight a second at most.
+    seconds = 0.25
 
     def on_execution_step(self, executor) -> None:
         time.sleep(self.seconds)

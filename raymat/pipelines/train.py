@@ -30,7 +30,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution import context as train_context
 from ray.train.v2.api.config import LoggingConfig
-from ray.util.queue import Empty, Queue
+from ray.util.queue import Queue
 
 from raymat import metrics
 from raymat.loading import Nodules, load
@@ -318,19 +318,18 @@ def fit(settings: Settings, workers: int, gpu: bool, place: Store, folder: str, 
 @contextlib.contextmanager
 def told(lines: Queue, say: Callable[[str], None]) -> Iterator[None]:
     """With a thread that says each line the workers put into a queue, which ends with it."""
-    done = threading.Event()
 
     def follow() -> None:
-        while not done.is_set() or not lines.empty():
-            with contextlib.suppress(Empty):
-                say(lines.get(timeout=0.5))
+        # Waits in the queue's own process: to ask again and again would take a share of the CPU from the steps.
+        while (line := lines.get()) is not None:
+            say(line)
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        done.set()
+        lines.put(None)
         thread.join()
         lines.shutdown()
 
@@ -384,7 +383,7 @@ def train_worker(settings: Settings) -> None:
             history, waited = _epoch(state, network, feed, steps)
             learnt = time.monotonic() - start
             state.epoch = epoch + 1
-            found, shown = validate(state, settings.validation[rank::workers], device)
+            found, shown = validate(state, settings.validation[rank::workers], device, recipe.batch // workers)
             found = _averaged(found, len(settings.validation[rank::workers]), device)
             found |= {"seconds_a_step": learnt / steps, "waiting_share": waited / learnt}
             if rank == 0:
@@ -419,27 +418,28 @@ def _epoch(
 
 
 @torch.no_grad()
-def validate(state: State, records: Sequence, device: torch.device) -> tuple[dict[str, float], dict | None]:
-    """Mean errors over the middle of each record, and the arrays of the first to be drawn."""
+def validate(
+    state: State, records: Sequence, device: torch.device, batch: int
+) -> tuple[dict[str, float], dict[str, np.ndarray] | None]:
+    """Mean errors over the middle of each record, so many predicted at once; the arrays of the first to be drawn."""
     state.model.eval()
     sums = dict.fromkeys(("sad", "mse", "sad_of_masks", "dice_union", "dice_overlap"), 0.0)
     shown = None
-    for record in records:
-        volume = validation_volume(ray.get(record), state.recipe.augmentation.crop)
-        prediction = predict(state.model, volume[None, IMAGE : IMAGE + 1].to(device), state.recipe.precision)
-        alpha, union, overlap = (
-            t.float().cpu().numpy()[0, 0]
-            for t in (prediction.alpha, prediction.union.sigmoid(), prediction.overlap.sigmoid())
-        )
-        truth = volume.numpy()
-        sums["sad"] += metrics.sad(alpha, truth[ALPHA])
-        sums["mse"] += metrics.mse(alpha, truth[ALPHA])
-        sums["sad_of_masks"] += metrics.sad((union + overlap) / 2, truth[ALPHA])
-        sums["dice_union"] += metrics.dice(union >= 0.5, truth[UNION] > 0)
-        sums["dice_overlap"] += metrics.dice(overlap >= 0.5, truth[OVERLAP] > 0)
-        if shown is None:
-            shown = {"image": truth[IMAGE], "alpha": truth[ALPHA], "union": truth[UNION], "overlap": truth[OVERLAP]}
-            shown |= {"predicted alpha": alpha, "predicted union": union, "predicted overlap": overlap}
+    for first in range(0, len(records), batch):
+        some = ray.get(list(records[first : first + batch]))
+        volumes = torch.stack([validation_volume(record, state.recipe.augmentation.crop) for record in some])
+        prediction = predict(state.model, volumes[:, IMAGE : IMAGE + 1].to(device), state.recipe.precision)
+        parts = (prediction.alpha, prediction.union.sigmoid(), prediction.overlap.sigmoid())
+        found = torch.cat([part.float() for part in parts], dim=1).cpu().numpy()
+        for truth, (alpha, union, overlap) in zip(volumes.numpy(), found, strict=True):
+            sums["sad"] += metrics.sad(alpha, truth[ALPHA])
+            sums["mse"] += metrics.mse(alpha, truth[ALPHA])
+            sums["sad_of_masks"] += metrics.sad((union + overlap) / 2, truth[ALPHA])
+            sums["dice_union"] += metrics.dice(union >= 0.5, truth[UNION] > 0)
+            sums["dice_overlap"] += metrics.dice(overlap >= 0.5, truth[OVERLAP] > 0)
+            if shown is None:
+                shown = {"image": truth[IMAGE], "alpha": truth[ALPHA], "union": truth[UNION], "overlap": truth[OVERLAP]}
+                shown |= {"predicted alpha": alpha, "predicted union": union, "predicted overlap": overlap}
     return {name: value / max(1, len(records)) for name, value in sums.items()}, shown
 
 
