@@ -1,16 +1,16 @@
 """What a training costs: its options against each other, and Ray Train against a bare loop.
 
     python -m benchmarks.training [--preset small] [--threads 1] [--steps 4] [--gpu]
-    python -m benchmarks.training --dataset DATASET [--steps 30] [--rounds 2] [--gpu] [--channels-last]
+    python -m benchmarks.training --dataset DATASET [--steps 30] [--rounds 2] [--threads N] [--gpu] [--channels-last]
 
 One step is forward, losses, backward and ADAM on random volumes of the preset's crop and batch (``--batch`` for
 another). ``--compile`` adds ``torch.compile``, which takes a minute to compile first. On CPUs the CPU time a volume is
 shown; with ``--gpu`` seconds a step, volumes a second and the most memory that the GPU has held.
 
 With a dataset, the training of its first re-split on Ray Train is set beside a bare torch loop over the very same
-batches, which lie in memory ready made; bare and Ray in turn, each in a process of its own, on all CPUs. The steps of a
-first epoch warm both up; Ray's steps include what they wait for the feed, whose share is shown. Then memory, and voxels
-a second of a prediction.
+batches, which lie in memory ready made; bare and Ray in turn, each in a process of its own, on all CPUs or so many
+threads. The steps of a first epoch warm both up; Ray's steps include what they wait for the feed, whose share is shown.
+Then memory, and voxels a second of a prediction.
 """
 
 from __future__ import annotations
@@ -89,13 +89,13 @@ def peak_mib() -> float:
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
-def bare(dataset: str, recipe: Recipe, steps: int, gpu: bool) -> dict[str, float]:
+def bare(dataset: str, recipe: Recipe, steps: int, gpu: bool, threads: int | None) -> dict[str, float]:
     """Seconds a step of a loop over batches that lie ready."""
     from raymat.pipelines.train import Data
 
     device = torch.device("cuda" if gpu else "cpu")
     if not gpu:
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(threads or os.cpu_count() or 1)
     data = Data.open(dataset)
     records = [record_of(data.nodules[place], recipe.model) for place in data.of(data.split(0).training)]
     recipe = of_steps(recipe, len(records), steps)
@@ -113,14 +113,14 @@ def bare(dataset: str, recipe: Recipe, steps: int, gpu: bool) -> dict[str, float
     return {"step": statistics.mean(seconds[1:]), "waiting": 0.0, "peak": peak_mib()}
 
 
-def on_ray(dataset: str, recipe: Recipe, steps: int, gpu: bool) -> dict[str, float]:
+def on_ray(dataset: str, recipe: Recipe, steps: int, gpu: bool, threads: int | None) -> dict[str, float]:
     """The same on Ray Train, fed by Ray Data."""
     from raymat.pipelines.train import Data, TrainJob, train
 
     data = Data.open(dataset)
     recipe = of_steps(recipe, len(data.of(data.split(0).training)), steps)
     with tempfile.TemporaryDirectory() as folder:
-        job = TrainJob(dataset, folder, recipe, splits=(0,), gpu=gpu)
+        job = TrainJob(dataset, folder, recipe, splits=(0,), gpu=gpu, threads=threads)
         (result,) = train(job, say=lambda line: print(line, file=sys.stderr)).values()
     return {"step": result["seconds_a_step"], "waiting": result["waiting_share"], "peak": math.nan}
 
@@ -162,7 +162,7 @@ def main() -> None:
     command.add_argument("--preset", choices=("paper", "small"), default="small")
     command.add_argument("--batch", type=int, help="volumes a step, if not the preset's")
     command.add_argument("--precision", choices=PRECISIONS, help="this one alone")
-    command.add_argument("--threads", type=int, default=1)
+    command.add_argument("--threads", type=int, help="default: 1; with --dataset all CPUs")
     command.add_argument("--steps", type=int, default=4)
     command.add_argument("--compile", action="store_true")
     command.add_argument("--gpu", action="store_true")
@@ -177,11 +177,11 @@ def main() -> None:
     recipe = replace(recipe, batch=options.batch or recipe.batch, precision=options.precision or recipe.precision)
     if options.way:
         way = WAYS[options.way]
-        print("measured " + json.dumps(way(options.dataset, recipe, options.steps, options.gpu)))
+        print("measured " + json.dumps(way(options.dataset, recipe, options.steps, options.gpu, options.threads)))
     elif options.dataset:
         compare(options, recipe)
     else:
-        torch.set_num_threads(options.threads)
+        torch.set_num_threads(options.threads or 1)
         precisions = (options.precision,) if options.precision else ("float32", "bfloat16")
         device = torch.device("cuda" if options.gpu else "cpu")
         options_table(recipe, precisions, options.steps, device, options.compile)
