@@ -329,7 +329,9 @@ def told(lines: Queue, say: Callable[[str], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        lines.put(None)
+        # A queue that was lost with its node has ended the thread, and must not hide how the work itself ended.
+        with contextlib.suppress(ray.exceptions.RayError):
+            lines.put(None)
         thread.join()
         lines.shutdown()
 
