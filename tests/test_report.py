@@ -63,7 +63,7 @@ def experiment(tmp_path):
     ):
         store.write(name, rows.to_csv(index=False).encode())
     store.write(
-        "classify.json", b'{"command": "raymat classify data -o classified", "recipe": {"a": 1}, "seconds": 60}'
+        "classify.json", b'{"commands": ["raymat classify data -o classified"], "recipe": {"a": 1}, "seconds": 60}'
     )
     return tmp_path / "classified"
 
@@ -131,7 +131,7 @@ def test_what_cannot_be_reported_on_is_said(tmp_path, dataset, capsys):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty: nothing to report on"):
         write_report([str(tmp_path / "empty")], tmp_path / "report.html")
-    (tmp_path / "empty" / "classify.json").write_text('{"command": "raymat classify x"}')
+    (tmp_path / "empty" / "classify.json").write_text('{"commands": ["raymat classify x"]}')
     with pytest.raises(InputError, match="no trial is finished here yet; run `raymat classify x`"):
         write_report([str(tmp_path / "empty")], tmp_path / "report.html")
     assert main(["report", str(dataset), "-o", str(tmp_path / "report.pdf")]) == 2

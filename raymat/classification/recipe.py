@@ -32,8 +32,8 @@ class Recipe:
     margin: float = 0.0
     width: float = 1.0
     stem: str = SMALL
-    epochs: int = 30
-    patience: int = 8
+    epochs: int = 20
+    patience: int = 6
     batch: int = 16
     learning_rate: float = 1e-3
     weight_decay: float = 1e-3

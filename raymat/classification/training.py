@@ -69,7 +69,9 @@ def train_classifier(
     on_epoch : called with each epoch's number, from 1, and its entry of the history
     """
     torch.manual_seed(seed)
-    model = make_network(network, recipe.width, recipe.stem).to(device)
+    # A CPU convolves channels last a quarter faster (`python -m benchmarks.classifiers`).
+    layout = torch.channels_last_3d if device.type == "cpu" else torch.contiguous_format
+    model = make_network(network, recipe.width, recipe.stem).to(device, memory_format=layout)
     positives = int(training.labels.sum())
     weight = (len(training.labels) - positives) / positives
     optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)

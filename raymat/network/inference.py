@@ -22,9 +22,6 @@ from raymat.nodule import InputError
 # Neighbouring windows share a quarter of their side at least; in it the one goes over into the other.
 SHARED = 0.25
 BATCH = 2
-# On CPUs torch leaves a batch of one to a convolution of its own where features x z x y are no more than this, all else
-# to oneDNN's, which takes less for two.
-ALONE = 20480
 
 
 @dataclass(frozen=True)
@@ -149,17 +146,14 @@ class Ensemble:
         total = torch.zeros(3, *room, device=self.device)
         weights = torch.zeros(room, device=self.device)
         places = list(itertools.product(*starts))
-        alone = self.device.type == "cpu" and model.config.width * self.window[0] * self.window[1] <= ALONE
         for first in range(0, len(places), BATCH):
             some = places[first : first + BATCH]
             batch = torch.stack([crop(volume[None], list(place), self.window) for place in some])
-            if alone and len(batch) == 1:
-                batch = batch.repeat(2, 1, 1, 1, 1)
             if self.recipe.channels_last:
                 batch = batch.contiguous(memory_format=torch.channels_last_3d)
             union, overlap, alpha = predict(model, batch, self.precision)
             found = torch.cat([union.float().sigmoid(), overlap.float().sigmoid(), alpha.float()], dim=1)
-            for place, part in zip(some, found[: len(some)], strict=True):
+            for place, part in zip(some, found, strict=True):
                 box = tuple(slice(p - f, p - f + s) for p, f, s in zip(place, low, self.window, strict=True))
                 total[(slice(None), *box)] += part * weight
                 weights[box] += weight

@@ -26,6 +26,9 @@ from raymat.nodule import InputError
 MATTING_GROUPS = 3
 # A lesion fills a few voxels in a hundred: heads that begin there need not first unlearn one half everywhere.
 PRIOR_LOGIT = -3.0
+# On CPUs torch leaves a batch of one to a convolution of its own where features x z x y are no more than this, all else
+# to oneDNN's, which takes less for two.
+ALONE = 20480
 
 
 @dataclass(frozen=True)
@@ -223,10 +226,13 @@ class MattingNetwork(nn.Module):
                 f"an input of {' x '.join(map(str, image.shape[2:]))} voxels (z, y, x): every side must be a multiple "
                 f"of the network's stride, {self.config.stride}; pad the image"
             )
+        batch, _, z, y, _ = image.shape
+        if batch == 1 and image.device.type == "cpu" and self.config.width * z * y <= ALONE:
+            image = torch.cat([image, image])
         features = self.unet(image)
         union, overlap = self.union(features), self.overlap(features)
         masks = [torch.sigmoid(union), torch.sigmoid(overlap)] if self.config.auxiliary else []
-        return Prediction(union, overlap, self.matting(features, masks))
+        return Prediction(union[:batch], overlap[:batch], self.matting(features, masks)[:batch])
 
 
 def normalised(image: Tensor, intensity_range: tuple[float, float]) -> Tensor:

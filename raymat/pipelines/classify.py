@@ -1,6 +1,6 @@
 """Which input tells benign from malignant best: inputs x networks x seeds on Ray Tune (paper, section 6.1, figure 5).
 
-OUT/classify.json                     dataset, recipe, command, the MLflow run of the sweep
+OUT/classify.json                     dataset, recipe, commands, the MLflow run of the sweep
 OUT/samples/*.parquet                 every nodule's crops, a column an input: made once, read by every trial
 OUT/nodules.parquet                   rating, label and size of the nodules, and their part of each re-split
 OUT/trials/NETWORK-INPUT-.../         a trial's MLflow run, predictions and, once it is finished, its result
@@ -178,7 +178,9 @@ def _classify(
             parent = begin_runs(
                 job.tracking_uri, f"classify {job.out}", shared, trials, place, note, EVIDENCE, data.digest
             )
-        note |= {"dataset": job.dataset, "raymat": __version__, "command": shlex.join(job.command)}
+        note |= {"dataset": job.dataset, "raymat": __version__}
+        if todo:
+            note["commands"] = list(dict.fromkeys([*note.get("commands", []), shlex.join(job.command)]))
         place.write(NOTE, json.dumps(note, indent=1).encode())
         with ending(parent) as end:
             errors = _sweep(job, todo, place, say) if todo else []

@@ -132,14 +132,14 @@ their number.
 
 def _classification(run: str, store: Store, album: Album) -> list[Section]:
     note = json.loads(store.read(CLASSIFY_NOTE))
+    command = "; ".join(note.get("commands", []))
     if not store.exists(TABLE):
-        raise InputError(f"{run}: no trial is finished here yet; run `{note.get('command', 'raymat classify')}` first")
+        raise InputError(f"{run}: no trial is finished here yet; run `{command or 'raymat classify'}` first")
     tables = {name: pd.read_csv(_text_stream(store, name)) for name in (TABLE, TRIALS, COMPARISONS)}
     size = tables[TABLE][tables[TABLE]["network"] == diagnoses.SIZE]
     table = tables[TABLE][tables[TABLE]["network"] != diagnoses.SIZE].reset_index(drop=True)
     predictions = store.read_table(PREDICTIONS).to_pandas()
     nodules = predictions.drop_duplicates("nodule_id")
-    command = note["command"]
     section = Section("Benign or malignant, by input")
     section.text(
         f"{len(tables[TRIALS])} trials, {len(nodules)} test nodules of {nodules['patient_id'].nunique()} patients, "

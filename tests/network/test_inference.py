@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from raymat.network import inference
 from raymat.network.augmentation import Augmentation
 from raymat.network.inference import Ensemble, Predicted, _tent, window_starts
 from raymat.network.model import ModelConfig, normalised
 from raymat.network.recipe import Recipe
-from raymat.network.training import begin, predict, save_weights
+from raymat.network.training import begin, save_weights
 from raymat.nodule import InputError
 
 RECIPE = Recipe(model=ModelConfig(width=4, levels=2, blocks=1), augmentation=Augmentation((8, 8, 8)), epochs=1, batch=1)
@@ -61,21 +60,6 @@ def test_an_image_of_the_networks_own_size_is_one_pass(two):
     np.testing.assert_allclose(found.alpha, straight.alpha[0, 0], atol=1e-6)
     np.testing.assert_allclose(found.union, straight.union.sigmoid()[0, 0], atol=1e-6)
     assert not found.spread.any()
-
-
-def test_a_small_window_is_never_left_alone_to_torchs_slow_convolution(two, monkeypatch):
-    sizes = []
-
-    def recorded(model, batch, precision):
-        sizes.append(len(batch))
-        return predict(model, batch, precision)
-
-    monkeypatch.setattr(inference, "predict", recorded)
-    Ensemble(two[:1]).predict(an_image((8, 8, 20)))
-    assert sizes == [2, 2]
-    monkeypatch.setattr(inference, "ALONE", 0)
-    Ensemble(two[:1]).predict(an_image((8, 8, 20)))
-    assert sizes == [2, 2, 2, 1]
 
 
 @pytest.mark.parametrize("shape", [(3, 20, 9), (8, 1, 17), (5, 6, 7)])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from raymat.network import model as models
 from raymat.network.model import PRESETS, MattingNetwork, ModelConfig, ResBlock, max_pool, normalised
 from raymat.nodule import InputError
 
@@ -21,6 +22,24 @@ def test_any_input_that_the_strides_divide_gives_masks_and_matte_of_its_own_size
     prediction = network(ModelConfig(4, 3, 1, auxiliary))(image)
     assert all(output.shape == image.shape for output in prediction)
     assert 0 <= prediction.alpha.min() <= prediction.alpha.max() <= 1
+
+
+def test_a_small_volume_is_never_left_alone_to_torchs_slow_convolution(monkeypatch):
+    one, image = network(TINY).double(), torch.rand(1, 1, 8, 8, 12).double()
+    sizes = []
+    one.unet.register_forward_hook(lambda _, given, found: sizes.append(len(given[0])))
+    found = one(image)
+    found.alpha.sum().backward()
+    monkeypatch.setattr(models, "ALONE", 0)
+    other = network(TINY).double()
+    other.unet.register_forward_hook(lambda _, given, found: sizes.append(len(given[0])))
+    straight = other(image)
+    straight.alpha.sum().backward()
+    assert sizes == [2, 1]
+    for first, second in zip(found, straight, strict=True):
+        assert first.shape == image.shape
+        torch.testing.assert_close(first, second)
+    torch.testing.assert_close([p.grad for p in one.parameters()], [p.grad for p in other.parameters()])
 
 
 def test_an_input_that_the_strides_do_not_divide_is_refused():

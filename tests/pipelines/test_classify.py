@@ -160,7 +160,7 @@ def test_the_note_holds_what_was_run(ray_cluster, tmp_path):
     )
     table, _ = classify(job, quiet)
     note = json.loads((tmp_path / "out" / "classify.json").read_text())
-    assert note["command"] == "raymat x"
+    assert note["commands"] == ["raymat x"]
     assert note["recipe"]["crop"]["side"] == 8
     assert note["seconds"] > 0
     # One trial has no spread, and nothing to be compared with.
