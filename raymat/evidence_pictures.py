@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from raymat.evidence.diagnoses import KINDS, kind_of_input
 from raymat.evidence.foretelling import calibration_bins
 from raymat.evidence.readers_table import MEASURES, bins_of, drawn_curves, kind_of
 from raymat.pictures import FAINT, INK
@@ -56,21 +57,7 @@ def foretelling(table: pd.DataFrame, rows: pd.DataFrame) -> Figure:
     return figure
 
 
-INPUT_COLOURS = {
-    "image": "#6b7280",
-    "masks": "#d1a13a",
-    "mattes": "#e08d79",
-    "mattes +": "#c8553d",
-    "chosen": "#7a1f2b",
-}
-MASK_INPUTS = ("mean", "random", "overlap", "union")
-
-
-def kind_of_input(name: str) -> str:
-    """Image, mask, plain matte, calibrated matte or the chosen one."""
-    if name in ("image", "chosen"):
-        return name
-    return "masks" if name in MASK_INPUTS else "mattes +" if name.endswith("+") else "mattes"
+INPUT_COLOURS = dict(zip(KINDS, ("#6b7280", "#d1a13a", "#e08d79", "#c8553d", "#7a1f2b"), strict=True))
 
 
 def diagnoses_by_input(table: pd.DataFrame, trials: pd.DataFrame, size: pd.DataFrame) -> Figure:

@@ -15,15 +15,19 @@ import pandas as pd
 from scipy.stats import rankdata
 from sklearn.metrics import brier_score_loss
 
+from raymat.evidence.bootstrap import draws, interval
 from raymat.evidence.delong import delong
 from raymat.evidence.foretelling import calibration_bins, calibration_error
 from raymat.evidence.holm import holm
-from raymat.evidence.roc import auroc_by_patient, matched_pairs
+from raymat.evidence.roc import areas, auroc_by_patient, matched_pairs, with_all_once
 from raymat.evidence.size_baseline import size_scores
 
 SIZE = "size alone"
 TRIAL = ["network", "input", "seed", "split"]
-REFERENCE = "chosen"
+IMAGE, MASKS, PLAIN, CALIBRATED, REFERENCE = "image", "masks", "mattes", "mattes +", "chosen"
+KINDS = (IMAGE, MASKS, PLAIN, CALIBRATED, REFERENCE)
+MASK_INPUTS = ("mean", "random", "overlap", "union")
+ALL_NETWORKS = "all networks"
 
 
 def trials_table(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -143,16 +147,75 @@ def size_predictions(nodules: pd.DataFrame, parts: dict[int, dict[str, str]]) ->
     return pd.concat(found, ignore_index=True)
 
 
-def groups(table: pd.DataFrame, masks: Sequence[str], mattes: Sequence[str]) -> pd.DataFrame:
-    """Of each network the mean AUROC of the mask inputs, the plain mattes, the calibrated ones, image and chosen."""
-    kinds = {"image": ["image"], "masks": list(masks)}
-    kinds |= {"mattes": [name for name in mattes if not name.endswith("+")]}
-    kinds |= {"mattes +": [name for name in mattes if name.endswith("+")], "chosen": [REFERENCE]}
+def kind_of_input(name: str) -> str:
+    """Image, mask, plain matte, calibrated matte or the chosen one."""
+    if name in (IMAGE, REFERENCE):
+        return name
+    return MASKS if name in MASK_INPUTS else CALIBRATED if name.endswith("+") else PLAIN
+
+
+def kinds(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Does a matte carry more than a mask? Each network's AUROC by kind of input, and how far it is above the masks'.
+
+    The AUROC of a kind is the mean over its inputs. All are taken in the same resamples of the patients, so that a
+    difference has an interval of its own.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``network, kind, inputs``; ``auroc`` of the averaged scores and ``matched``, among nodules of like size, each
+        with ``_low, _high`` and, less that of the masks, ``_gain, _gain_low, _gain_high`` (NaN for the masks, or where
+        there are none). Several networks together are "all networks": their mean, of the inputs that all have.
+    """
+    nodules = averaged(predictions)
+    names = np.unique(nodules["patient_id"])
+    times = with_all_once(draws(names.size))
+    of: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    for (network, name), part in nodules.groupby(["network", "input"], sort=False):
+        mine = times[:, np.searchsorted(names, part["patient_id"])]
+        diameters = {"auroc": None, "matched": part["diameter_mm"].to_numpy()}
+        of.setdefault(network, {})[name] = {
+            measure: areas(part["label"], part["score"], mine, sizes) for measure, sizes in diameters.items()
+        }
+    together = set.intersection(*(set(found) for found in of.values()))
+    if len(of) > 1 and together:
+        of[ALL_NETWORKS] = {
+            name: {measure: np.mean([of[n][name][measure] for n in of], axis=0) for measure in ("auroc", "matched")}
+            for name in together
+        }
     lines = []
-    for network, part in table.groupby("network", sort=False):
-        means = part.set_index("input")["mean"]
-        lines.append({"network": network} | {kind: means.reindex(names).mean() for kind, names in kinds.items()})
+    for network, found in of.items():
+        by_kind = {kind: [name for name in found if kind_of_input(name) == kind] for kind in KINDS}
+        means = {
+            (kind, measure): np.mean([found[name][measure] for name in inputs], axis=0)
+            for kind, inputs in by_kind.items()
+            for measure in ("auroc", "matched")
+            if inputs
+        }
+        for kind, inputs in by_kind.items():
+            line: dict[str, object] = {"network": network, "kind": kind, "inputs": len(inputs)}
+            for measure in ("auroc", "matched") if inputs else ():
+                mine, masks = means[kind, measure], means.get((MASKS, measure))
+                gain = np.full(mine.shape, np.nan) if masks is None or kind == MASKS else mine - masks
+                for key, values in ((measure, mine), (f"{measure}_gain", gain)):
+                    low, high = interval(values[1:])
+                    line |= {key: values[0], f"{key}_low": low, f"{key}_high": high}
+            if inputs:
+                lines.append(line)
     return pd.DataFrame(lines)
+
+
+def kinds_as_markdown(table: pd.DataFrame) -> str:
+    """``kinds`` as Markdown."""
+    lines = ["| network | inputs | AUROC | above the masks' | among nodules of like size | above the masks' |"]
+    lines.append("| --- " * 6 + "|")
+    for _, row in table.iterrows():
+        cells = [row["network"], row["kind"]]
+        for name, form in (("auroc", ".3f"), ("auroc_gain", "+.3f"), ("matched", ".3f"), ("matched_gain", "+.3f")):
+            value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
+            cells.append(f"{value:{form}} ({low:{form}} to {high:{form}})" if np.isfinite(value) else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def as_markdown(table: pd.DataFrame, size: pd.DataFrame) -> str:

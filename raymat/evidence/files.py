@@ -5,7 +5,7 @@ READERS_NOTE, READERS, FORETOLD = "readers.json", "readers", "foretold.parquet"
 
 # raymat classify
 CLASSIFY_NOTE, NODULES, PREDICTIONS = "classify.json", "nodules.parquet", "predictions.parquet"
-TRIALS, TABLE, COMPARISONS, FIGURE = "trials.csv", "table.csv", "comparisons.csv", "figure5"
+TRIALS, TABLE, BY_KIND, COMPARISONS, FIGURE = "trials.csv", "table.csv", "kinds.csv", "comparisons.csv", "figure5"
 
 # raymat evaluate
 EVALUATE_NOTE = "evaluate.json"

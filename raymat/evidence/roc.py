@@ -34,6 +34,34 @@ def auroc_by_patient(
     Estimate
         NaN where there is no pair.
     """
+    names, place = np.unique(np.asarray(patients), return_inverse=True)
+    found = areas(labels, scores, with_all_once(draws(names.size, seed=seed))[:, place], diameters, ratio)
+    return Estimate(float(found[0]), *interval(found[1:]))
+
+
+def with_all_once(times: np.ndarray) -> np.ndarray:
+    """Resamples (resamples, patients), before them the sample itself: every patient once."""
+    return np.concatenate([np.ones((1, times.shape[1]), times.dtype), times])
+
+
+def areas(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    times: np.ndarray,
+    diameters: np.ndarray | None = None,
+    ratio: float = SIZE_RATIO,
+) -> np.ndarray:
+    """``auroc_by_patient`` in each of several resamples, so that scores can be compared in the same ones.
+
+    Parameters
+    ----------
+    times : how often each nodule counts in each resample (resamples, n)
+
+    Returns
+    -------
+    float (resamples)
+        NaN in a resample without a pair.
+    """
     labels, scores = np.asarray(labels).astype(bool), np.asarray(scores, float)
     ones, zeros = np.flatnonzero(labels), np.flatnonzero(~labels)
     difference = scores[ones][:, None] - scores[zeros][None, :]
@@ -42,14 +70,9 @@ def auroc_by_patient(
     if diameters is not None:
         logs = np.log(np.asarray(diameters, float))
         counted = (np.abs(logs[ones][:, None] - logs[zeros][None, :]) <= np.log(ratio) + 1e-12).astype(float)
-    right = right * counted
-    names, place = np.unique(np.asarray(patients), return_inverse=True)
-    times = draws(names.size, seed=seed).astype(float)
-    of_ones, of_zeros = times[:, place[ones]], times[:, place[zeros]]
+    of_ones, of_zeros = times[:, ones].astype(float), times[:, zeros].astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
-        resampled = ((of_ones @ right) * of_zeros).sum(axis=1) / ((of_ones @ counted) * of_zeros).sum(axis=1)
-        value = float(right.sum() / counted.sum()) if counted.sum() else float("nan")
-    return Estimate(value, *interval(resampled))
+        return ((of_ones @ (right * counted)) * of_zeros).sum(axis=1) / ((of_ones @ counted) * of_zeros).sum(axis=1)
 
 
 def matched_pairs(labels: np.ndarray, diameters: np.ndarray, ratio: float = SIZE_RATIO) -> int:

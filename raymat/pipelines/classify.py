@@ -4,7 +4,7 @@ OUT/classify.json                     dataset, recipe, commands, the MLflow run 
 OUT/samples/*.parquet                 every nodule's crops, a column an input: made once, read by every trial
 OUT/nodules.parquet                   rating, label and size of the nodules, and their part of each re-split
 OUT/trials/NETWORK-INPUT-.../         a trial's MLflow run, predictions and, once it is finished, its result
-OUT/predictions.parquet, trials.csv, table.csv, comparisons.csv, table.md, figure5.png, figure5.pdf
+OUT/predictions.parquet, trials.csv, table.csv, kinds.csv, comparisons.csv, table.md, figure5.png, figure5.pdf
                                       of all finished trials
 """
 
@@ -30,7 +30,7 @@ from ray.util.queue import Queue
 from sklearn.metrics import roc_auc_score
 
 from raymat import pictures
-from raymat.classification.inputs import CHOSEN, INPUTS, MASKS
+from raymat.classification.inputs import CHOSEN, INPUTS
 from raymat.classification.networks import NETWORKS, SMALL_NETWORKS, TITLES, refuse_small_crop
 from raymat.classification.recipe import Recipe
 from raymat.classification.samples import (
@@ -45,12 +45,11 @@ from raymat.classification.samples import (
 )
 from raymat.classification.training import Samples, train_classifier
 from raymat.evidence import diagnoses
+from raymat.evidence.files import BY_KIND, COMPARISONS, FIGURE, NODULES, PREDICTIONS, TABLE, TRIALS
 from raymat.evidence.files import CLASSIFY_NOTE as NOTE
-from raymat.evidence.files import COMPARISONS, FIGURE, NODULES, PREDICTIONS, TABLE, TRIALS
 from raymat.evidence_pictures import calibration_of_inputs, diagnoses_by_input
 from raymat.loading import Nodules
 from raymat.lock import held
-from raymat.matting import METHODS
 from raymat.nodule import InputError
 from raymat.pipelines.cluster import connected, data_settings, grows, quiet_ray
 from raymat.pipelines.dataset import flatten
@@ -394,11 +393,11 @@ def conclude(
     splits = sorted(predictions["split"].unique())
     parts = {split: dict(zip(nodules["patient_id"], nodules[f"split_{split}"], strict=True)) for split in splits}
     size = diagnoses.summarise(diagnoses.size_predictions(nodules, parts), INPUTS)
-    groups = diagnoses.groups(table, MASKS, METHODS)
-    text = _text(note, predictions, table, size, compared, groups)
+    kinds = diagnoses.kinds(predictions)
+    text = _text(note, predictions, table, size, compared, kinds)
     figure = diagnoses_by_input(table, trials, size)
     place.write_table(PREDICTIONS, pa.Table.from_pandas(predictions, preserve_index=False))
-    csvs = {TRIALS: trials, TABLE: pd.concat([size, table]), COMPARISONS: compared}
+    csvs = {TRIALS: trials, TABLE: pd.concat([size, table]), BY_KIND: kinds, COMPARISONS: compared}
     for name, rows in csvs.items():
         place.write(name, rows.to_csv(index=False).encode())
     place.write("table.md", text.encode())
@@ -417,7 +416,9 @@ def conclude(
             parent.metrics({f"{key}/auroc_mean": row["mean"], f"{key}/auroc_averaged": row["auroc"]})
         parent.metrics({"size_alone/auroc": float(size["auroc"].iloc[0])})
     say(text)
-    say(f"table   {job.out}/table.md, {TABLE}, {TRIALS}, {COMPARISONS}   figure {job.out}/{FIGURE}.png, .pdf")
+    say(
+        f"table   {job.out}/table.md, {TABLE}, {BY_KIND}, {TRIALS}, {COMPARISONS}   figure {job.out}/{FIGURE}.png, .pdf"
+    )
     if parent:
         say(f"MLflow  {how_to_look(job.tracking_uri, parent.page)}")
     return table
@@ -429,7 +430,7 @@ def _text(
     table: pd.DataFrame,
     size: pd.DataFrame,
     compared: pd.DataFrame,
-    groups: pd.DataFrame,
+    kinds: pd.DataFrame,
 ) -> str:
     trials = predictions.drop_duplicates(diagnoses.TRIAL)
     nodules = predictions.drop_duplicates("nodule_id")
@@ -438,13 +439,8 @@ def _text(
         f"{counted(nodules['patient_id'].nunique(), 'patient')}, {int(nodules['label'].sum())} of them malignant; "
         f"{in_words(note['seconds'])} of training, trial by trial. Intervals are 95 %, over patients."
     )
-    kinds = list(groups.columns[1:])
-    lines = ["| network | " + " | ".join(kinds) + " |", "| --- " * (len(kinds) + 1) + "|"]
-    for _, row in groups.iterrows():
-        cells = [f"{row[kind]:.3f}" if pd.notna(row[kind]) else "" for kind in kinds]
-        lines.append("| " + " | ".join([row["network"], *cells]) + " |")
     parts = ["# Benign or malignant, by input", head, diagnoses.as_markdown(table, size)]
-    parts += ["Mean AUROC of the trials by kind of input:", "\n".join(lines)]
+    parts += ["By kind of input, each the mean of its inputs:", diagnoses.kinds_as_markdown(kinds)]
     if (compared["first"] == CHOSEN).any():
         parts += ["The chosen matte against the other inputs, by DeLong's test on the same test nodules:"]
         parts += [diagnoses.comparisons_as_markdown(compared)]

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from raymat import evidence_pictures, figures, pictures
 from raymat.evidence import diagnoses, phantom_accuracy, readers_table
 from raymat.evidence.files import (
+    BY_KIND,
     CLASSIFY_NOTE,
     COMPARISONS,
     EVALUATE_NOTE,
@@ -135,7 +136,7 @@ def _classification(run: str, store: Store, album: Album) -> list[Section]:
     command = "; ".join(note.get("commands", []))
     if not store.exists(TABLE):
         raise InputError(f"{run}: no trial is finished here yet; run `{command or 'raymat classify'}` first")
-    tables = {name: pd.read_csv(_text_stream(store, name)) for name in (TABLE, TRIALS, COMPARISONS)}
+    tables = {name: pd.read_csv(_text_stream(store, name)) for name in (TABLE, BY_KIND, TRIALS, COMPARISONS)}
     size = tables[TABLE][tables[TABLE]["network"] == diagnoses.SIZE]
     table = tables[TABLE][tables[TABLE]["network"] != diagnoses.SIZE].reset_index(drop=True)
     predictions = store.read_table(PREDICTIONS).to_pandas()
@@ -155,6 +156,11 @@ def _classification(run: str, store: Store, album: Album) -> list[Section]:
         command,
     )
     section.text(CLASSIFIED)
+    section.heading("By kind of input")
+    section.text(diagnoses.kinds_as_markdown(tables[BY_KIND]))
+    section.text(
+        "Each kind is the mean of its inputs; the difference to the masks is taken in the same resamples of patients."
+    )
     section.heading("Every input")
     section.text(diagnoses.as_markdown(table, size))
     section.text("Intervals are 95 %, patients resampled; the spread is the standard deviation over trials.")

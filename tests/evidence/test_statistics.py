@@ -135,6 +135,36 @@ def test_the_tables_agree_with_the_trials_and_correct_for_all_comparisons():
     assert text.count("\n") == 5
 
 
+def test_kinds_are_compared_with_the_masks_in_the_same_resamples():
+    strong = {"image": 0.2, "mean": 1.0, "union": 1.4, "cf": 1.2, "cf+": 1.2, "chosen": 4.0}
+    first = predictions(strong)
+    second = first[first["input"] != "cf"].assign(network="other")
+    table = diagnoses.kinds(pd.concat([first, second])).set_index(["network", "kind"])
+    single = diagnoses.summarise(first, tuple(strong)).set_index("input")
+    masks = table.loc[("net", "masks")]
+    assert masks["inputs"] == 2
+    assert masks["auroc"] == pytest.approx(single.loc[["mean", "union"], "auroc"].mean())
+    assert np.isnan(masks["auroc_gain"])
+    chosen = table.loc[("net", "chosen")]
+    assert chosen["auroc"] == pytest.approx(single.loc["chosen", "auroc"])
+    assert chosen["auroc_gain"] == pytest.approx(chosen["auroc"] - masks["auroc"])
+    assert 0 < chosen["auroc_gain_low"] < chosen["auroc_gain"] < chosen["auroc_gain_high"]
+    # All networks together are compared by what all were given.
+    assert "mattes" in table.loc["net"].index
+    assert "mattes" not in table.loc["all networks"].index
+    assert table.loc[("all networks", "chosen"), "auroc"] == pytest.approx(chosen["auroc"])
+    text = diagnoses.kinds_as_markdown(table.reset_index())
+    assert text.count("\n") == 1 + len(table)
+    assert "nan" not in text
+
+
+def test_kinds_that_are_equally_good_differ_by_an_interval_around_nothing():
+    table = diagnoses.kinds(predictions({"mean": 1.0, "cf": 1.0}, seeds=1, n=300)).set_index("kind")
+    assert table.loc["mattes", "auroc_gain_low"] < 0 < table.loc["mattes", "auroc_gain_high"]
+    without_masks = diagnoses.kinds(predictions({"cf": 1.0}))
+    assert np.isnan(without_masks["auroc_gain"].item())
+
+
 def test_averaging_is_by_ranks_so_that_a_trial_of_large_scores_does_not_decide():
     found = predictions({"mean": 1.0}, seeds=2)
     scaled = found.copy()
