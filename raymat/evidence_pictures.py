@@ -78,14 +78,13 @@ def diagnoses_by_input(table: pd.DataFrame, trials: pd.DataFrame, size: pd.DataF
         for place, row in part.iterrows():
             colour = INPUT_COLOURS[kind_of_input(row["input"])]
             mine = trials[(trials["network"] == network) & (trials["input"] == row["input"])]["auroc"].to_numpy()
-            axes.bar(place, row["mean"], color=colour, width=0.74, alpha=0.75)
+            axes.bar(place, row["mean"], color=colour, width=0.74, alpha=0.75, label=kind_of_input(row["input"]))
             shifts = np.linspace(-0.2, 0.2, len(mine)) if len(mine) > 1 else [0.0]
             axes.plot(place + np.asarray(shifts), mine, "o", color=INK, markersize=2.6)
             if np.isfinite(row["spread"]):
                 axes.errorbar(place, row["mean"], row["spread"], color=INK, linewidth=1, capsize=2.5)
         line = float(size["auroc"].iloc[0])
-        axes.axhline(line, color="#3d6b8f", linewidth=1.2, linestyle="--")
-        axes.text(len(part) - 0.45, line, "size alone", fontsize=7.5, color="#3d6b8f", ha="right", va="bottom")
+        axes.axhline(line, color="#3d6b8f", linewidth=1.2, linestyle="--", label="size alone")
         axes.set_xticks(range(len(part)), part["input"], rotation=60, ha="right", fontsize=8.5)
         axes.set_title(f"({letter}) {network}", fontsize=10, color=INK)
         axes.set_ylim(max(0.0, np.floor(20 * (lowest - 0.03)) / 20), 1.0)
@@ -93,6 +92,11 @@ def diagnoses_by_input(table: pd.DataFrame, trials: pd.DataFrame, size: pd.DataF
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("AUROC on the test nodules", fontsize=9)
+    handles, labels = panels[0].get_legend_handles_labels()
+    shown = dict(zip(labels, handles, strict=True))
+    figure.legend(
+        shown.values(), shown.keys(), loc="outside lower center", ncols=len(shown), fontsize=8.5, frameon=False
+    )
     return figure
 
 
@@ -120,6 +124,7 @@ def calibration_of_inputs(nodules: pd.DataFrame) -> Figure:
                 found[some] / count[some],
                 color=INPUT_COLOURS[kind_of_input(name)],
                 linewidth=1.8 if strong else 0.6,
+                alpha=1.0 if strong else 0.4,
                 marker="o" if strong else None,
                 markersize=3,
                 label=name if strong else None,

@@ -152,7 +152,7 @@ def _classification(run: str, store: Store, album: Album) -> list[Section]:
     section.figure(
         album.add("figure5", evidence_pictures.diagnoses_by_input(table, tables[TRIALS], size)),
         "Figure 5. AUROC on the test nodules by input. Bars: mean over the trials, whiskers their standard deviation, "
-        "dots the trials. Dashed: logistic regression on volume and diameter.",
+        "dots the trials; the axis begins above 0. Dashed: logistic regression on volume and diameter.",
         command,
     )
     section.text(CLASSIFIED)
