@@ -8,6 +8,7 @@ that plain pyarrow, pandas or DuckDB can open it without raymat:
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -226,10 +227,22 @@ def to_row(nodule: Nodule, packed: bool = False) -> dict:
 
 def matte_box(trimap: np.ndarray) -> tuple[slice, ...]:
     """The smallest box that holds all of the trimap but background: outside it every matte is 0."""
+    return box_around(trimap)
+
+
+def box_around(mask: np.ndarray, margin: Sequence[int] = (0, 0, 0)) -> tuple[slice, ...]:
+    """The slices around what is not 0 in a mask, so many voxels wider where the mask's grid allows; empty for none.
+
+    Parameters
+    ----------
+    mask : (z, y, x)
+    margin : voxels along each axis
+    """
     box = []
-    for axis in range(trimap.ndim):
-        inside = np.flatnonzero((trimap != 0).any(axis=tuple(other for other in range(trimap.ndim) if other != axis)))
-        box.append(slice(int(inside[0]), int(inside[-1]) + 1) if inside.size else slice(0, 0))
+    for axis, more in enumerate(margin):
+        hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        found = (max(int(hit[0]) - more, 0), min(int(hit[-1]) + 1 + more, mask.shape[axis])) if hit.size else (0, 0)
+        box.append(slice(*found))
     return tuple(box)
 
 

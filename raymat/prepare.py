@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from raymat.nodule import InputError, Nodule, NoduleExcluded
+from raymat.nodule import InputError, Nodule, NoduleExcluded, box_around
 from raymat.volume import Grid
 
 BACKGROUND, UNKNOWN, FOREGROUND = 0, 128, 255
@@ -204,7 +204,7 @@ def make_trimap(
 
     # Nothing changes further from the union than the growth: distances are measured in a box around it.
     union = votes > 0
-    box = _box(union, [math.ceil(grow_out_mm / s) + 1 for s in spacing])
+    box = box_around(union, [math.ceil(grow_out_mm / s) + 1 for s in spacing])
     union, sure = union[box], votes[box] >= needed
     trimap = np.zeros(votes.shape, dtype=np.uint8)
     part = trimap[box]
@@ -254,18 +254,9 @@ def _checked(nodule: Nodule) -> tuple[np.ndarray, Grid]:
     return image, Grid(image.shape, tuple(nodule.spacing), tuple(nodule.origin), np.asarray(nodule.direction))
 
 
-def _box(mask: np.ndarray, margin: Sequence[int]) -> tuple[slice, ...]:
-    """The slices around the mask's non-zero voxels, ``margin`` voxels wider where the grid allows."""
-    box = []
-    for axis in range(mask.ndim):
-        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        box.append(slice(max(int(hit[0]) - margin[axis], 0), int(hit[-1]) + 1 + margin[axis]))
-    return tuple(box)
-
-
 def _crop_box(inside: np.ndarray, grid: Grid, parameters: PrepareParameters, notes: list[str]):
     """First voxel and the one after the last, on the scanner's grid; may lie outside it."""
-    box = _box(inside, (0, 0, 0))
+    box = box_around(inside)
     low = np.array([part.start for part in box])
     high = np.array([part.stop for part in box])
     start, stop = low - parameters.pad_slices, high + parameters.pad_slices
@@ -331,9 +322,7 @@ class Crop:
             return inside
         # A voxel further than one of the scanner's from the mask is zero: no need to resample there.
         index = [o / h + np.arange(n) * w / h for o, h, n, w in self._axes()]
-        near = [
-            np.flatnonzero((i > b.start - 1) & (i < b.stop)) for i, b in zip(index, _box(part, (0, 0, 0)), strict=True)
-        ]
+        near = [np.flatnonzero((i > b.start - 1) & (i < b.stop)) for i, b in zip(index, box_around(part), strict=True)]
         if not all(len(n) for n in near):
             return inside
         first, size = [int(n[0]) for n in near], [len(n) for n in near]

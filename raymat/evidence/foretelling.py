@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 
 from raymat import metrics
 from raymat.matting import METHODS
-from raymat.nodule import Nodule, NoduleExcluded
+from raymat.nodule import Nodule, NoduleExcluded, box_around
 from raymat.prepare import UNKNOWN
 
 VERSION = "1"
@@ -55,11 +55,15 @@ def distance_ramp(readers: Sequence[np.ndarray], spacing: Sequence[float]) -> np
     readers : masks (z, y, x), none of them empty
     spacing : (z, y, x) mm
     """
+    # Further than the ramp from all that any reader drew it is 0: nothing there needs a distance.
+    box = box_around(np.any(readers, axis=0), [int(RAMP_MM / step) + 1 for step in spacing])
     signed = [
-        distance_transform_edt(mask, sampling=spacing) - distance_transform_edt(mask == 0, sampling=spacing)
+        distance_transform_edt(mask[box], sampling=spacing) - distance_transform_edt(mask[box] == 0, sampling=spacing)
         for mask in readers
     ]
-    return np.clip(0.5 + np.mean(signed, axis=0) / (2 * RAMP_MM), 0, 1)
+    ramp = np.zeros(readers[0].shape)
+    ramp[box] = np.clip(0.5 + np.mean(signed, axis=0) / (2 * RAMP_MM), 0, 1)
+    return ramp
 
 
 def predictions(nodule: Nodule) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.ndimage import distance_transform_edt
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from raymat.evidence import foretelling
@@ -116,6 +117,22 @@ def test_the_distance_ramp_is_one_half_at_the_border_and_mirrors():
     ramp = foretelling.distance_ramp([mask, mask], (0.5, 0.5, 0.5))
     np.testing.assert_allclose(ramp + ramp[:, :, ::-1], 1)
     assert ramp[4, 4, 9] == pytest.approx(0.5 + 0.5 / 4)
+
+
+@pytest.mark.parametrize("spacing", [(0.5, 0.5, 0.5), (2.5, 0.7, 0.7)])
+def test_the_ramp_is_that_of_distances_over_the_whole_volume(spacing):
+    rng = np.random.default_rng(0)
+    readers = [np.zeros((14, 30, 34), np.uint8) for _ in range(3)]
+    for mask in readers:
+        # One touches the volume's border; none is in its middle.
+        z, y, x = rng.integers(0, 6, 3)
+        mask[z : z + 5, y : y + 8, x : x + 7] = rng.random((5, 8, 7)) < 0.7
+    signed = [
+        distance_transform_edt(mask, sampling=spacing) - distance_transform_edt(mask == 0, sampling=spacing)
+        for mask in readers
+    ]
+    whole = np.clip(0.5 + np.mean(signed, axis=0) / 4.0, 0, 1)
+    np.testing.assert_array_equal(foretelling.distance_ramp(readers, spacing), whole)
 
 
 def test_the_table_compares_on_the_same_splits():
