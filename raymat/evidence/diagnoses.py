@@ -165,7 +165,7 @@ def kinds(predictions: pd.DataFrame) -> pd.DataFrame:
     pd.DataFrame
         ``network, kind, inputs``; ``auroc`` of the averaged scores and ``matched``, among nodules of like size, each
         with ``_low, _high`` and, less that of the masks, ``_gain, _gain_low, _gain_high`` (NaN for the masks, or where
-        there are none). Several networks together are "all networks": their mean, of the inputs that all have.
+        there are none). Before several networks stand "all networks": their mean, of the inputs that all have.
     """
     nodules = averaged(predictions)
     names = np.unique(nodules["patient_id"])
@@ -179,10 +179,11 @@ def kinds(predictions: pd.DataFrame) -> pd.DataFrame:
         }
     together = set.intersection(*(set(found) for found in of.values()))
     if len(of) > 1 and together:
-        of[ALL_NETWORKS] = {
+        mean = {
             name: {measure: np.mean([of[n][name][measure] for n in of], axis=0) for measure in ("auroc", "matched")}
             for name in together
         }
+        of = {ALL_NETWORKS: mean, **of}
     lines = []
     for network, found in of.items():
         by_kind = {kind: [name for name in found if kind_of_input(name) == kind] for kind in KINDS}

@@ -32,6 +32,7 @@ pre { padding: .6rem .8rem; overflow-x: auto; white-space: pre-wrap; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .28rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { background: var(--ground); font-weight: 600; }
+td:first-child { white-space: nowrap; }
 details { margin: .6rem 0; }
 summary { cursor: pointer; color: var(--accent); }
 @media print {
