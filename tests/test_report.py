@@ -58,7 +58,6 @@ def experiment(tmp_path):
     store.write_table("predictions.parquet", pa.Table.from_pandas(found, preserve_index=False))
     for name, rows in (
         ("table.csv", pd.concat([size, table])),
-        ("kinds.csv", diagnoses.kinds(found)),
         ("trials.csv", diagnoses.trials_table(found)),
         ("comparisons.csv", diagnoses.comparisons(found)),
     ):

@@ -20,7 +20,6 @@ from matplotlib.figure import Figure
 from raymat import evidence_pictures, figures, pictures
 from raymat.evidence import diagnoses, phantom_accuracy, readers_table
 from raymat.evidence.files import (
-    BY_KIND,
     CLASSIFY_NOTE,
     COMPARISONS,
     EVALUATE_NOTE,
@@ -136,7 +135,7 @@ def _classification(run: str, store: Store, album: Album) -> list[Section]:
     command = "; ".join(note.get("commands", []))
     if not store.exists(TABLE):
         raise InputError(f"{run}: no trial is finished here yet; run `{command or 'raymat classify'}` first")
-    tables = {name: pd.read_csv(_text_stream(store, name)) for name in (TABLE, BY_KIND, TRIALS, COMPARISONS)}
+    tables = {name: pd.read_csv(_text_stream(store, name)) for name in (TABLE, TRIALS, COMPARISONS)}
     size = tables[TABLE][tables[TABLE]["network"] == diagnoses.SIZE]
     table = tables[TABLE][tables[TABLE]["network"] != diagnoses.SIZE].reset_index(drop=True)
     predictions = store.read_table(PREDICTIONS).to_pandas()
@@ -157,7 +156,7 @@ def _classification(run: str, store: Store, album: Album) -> list[Section]:
     )
     section.text(CLASSIFIED)
     section.heading("By kind of input")
-    section.text(diagnoses.kinds_as_markdown(tables[BY_KIND]))
+    section.text(diagnoses.kinds_as_markdown(diagnoses.kinds(predictions)))
     section.text(
         "Each kind is the mean of its inputs; the difference to the masks is taken in the same resamples of patients."
     )
