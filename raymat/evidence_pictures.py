@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from raymat.evidence.diagnoses import KINDS, kind_of_input
 from raymat.evidence.foretelling import calibration_bins
+from raymat.evidence.inputs import CHOSEN, IMAGE, KIND_OF, KINDS, MEAN
 from raymat.evidence.readers_table import MEASURES, bins_of, drawn_curves, kind_of
 from raymat.pictures import FAINT, INK
 
@@ -76,9 +76,9 @@ def diagnoses_by_input(table: pd.DataFrame, trials: pd.DataFrame, size: pd.DataF
     for letter, axes, network in zip("abcdefgh", panels, networks, strict=False):
         part = table[table["network"] == network].reset_index(drop=True)
         for place, row in part.iterrows():
-            colour = INPUT_COLOURS[kind_of_input(row["input"])]
+            colour = INPUT_COLOURS[KIND_OF[row["input"]]]
             mine = trials[(trials["network"] == network) & (trials["input"] == row["input"])]["auroc"].to_numpy()
-            axes.bar(place, row["mean"], color=colour, width=0.74, alpha=0.75, label=kind_of_input(row["input"]))
+            axes.bar(place, row["mean"], color=colour, width=0.74, alpha=0.75, label=KIND_OF[row["input"]])
             shifts = np.linspace(-0.2, 0.2, len(mine)) if len(mine) > 1 else [0.0]
             axes.plot(place + np.asarray(shifts), mine, "o", color=INK, markersize=2.6)
             if np.isfinite(row["spread"]):
@@ -118,11 +118,11 @@ def calibration_of_inputs(nodules: pd.DataFrame) -> Figure:
             mine = part[part["input"] == name]
             count, given, found = calibration_bins(mine["probability"].to_numpy(float), mine["label"].to_numpy() == 1)
             some = count > 0
-            strong = name in ("image", "mean", "chosen")
+            strong = name in (IMAGE, MEAN, CHOSEN)
             axes.plot(
                 given[some] / count[some],
                 found[some] / count[some],
-                color=INPUT_COLOURS[kind_of_input(name)],
+                color=INPUT_COLOURS[KIND_OF[name]],
                 linewidth=1.8 if strong else 0.6,
                 alpha=1.0 if strong else 0.4,
                 marker="o" if strong else None,

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from raymat.classification.inputs import INPUTS
 from raymat.classification.networks import PAPER_NETWORKS, SMALL_NETWORKS
 from raymat.cli import main
+from raymat.evidence.inputs import INPUTS
 
 
 @pytest.fixture

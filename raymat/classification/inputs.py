@@ -13,12 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from raymat.blocks import block_means, factor_of
-from raymat.matting import METHODS
+from raymat.evidence.inputs import IMAGE, MEAN, OVERLAP, UNION
 from raymat.nodule import InputError, Nodule, matte_box
-
-IMAGE, MEAN, RANDOM, OVERLAP, UNION, CHOSEN = "image", "mean", "random", "overlap", "union", "chosen"
-MASKS = (MEAN, RANDOM, OVERLAP, UNION)
-INPUTS = (IMAGE, *MASKS, *METHODS, CHOSEN)
 
 
 @dataclass(frozen=True)

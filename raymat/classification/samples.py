@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from raymat.classification.inputs import CHOSEN, IMAGE, MEAN, OVERLAP, RANDOM, UNION, crops_of, random_reader, size_of
+from raymat.classification.inputs import crops_of, random_reader, size_of
 from raymat.classification.labels import label_of, malignancy_ratings
 from raymat.classification.recipe import Recipe
+from raymat.evidence.inputs import CHOSEN, IMAGE, MEAN, OVERLAP, RANDOM, UNION
 from raymat.matting import METHODS
 from raymat.nodule import InputError, Nodule
 from raymat.splits import PARTS

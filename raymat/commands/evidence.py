@@ -146,9 +146,9 @@ def names_of(text: str) -> tuple[str, ...]:
 
 def run_classify(options: argparse.Namespace) -> int:
     """``raymat classify``: status 1 where a trial failed."""
-    from raymat.classification.inputs import INPUTS
     from raymat.classification.networks import PAPER_NETWORKS, SMALL_NETWORKS
     from raymat.classification.recipe import PRESETS
+    from raymat.evidence.inputs import INPUTS
     from raymat.pipelines.classify import ClassifyJob, classify
     from raymat.tracking import tracking_uri
 

@@ -7,7 +7,7 @@ is compared between inputs, by DeLong's test and by patients resampled, is this 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -19,14 +19,13 @@ from raymat.evidence.bootstrap import draws, interval
 from raymat.evidence.delong import delong
 from raymat.evidence.foretelling import calibration_bins, calibration_error
 from raymat.evidence.holm import holm
+from raymat.evidence.inputs import CHOSEN, KIND_OF, KINDS, MASKS
 from raymat.evidence.roc import areas, auroc_by_patient, matched_pairs, with_all_once
 from raymat.evidence.size_baseline import size_scores
 
 SIZE = "size alone"
 TRIAL = ["network", "input", "seed", "split"]
-IMAGE, MASKS, PLAIN, CALIBRATED, REFERENCE = "image", "masks", "mattes", "mattes +", "chosen"
-KINDS = (IMAGE, MASKS, PLAIN, CALIBRATED, REFERENCE)
-MASK_INPUTS = ("mean", "random", "overlap", "union")
+MEASURES = ("auroc", "matched")
 ALL_NETWORKS = "all networks"
 
 
@@ -108,8 +107,8 @@ def comparisons(predictions: pd.DataFrame) -> pd.DataFrame:
         wide = part.pivot(index="nodule_id", columns="input", values="score")
         labels = part.drop_duplicates("nodule_id").set_index("nodule_id")["label"]
         names = list(part["input"].unique())
-        if REFERENCE in names:
-            names = [REFERENCE, *(name for name in names if name != REFERENCE)]
+        if CHOSEN in names:
+            names = [CHOSEN, *(name for name in names if name != CHOSEN)]
         for first, second in combinations(names, 2):
             both = wide[[first, second]].dropna()
             truth = labels[both.index].to_numpy()
@@ -124,7 +123,7 @@ def comparisons(predictions: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(lines, columns=columns)
     table["holm"] = holm(table["p"])
     table["holm_chosen"] = np.nan
-    mine = table["first"] == REFERENCE
+    mine = table["first"] == CHOSEN
     table.loc[mine, "holm_chosen"] = holm(table.loc[mine, "p"])
     return table
 
@@ -147,13 +146,6 @@ def size_predictions(nodules: pd.DataFrame, parts: dict[int, dict[str, str]]) ->
     return pd.concat(found, ignore_index=True)
 
 
-def kind_of_input(name: str) -> str:
-    """Image, mask, plain matte, calibrated matte or the chosen one."""
-    if name in (IMAGE, REFERENCE):
-        return name
-    return MASKS if name in MASK_INPUTS else CALIBRATED if name.endswith("+") else PLAIN
-
-
 def kinds(predictions: pd.DataFrame) -> pd.DataFrame:
     """Does a matte carry more than a mask? Each network's AUROC by kind of input, and how far it is above the masks'.
 
@@ -167,43 +159,39 @@ def kinds(predictions: pd.DataFrame) -> pd.DataFrame:
         with ``_low, _high`` and, less that of the masks, ``_gain, _gain_low, _gain_high`` (NaN for the masks, or where
         there are none). Before several networks stand "all networks": their mean, of the inputs that all have.
     """
-    nodules = averaged(predictions)
+    of = _resampled(averaged(predictions))
+    first, *others = of.values()
+    shared = [name for name in first if all(name in found for found in others)]
+    if others and shared:
+        of = {ALL_NETWORKS: {name: np.mean([found[name] for found in of.values()], axis=0) for name in shared}, **of}
+    return pd.DataFrame([line for network, found in of.items() for line in _by_kind(network, found)])
+
+
+def _resampled(nodules: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
+    """Of each network and input the AUROC by ``MEASURES``, all nodules once and in resamples (2, 1 + resamples)."""
     names = np.unique(nodules["patient_id"])
     times = with_all_once(draws(names.size))
-    of: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    of: dict[str, dict[str, np.ndarray]] = {}
     for (network, name), part in nodules.groupby(["network", "input"], sort=False):
         mine = times[:, np.searchsorted(names, part["patient_id"])]
-        diameters = {"auroc": None, "matched": part["diameter_mm"].to_numpy()}
-        of.setdefault(network, {})[name] = {
-            measure: areas(part["label"], part["score"], mine, sizes) for measure, sizes in diameters.items()
-        }
-    together = set.intersection(*(set(found) for found in of.values()))
-    if len(of) > 1 and together:
-        mean = {
-            name: {measure: np.mean([of[n][name][measure] for n in of], axis=0) for measure in ("auroc", "matched")}
-            for name in together
-        }
-        of = {ALL_NETWORKS: mean, **of}
-    lines = []
-    for network, found in of.items():
-        by_kind = {kind: [name for name in found if kind_of_input(name) == kind] for kind in KINDS}
-        means = {
-            (kind, measure): np.mean([found[name][measure] for name in inputs], axis=0)
-            for kind, inputs in by_kind.items()
-            for measure in ("auroc", "matched")
-            if inputs
-        }
-        for kind, inputs in by_kind.items():
-            line: dict[str, object] = {"network": network, "kind": kind, "inputs": len(inputs)}
-            for measure in ("auroc", "matched") if inputs else ():
-                mine, masks = means[kind, measure], means.get((MASKS, measure))
-                gain = np.full(mine.shape, np.nan) if masks is None or kind == MASKS else mine - masks
-                for key, values in ((measure, mine), (f"{measure}_gain", gain)):
-                    low, high = interval(values[1:])
-                    line |= {key: values[0], f"{key}_low": low, f"{key}_high": high}
-            if inputs:
-                lines.append(line)
-    return pd.DataFrame(lines)
+        of.setdefault(network, {})[name] = np.stack(
+            [areas(part["label"], part["score"], mine, sizes) for sizes in (None, part["diameter_mm"])]
+        )
+    return of
+
+
+def _by_kind(network: str, found: dict[str, np.ndarray]) -> Iterator[dict[str, object]]:
+    """The lines of ``kinds`` for one network."""
+    of = {kind: [name for name in found if KIND_OF[name] == kind] for kind in KINDS}
+    means = {kind: np.mean([found[name] for name in names], axis=0) for kind, names in of.items() if names}
+    for kind, mine in means.items():
+        gain = mine - means[MASKS] if MASKS in means and kind != MASKS else np.full_like(mine, np.nan)
+        line = {"network": network, "kind": kind, "inputs": len(of[kind])}
+        for place, measure in enumerate(MEASURES):
+            for key, values in ((measure, mine[place]), (f"{measure}_gain", gain[place])):
+                low, high = interval(values[1:])
+                line |= {key: values[0], f"{key}_low": low, f"{key}_high": high}
+        yield line
 
 
 def kinds_as_markdown(table: pd.DataFrame) -> str:
@@ -238,7 +226,7 @@ def as_markdown(table: pd.DataFrame, size: pd.DataFrame) -> str:
 def comparisons_as_markdown(table: pd.DataFrame) -> str:
     """The chosen matte against every other input, as Markdown."""
     lines = ["| network | chosen less | difference of AUROC (95 %) | p | p, Holm |", "| --- " * 5 + "|"]
-    for _, row in table[table["first"] == REFERENCE].iterrows():
+    for _, row in table[table["first"] == CHOSEN].iterrows():
         low, high = (row["difference"] + sign * 1.96 * row["error"] for sign in (-1, 1))
         lines.append(
             f"| {row['network']} | {row['second']} | {row['difference']:+.3f} ({low:+.3f} to {high:+.3f}) "

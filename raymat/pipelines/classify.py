@@ -30,7 +30,6 @@ from ray.util.queue import Queue
 from sklearn.metrics import roc_auc_score
 
 from raymat import pictures
-from raymat.classification.inputs import CHOSEN, INPUTS
 from raymat.classification.networks import NETWORKS, SMALL_NETWORKS, TITLES, refuse_small_crop
 from raymat.classification.recipe import Recipe
 from raymat.classification.samples import (
@@ -47,6 +46,7 @@ from raymat.classification.training import Samples, train_classifier
 from raymat.evidence import diagnoses
 from raymat.evidence.files import BY_KIND, COMPARISONS, FIGURE, NODULES, PREDICTIONS, TABLE, TRIALS
 from raymat.evidence.files import CLASSIFY_NOTE as NOTE
+from raymat.evidence.inputs import CHOSEN, INPUTS
 from raymat.evidence_pictures import calibration_of_inputs, diagnoses_by_input
 from raymat.loading import Nodules
 from raymat.lock import held
@@ -54,14 +54,14 @@ from raymat.nodule import InputError
 from raymat.pipelines.cluster import connected, data_settings, grows, quiet_ray
 from raymat.pipelines.dataset import flatten
 from raymat.pipelines.progress import in_words
-from raymat.pipelines.sweep import Trial, begin_runs, end_unfinished, note_of, run_of, run_trials, trials_at_once
+from raymat.pipelines.sweep import Trial, note_of, run_of, run_trials, sweep_runs, trials_at_once
 from raymat.pipelines.train import RESULT, Data, told
 from raymat.places import open_filesystem
 from raymat.sources import digest
 from raymat.splits import PARTS, REPETITIONS
 from raymat.steps import counted
 from raymat.store import Store
-from raymat.tracking import EVIDENCE, Run, as_csv, ending, how_to_look
+from raymat.tracking import EVIDENCE, Run, as_csv, how_to_look
 from raymat.version import __version__
 
 NODULES_A_PART = 16
@@ -170,21 +170,15 @@ def _classify(
             # Of earlier re-splits too, whose trials stay.
             every = parts | {split: data.split(split).parts for split in _finished_splits(place) - set(parts)}
             place.write_table(NODULES, pa.Table.from_pandas(_with_parts(nodules, every), preserve_index=False))
-        parent = None
-        if job.tracking_uri:
-            shared = flatten({"dataset": job.dataset, **job.recipe.to_dict(), "raymat": __version__})
-            trials = [one.trial for one in todo]
-            parent = begin_runs(
-                job.tracking_uri, f"classify {job.out}", shared, trials, place, note, EVIDENCE, data.digest
-            )
         note |= {"dataset": job.dataset, "raymat": __version__}
         if todo:
             note["commands"] = list(dict.fromkeys([*note.get("commands", []), shlex.join(job.command)]))
-        place.write(NOTE, json.dumps(note, indent=1).encode())
-        with ending(parent) as end:
+        shared = flatten({"dataset": job.dataset, **job.recipe.to_dict(), "raymat": __version__})
+        trials = [one.trial for one in todo]
+        with sweep_runs(
+            job.tracking_uri, f"classify {job.out}", shared, trials, place, NOTE, note, EVIDENCE, data.digest
+        ) as (parent, end):
             errors = _sweep(job, todo, place, say) if todo else []
-            if parent and errors:
-                end_unfinished(job.tracking_uri, place, [one.trial for one in todo], "FAILED")
             # The trials' own, so that an interruption loses none and doubles none.
             note["seconds"] = sum(result["seconds"] for result in _results(place))
             place.write(NOTE, json.dumps(note, indent=1).encode())

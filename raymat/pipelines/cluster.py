@@ -6,6 +6,8 @@ import contextlib
 import logging
 import math
 import os
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -71,9 +73,26 @@ def connected(address: str | None = None, num_cpus: int | None = None, holds_dat
     else:
         _join(address)
     try:
-        yield
+        with stoppable():
+            yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """With SIGTERM, by which ``ray job stop`` and schedulers end a job, raising KeyboardInterrupt as Ctrl-C does.
+
+    Ray's own handler, which its connection sets, ends the process in a dump of its core.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _start(num_cpus: int | None, holds_dataset: bool) -> None:

@@ -5,9 +5,11 @@ A trial is finished when its folder holds ``RESULT``; no command repeats it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import ray
@@ -17,7 +19,7 @@ from raymat.nodule import InputError
 from raymat.pipelines.cluster import grows
 from raymat.pipelines.train import RESULT
 from raymat.store import Store
-from raymat.tracking import Run
+from raymat.tracking import Ending, Run, ending
 
 RUN = "run.json"
 
@@ -45,24 +47,59 @@ class Trial:
     parameters: Mapping[str, object]
 
 
-def begin_runs(
-    uri: str, name: str, parameters: dict, trials: list[Trial], place: Store, note: dict, experiment: str, digest: str
-) -> Run:
-    """The sweep's run and, under it, one a trial: made here, one after the other, for SQLite takes one writer."""
+@contextlib.contextmanager
+def sweep_runs(
+    uri: str | None,
+    name: str,
+    parameters: dict,
+    trials: list[Trial],
+    place: Store,
+    note_file: str,
+    note: dict,
+    experiment: str,
+    digest: str,
+) -> Iterator[tuple[Run | None, Ending]]:
+    """With the sweep's run and, under it, one a trial; ended in any case, as ``raymat.tracking.ending`` does.
+
+    They are made here, one after the other, for SQLite takes one writer. Those of trials without a result end as the
+    sweep does; as KILLED where it came to its end without them.
+
+    Parameters
+    ----------
+    uri : the MLflow store; None for no runs
+    note : of the sweep, written here; it has the sweep's ``run``, where that was begun before, and gets it
+    """
+    if not uri:
+        place.write(note_file, json.dumps(note, indent=1).encode())
+        yield None, Ending()
+        return
     shared = dict(parameters)
-    for trial in trials:
-        for varied in trial.parameters:
-            shared.pop(varied, None)
+    for varied in {key for trial in trials for key in trial.parameters}:
+        shared.pop(varied, None)
     parent = Run(uri, name, shared, experiment, continues=note.get("run"))
-    parent.tag("data_digest", digest)
-    note["run"] = parent.id
-    for trial in trials:
-        if place.exists(f"{trial.folder}/{RUN}"):
-            continue
-        run = Run(uri, trial.name, shared | dict(trial.parameters), experiment, parent.id)
-        run.status("SCHEDULED")
-        place.write(f"{trial.folder}/{RUN}", json.dumps({"run": run.id}).encode())
-    return parent
+    end = Ending()
+    try:
+        with ending(parent) as end:
+            parent.tag("data_digest", digest)
+            note["run"] = parent.id
+            place.write(note_file, json.dumps(note, indent=1).encode())
+            for trial in _unfinished(trials, place):
+                if place.exists(f"{trial.folder}/{RUN}"):
+                    run_of(uri, place, trial.folder).status("SCHEDULED")
+                    continue
+                run = Run(uri, trial.name, shared | dict(trial.parameters), experiment, parent.id)
+                place.write(f"{trial.folder}/{RUN}", json.dumps({"run": run.id}).encode())
+                run.status("SCHEDULED")
+            yield parent, end
+    finally:
+        status = "KILLED" if end.status == "FINISHED" else end.status
+        for trial in _unfinished(trials, place):
+            if place.exists(f"{trial.folder}/{RUN}"):
+                run_of(uri, place, trial.folder).end(status)
+
+
+def _unfinished(trials: list[Trial], place: Store) -> list[Trial]:
+    return [trial for trial in trials if not place.exists(f"{trial.folder}/{RESULT}")]
 
 
 def run_of(uri: str, place: Store, folder: str) -> Run:
@@ -104,6 +141,8 @@ def run_trials(
     max_failures : times that a trial whose worker died is begun again
     """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    # Tune would take Ctrl-C for an end like any other, and its table of a quiet run advertises a folder that goes.
+    os.environ.update(TUNE_DISABLE_SIGINT_HANDLER="1", RAY_AIR_NEW_OUTPUT="0")
     trainable = tune.with_resources(trainable, dict(resources))
     path = place.path(name)
     if tune.Tuner.can_restore(path, storage_filesystem=place.filesystem):
@@ -124,10 +163,3 @@ def run_trials(
             ),
         )
     return [str(error).strip().splitlines()[-1] for error in tuner.fit().errors]
-
-
-def end_unfinished(uri: str, place: Store, trials: list[Trial], status: str) -> None:
-    """End the runs of trials that came to no result."""
-    for trial in trials:
-        if not place.exists(f"{trial.folder}/{RESULT}"):
-            run_of(uri, place, trial.folder).end(status)

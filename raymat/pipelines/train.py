@@ -54,6 +54,7 @@ from raymat.tracking import TRAININGS, Run, ending, how_to_look
 
 STATE, WEIGHTS, RESULT = "state.pt", "weights.pt", "result.json"
 MAX_FAILURES = 3
+ABORT_S = 30.0
 PICTURES = 10  # epochs of a run that leave a picture
 
 
@@ -263,15 +264,20 @@ def _train_split(
 
 
 class _Trainer(TorchTrainer):
-    """Without Ray's watcher over placement groups.
+    """Without Ray's watcher over placement groups, and stopped by KeyboardInterrupt.
 
-    It looks for the cluster by itself, which ends in a traceback where a machine has two; a run's group ends with its
-    driver all the same.
+    The watcher looks for the cluster by itself, which ends in a traceback where a machine has two; a run's group ends
+    with its driver all the same. Ray's own handler of Ctrl-C ends the process without a word, as if all were done.
     """
+
+    controller: ray.actor.ActorHandle | None = None
 
     def _create_default_callbacks(self) -> list:
         callbacks = super()._create_default_callbacks()
         return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+
+    def _register_sigint_handler(self, controller: ray.actor.ActorHandle) -> None:
+        self.controller = controller
 
 
 def fit(settings: Settings, workers: int, gpu: bool, place: Store, folder: str, callbacks: Sequence = ()) -> Checkpoint:
@@ -307,6 +313,11 @@ def fit(settings: Settings, workers: int, gpu: bool, place: Store, folder: str, 
     )
     try:
         return trainer.fit().checkpoint
+    except KeyboardInterrupt:
+        if trainer.controller:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(trainer.controller.abort.remote(), timeout=ABORT_S)
+        raise
     except ray.train.WorkerGroupError as error:
         for failure in error.worker_failures.values():
             cause = getattr(failure, "cause", None) or failure.__cause__ or failure
@@ -320,16 +331,18 @@ def told(lines: Queue, say: Callable[[str], None]) -> Iterator[None]:
     """With a thread that says each line the workers put into a queue, which ends with it."""
 
     def follow() -> None:
-        # Waits in the queue's own process: to ask again and again would take a share of the CPU from the steps.
-        while (line := lines.get()) is not None:
-            say(line)
+        # Waits in the queue's own process: to ask again and again would take a share of the CPU from the steps. A queue
+        # that is lost with its node is the end of it.
+        with contextlib.suppress(ray.exceptions.RayError):
+            while (line := lines.get()) is not None:
+                say(line)
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        # A queue that was lost with its node has ended the thread, and must not hide how the work itself ended.
+        # Nor must a lost queue hide how the work itself ended.
         with contextlib.suppress(ray.exceptions.RayError):
             lines.put(None)
         thread.join()

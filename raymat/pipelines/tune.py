@@ -29,19 +29,18 @@ from raymat.pipelines.dataset import flatten
 from raymat.pipelines.feed import load_records
 from raymat.pipelines.sweep import (
     Trial,
-    begin_runs,
-    end_unfinished,
     note_of,
     result_of,
     run_of,
     run_trials,
+    sweep_runs,
     trials_at_once,
 )
 from raymat.pipelines.train import RESULT, Data, Settings, TrainJob, fit, threads_of, told
 from raymat.splits import Split
 from raymat.steps import counted
 from raymat.store import Store, open_filesystem
-from raymat.tracking import TRAININGS, Run, ending, how_to_look
+from raymat.tracking import TRAININGS, Run, how_to_look
 
 HEAT_MAP, BEST, NOTE = "heat_map.png", "best.json", "sweep.json"
 
@@ -92,14 +91,10 @@ def _tune(job: TuneJob, data: Data, split: Split, place: Store, say: Callable[[s
     pairs = [(alpha, beta) for alpha in job.alphas for beta in job.betas]
     note = _note(place, job, data)
     trials = _trials(pairs)
-    parent = None
-    if training.tracking_uri:
-        parameters = flatten({"dataset": training.dataset, "workers": training.workers, **training.recipe.to_dict()})
-        parent = begin_runs(
-            training.tracking_uri, f"tune {training.out}", parameters, trials, place, note, TRAININGS, data.digest
-        )
-    place.write(NOTE, json.dumps(note, indent=1).encode())
-    with ending(parent):
+    parameters = flatten({"dataset": training.dataset, "workers": training.workers, **training.recipe.to_dict()})
+    with sweep_runs(
+        training.tracking_uri, f"tune {training.out}", parameters, trials, place, NOTE, note, TRAININGS, data.digest
+    ) as (parent, end):
         with connected(training.address, holds_dataset=True):
             threads = threads_of(training)
             parts = [data.of(split.training), data.of(split.validation)]
@@ -113,8 +108,8 @@ def _tune(job: TuneJob, data: Data, split: Split, place: Store, say: Callable[[s
             say(f"{counted(len(pairs), 'trial')}, {at_once} at once")
             with told(lines, lambda line: say(f"  {line}")):
                 errors = _sweep(job, settings, place, at_once)
-        best = _conclude(job, place, pairs, parent, errors, say)
-        return best
+        end.status = "FAILED" if errors else "FINISHED"
+        return _conclude(job, place, pairs, parent, errors, say)
 
 
 def trial_name(alpha: float, beta: float) -> str:
@@ -191,8 +186,6 @@ def _conclude(
         result = result_of(place, f"trials/{trial_name(alpha, beta)}")
         if result:
             sads.flat[number] = result["sad"]
-    if parent:
-        end_unfinished(job.training.tracking_uri, place, _trials(pairs), "FAILED" if errors else "KILLED")
     for error in errors:
         say(f"a trial failed: {error}")
     if not np.isfinite(sads).any():

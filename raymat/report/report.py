@@ -30,6 +30,7 @@ from raymat.evidence.files import (
     TABLE,
     TRIALS,
 )
+from raymat.evidence.inputs import CHOSEN
 from raymat.loading import load
 from raymat.matting import METHODS
 from raymat.nodule import ACCEPTED, OUTCOMES, REJECTED, InputError
@@ -163,7 +164,7 @@ def _classification(run: str, store: Store, album: Album) -> list[Section]:
     section.heading("Every input")
     section.text(diagnoses.as_markdown(table, size))
     section.text("Intervals are 95 %, patients resampled; the spread is the standard deviation over trials.")
-    if (tables[COMPARISONS]["first"] == diagnoses.REFERENCE).any():
+    if (tables[COMPARISONS]["first"] == CHOSEN).any():
         section.heading("The chosen matte against the other inputs")
         section.text(diagnoses.comparisons_as_markdown(tables[COMPARISONS]))
         section.text(

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 
 from raymat.classification.inputs import (
-    INPUTS,
     CropConfig,
     axial_diameter,
     coarse_cube,
@@ -19,6 +18,7 @@ from raymat.classification.inputs import (
 from raymat.classification.labels import label_of, malignancy_ratings
 from raymat.classification.recipe import Recipe
 from raymat.classification.samples import SAMPLE, column_of, labelled, read_crops, refuse_missing, sample_of
+from raymat.evidence.inputs import INPUTS
 from raymat.nodule import InputError
 from tests.datasets import draw_nodule
 

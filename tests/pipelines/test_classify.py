@@ -165,3 +165,9 @@ def test_the_note_holds_what_was_run(ray_cluster, tmp_path):
     assert note["seconds"] > 0
     # One trial has no spread, and nothing to be compared with.
     assert np.isnan(table["spread"].item())
+
+    # The trial of another command is added to it; that of one that finds nothing to do is not.
+    classify(replace(job, inputs=("image",), command=("raymat", "x", "--inputs", "image")), quiet)
+    classify(replace(job, command=("raymat", "y")), quiet)
+    note = json.loads((tmp_path / "out" / "classify.json").read_text())
+    assert note["commands"] == ["raymat x", "raymat x --inputs image"]
