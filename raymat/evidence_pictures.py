@@ -116,7 +116,7 @@ def calibration_of_inputs(nodules: pd.DataFrame) -> Figure:
         part = nodules[nodules["network"] == network]
         for name in part["input"].unique():
             mine = part[part["input"] == name]
-            count, given, found = calibration_bins(mine["probability"].to_numpy(float), mine["label"].to_numpy() == 1)
+            count, given, found = calibration_bins(mine["calibrated"].to_numpy(float), mine["label"].to_numpy() == 1)
             some = count > 0
             strong = name in (IMAGE, MEAN, CHOSEN)
             axes.plot(

@@ -35,29 +35,41 @@ def trials_table(predictions: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     predictions : a row a trial and test nodule: ``network, input, seed, split, nodule_id, patient_id, label,
-        probability, diameter_mm``
+        probability`` (the network's), ``calibrated`` (set right by its validation nodules), ``diameter_mm``
+
+    Returns
+    -------
+    pd.DataFrame
+        ``network, input, seed, split, auroc, auroc_low, auroc_high``; ``brier, calibration_error`` of ``calibrated``
+        and ``own_brier, own_calibration_error`` of ``probability``; ``nodules``.
     """
     lines = []
     for trial, part in predictions.groupby(TRIAL, sort=False):
         area = auroc_by_patient(part["label"], part["probability"], part["patient_id"])
-        bins = calibration_bins(part["probability"].to_numpy(float), part["label"].to_numpy() == 1)
+        own = {f"own_{name}": value for name, value in _calibration(part["label"], part["probability"]).items()}
         lines.append(
             dict(zip(TRIAL, trial, strict=True))
             | {"auroc": area.value, "auroc_low": area.low, "auroc_high": area.high}
-            | {"brier": brier_score_loss(part["label"], part["probability"])}
-            | {"calibration_error": calibration_error(bins), "nodules": len(part)}
+            | _calibration(part["label"], part["calibrated"])
+            | own
+            | {"nodules": len(part)}
         )
     return pd.DataFrame(lines)
 
 
+def _calibration(labels: pd.Series, probabilities: pd.Series) -> dict[str, float]:
+    bins = calibration_bins(probabilities.to_numpy(float), labels.to_numpy() == 1)
+    return {"brier": brier_score_loss(labels, probabilities), "calibration_error": calibration_error(bins)}
+
+
 def averaged(predictions: pd.DataFrame) -> pd.DataFrame:
-    """A row a network, input and test nodule: ``score`` (mean rank over its trials) and ``probability`` (mean)."""
+    """A row a network, input and test nodule: ``score`` (mean rank over its trials) and mean ``calibrated``."""
     ranked = predictions.copy()
     by_trial = predictions.groupby(TRIAL)["probability"]
     ranked["score"] = by_trial.transform(lambda values: (rankdata(values) - 0.5) / len(values))
     keys = ["network", "input", "nodule_id"]
     facts = {name: (name, "first") for name in ("patient_id", "label", "diameter_mm")}
-    found = ranked.groupby(keys, sort=False).agg(score=("score", "mean"), probability=("probability", "mean"), **facts)
+    found = ranked.groupby(keys, sort=False).agg(score=("score", "mean"), calibrated=("calibrated", "mean"), **facts)
     return found.reset_index()
 
 
@@ -69,7 +81,7 @@ def summarise(predictions: pd.DataFrame, inputs: Sequence[str]) -> pd.DataFrame:
     pd.DataFrame
         ``network, input, trials``; ``mean, spread`` of the AUROC over the trials; ``auroc`` of the averaged scores
         with ``auroc_low, auroc_high``; ``matched, matched_low, matched_high`` among nodules of like size and ``pairs``,
-        how many those are; ``brier, calibration_error`` of the mean probability.
+        how many those are; ``brier, calibration_error`` of the mean calibrated probability.
     """
     trials, nodules = trials_table(predictions), averaged(predictions)
     lines = []
@@ -77,15 +89,14 @@ def summarise(predictions: pd.DataFrame, inputs: Sequence[str]) -> pd.DataFrame:
         areas = trials[(trials["network"] == network) & (trials["input"] == name)]["auroc"]
         whole = auroc_by_patient(part["label"], part["score"], part["patient_id"])
         like = auroc_by_patient(part["label"], part["score"], part["patient_id"], part["diameter_mm"])
-        bins = calibration_bins(part["probability"].to_numpy(float), part["label"].to_numpy() == 1)
         lines.append(
             {"network": network, "input": name, "trials": len(areas)}
             | {"mean": areas.mean(), "spread": areas.std(ddof=1) if len(areas) > 1 else float("nan")}
             | {"auroc": whole.value, "auroc_low": whole.low, "auroc_high": whole.high}
             | {"matched": like.value, "matched_low": like.low, "matched_high": like.high}
             | {"pairs": matched_pairs(part["label"], part["diameter_mm"])}
-            | {"brier": brier_score_loss(part["label"], part["probability"])}
-            | {"calibration_error": calibration_error(bins), "nodules": len(part)}
+            | _calibration(part["label"], part["calibrated"])
+            | {"nodules": len(part)}
         )
     table = pd.DataFrame(lines)
     order = {name: place for place, name in enumerate(inputs)}
@@ -142,6 +153,7 @@ def size_predictions(nodules: pd.DataFrame, parts: dict[int, dict[str, str]]) ->
         training, test = nodules[part == "training"], nodules[part == "test"].copy()
         sizes = [one[["volume_mm3", "diameter_mm"]].to_numpy(float) for one in (training, test)]
         test["probability"] = size_scores(sizes[0], training["label"].to_numpy(), sizes[1])
+        test["calibrated"] = test["probability"]
         found.append(test.assign(network=SIZE, input=SIZE, seed=0, split=split))
     return pd.concat(found, ignore_index=True)
 

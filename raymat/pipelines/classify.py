@@ -47,6 +47,7 @@ from raymat.evidence import diagnoses
 from raymat.evidence.files import BY_KIND, COMPARISONS, FIGURE, NODULES, PREDICTIONS, TABLE, TRIALS
 from raymat.evidence.files import CLASSIFY_NOTE as NOTE
 from raymat.evidence.inputs import CHOSEN, INPUTS
+from raymat.evidence.platt import calibrated
 from raymat.evidence_pictures import calibration_of_inputs, diagnoses_by_input
 from raymat.loading import Nodules
 from raymat.lock import held
@@ -363,13 +364,14 @@ def _trial(config: dict, job: ClassifyJob, settings: dict[str, Setting], place: 
 
 
 def finished_predictions(place: Store) -> pd.DataFrame:
-    """The test predictions of every finished trial, with its network, input, seed and split."""
+    """The test predictions of every finished trial, ``calibrated`` too, with its network, input, seed and split."""
     found = []
     for name in place.listing("trials", f"/{RESULT}"):
         setting = json.loads(place.read(name))
         rows = place.read_table(f"{name.removesuffix(RESULT)}{PREDICTIONS}").to_pandas()
-        rows = rows[rows["part"] == TEST].drop(columns="part")
-        found.append(rows.assign(**{key: setting[key] for key in diagnoses.TRIAL}))
+        seen, test = (rows[rows["part"] == part].drop(columns="part") for part in (VALIDATION, TEST))
+        right = calibrated(seen["probability"].to_numpy(), seen["label"].to_numpy(), test["probability"].to_numpy())
+        found.append(test.assign(calibrated=right, **{key: setting[key] for key in diagnoses.TRIAL}))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 

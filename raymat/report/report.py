@@ -140,6 +140,8 @@ def _classification(run: str, store: Store, album: Album) -> list[Section]:
     size = tables[TABLE][tables[TABLE]["network"] == diagnoses.SIZE]
     table = tables[TABLE][tables[TABLE]["network"] != diagnoses.SIZE].reset_index(drop=True)
     predictions = store.read_table(PREDICTIONS).to_pandas()
+    if "calibrated" not in predictions:
+        raise InputError(f"{run}: concluded by an earlier version; run `{command}` again, which trains nothing anew")
     nodules = predictions.drop_duplicates("nodule_id")
     section = Section("Benign or malignant, by input")
     section.text(
@@ -172,7 +174,7 @@ def _classification(run: str, store: Store, album: Album) -> list[Section]:
         )
     section.figure(
         album.add("calibration", evidence_pictures.calibration_of_inputs(diagnoses.averaged(predictions))),
-        "Calibration of the mean probability over trials.",
+        "Calibration of the mean probability over trials, each trial's set right by its validation nodules.",
         command,
     )
     section.folded("Every trial", _frame(tables[TRIALS]))

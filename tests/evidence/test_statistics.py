@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 from raymat.evidence import diagnoses
 from raymat.evidence.delong import delong
 from raymat.evidence.holm import holm
+from raymat.evidence.platt import calibrated
 from raymat.evidence.roc import auroc_by_patient, matched_pairs
 from raymat.evidence.size_baseline import size_scores
 
@@ -90,6 +91,21 @@ def test_the_size_baseline_sees_the_labels_of_its_training_nodules_alone():
     assert ((scores > 0) & (scores < 1)).all()
 
 
+def test_the_validation_nodules_set_probabilities_right_and_leave_their_order():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 4000)
+    evidence = 2 * labels - 1 + rng.normal(0, 1, 4000)
+    right = 1 / (1 + np.exp(-2 * evidence))
+    # Too sure of itself, and biased.
+    given = 1 / (1 + np.exp(-(3.5 * evidence + 2)))
+    found = calibrated(given[:2000], labels[:2000], given[2000:])
+    np.testing.assert_allclose(found, right[2000:], atol=0.03)
+    assert (np.argsort(found) == np.argsort(evidence[2000:])).all()
+    # Nodules that are told apart without an error make nobody certain.
+    few = calibrated(np.array([0.1, 0.2, 0.8, 0.9]), np.array([0, 0, 1, 1]), np.array([0.0, 0.5, 1.0]))
+    assert 0.0 < few[0] < few[1] < few[2] < 1.0
+
+
 def predictions(strength: dict[str, float], seeds: int = 3, n: int = 60) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     labels = np.arange(n) % 3 == 0
@@ -108,6 +124,7 @@ def predictions(strength: dict[str, float], seeds: int = 3, n: int = 60) -> pd.D
                         "patient_id": [f"p{i // 2}" for i in range(n)],
                         "label": labels.astype(int),
                         "probability": 1 / (1 + np.exp(-logits)),
+                        "calibrated": 1 / (1 + np.exp(-logits)),
                         "volume_mm3": 100.0 + np.arange(n),
                         "diameter_mm": 5.0 + np.arange(n) / 10,
                     }
@@ -131,6 +148,9 @@ def test_the_tables_agree_with_the_trials_and_correct_for_all_comparisons():
     assert (compared["holm"] >= compared["p"]).all()
     assert compared.set_index(["first", "second"]).loc[("chosen", "image"), "holm_chosen"] < 0.001
     assert compared["holm_chosen"].notna().sum() == 2
+    own = found.assign(probability=found["probability"] ** 0.25)
+    assert diagnoses.trials_table(own)["calibration_error"].equals(trials["calibration_error"])
+    assert (diagnoses.trials_table(own)["own_calibration_error"] > trials["own_calibration_error"]).all()
     text = diagnoses.as_markdown(table, table.iloc[:1])
     assert text.count("\n") == 5
 
