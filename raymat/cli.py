@@ -35,6 +35,7 @@ from raymat.prepare import make_trimap
 from raymat.sources.cases import read_case
 from raymat.sources.phantom import write_phantoms
 from raymat.steps import solve_volume
+from raymat.stopping import stoppable
 from raymat.store import Store, counts
 from raymat.volume import write_volume
 
@@ -49,7 +50,8 @@ def run(command: argparse.ArgumentParser, arguments: list[str] | None = None) ->
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     options = command.parse_args(arguments)
     try:
-        return options.run(options)
+        with stoppable():
+            return options.run(options)
     except (InputError, NoduleExcluded) as error:
         print(f"raymat: {error}", file=sys.stderr)
         return 2

@@ -6,8 +6,6 @@ import contextlib
 import logging
 import math
 import os
-import signal
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,6 +18,7 @@ from ray.data import DataContext
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from raymat.nodule import InputError
+from raymat.stopping import stoppable
 
 logger = logging.getLogger(__name__)
 
@@ -73,26 +72,11 @@ def connected(address: str | None = None, num_cpus: int | None = None, holds_dat
     else:
         _join(address)
     try:
+        # Ray's connection sets a handler of its own, which ends the process in a dump of its core.
         with stoppable():
             yield
     finally:
         ray.shutdown()
-
-
-@contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """With SIGTERM, by which ``ray job stop`` and schedulers end a job, raising KeyboardInterrupt as Ctrl-C does.
-
-    Ray's own handler, which its connection sets, ends the process in a dump of its core.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _start(num_cpus: int | None, holds_dataset: bool) -> None:
