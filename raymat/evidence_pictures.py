@@ -72,7 +72,7 @@ def diagnoses_by_input(table: pd.DataFrame, trials: pd.DataFrame, size: pd.DataF
     figure = Figure(figsize=(4.6 * len(networks) + 0.4, 4.2), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
-    lowest = min(trials["auroc"].min(), float(size["auroc"].iloc[0]))
+    lowest = min(trials["auroc"].min(), float(size["mean"].iloc[0]))
     for letter, axes, network in zip("abcdefgh", panels, networks, strict=False):
         part = table[table["network"] == network].reset_index(drop=True)
         for place, row in part.iterrows():
@@ -83,7 +83,7 @@ def diagnoses_by_input(table: pd.DataFrame, trials: pd.DataFrame, size: pd.DataF
             axes.plot(place + np.asarray(shifts), mine, "o", color=INK, markersize=2.6)
             if np.isfinite(row["spread"]):
                 axes.errorbar(place, row["mean"], row["spread"], color=INK, linewidth=1, capsize=2.5)
-        line = float(size["auroc"].iloc[0])
+        line = float(size["mean"].iloc[0])
         axes.axhline(line, color="#3d6b8f", linewidth=1.2, linestyle="--", label="size alone")
         axes.set_xticks(range(len(part)), part["input"], rotation=60, ha="right", fontsize=8.5)
         axes.set_title(f"({letter}) {network}", fontsize=10, color=INK)

@@ -1,21 +1,37 @@
-"""Being asked to stop: SIGTERM is taken as Ctrl-C is."""
+"""Being asked to stop: SIGTERM is taken as Ctrl-C is, and neither is lost."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+
+AGAIN_S = 0.1
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """With SIGTERM, by which ``ray job stop`` and schedulers end a job, raising KeyboardInterrupt."""
+    """With SIGTERM, by which ``ray job stop`` and schedulers end a job, raising KeyboardInterrupt.
+
+    One that comes while an object is finalised is dropped by Python with a word on stderr; it is raised again.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    main, hook = threading.main_thread().ident, sys.unraisablehook
+
+    def again(dropped: sys.UnraisableHookArgs) -> None:
+        if dropped.exc_type is KeyboardInterrupt:
+            threading.Timer(AGAIN_S, signal.pthread_kill, (main, signal.SIGTERM)).start()
+        else:
+            hook(dropped)
+
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.unraisablehook = again
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)

@@ -12,10 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.datasets import make_dataset
 from tests.pipelines.nodules import write_balls
 from tests.pipelines.test_build import write_cases
-from tests.pipelines.test_classify import rated
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -28,10 +26,6 @@ def command_of(name: str, folder) -> list[str]:
     """A command that would go on for hours, or, to build, for a minute."""
     if name == "build":
         return ["--cases", write_cases(folder / "cases", 100), "--min-readers", "2", "--crop-px", "24", "--floor", "0"]
-    if name == "classify":
-        make_dataset(folder / "data", rated(120))
-        few = ["--inputs", "mean,chosen,image", "--networks", "resnet10-small", "--seeds", "0", "--patience", "2000"]
-        return [str(folder / "data"), *few, "--side", "8", "--spacing-mm", "1", *LONG]
     grid = ["--alphas", "1,10", "--betas", "1"] if name == "tune" else []
     return [write_balls(folder / "data", 8), *NETWORK, *grid]
 
@@ -50,8 +44,7 @@ def states(store: Path) -> Counter:
     [
         ("build", signal.SIGTERM, 1),
         ("train", signal.SIGINT, 2),
-        ("tune", signal.SIGINT, 2),
-        ("classify", signal.SIGTERM, 2),
+        ("tune", signal.SIGTERM, 2),
     ],
 )
 def test_a_command_that_is_asked_to_stop_says_so(tmp_path, name, asked, running):
