@@ -15,7 +15,8 @@ AGAIN_S = 0.1
 def stoppable() -> Iterator[None]:
     """With SIGTERM, by which ``ray job stop`` and schedulers end a job, raising KeyboardInterrupt.
 
-    One that comes while an object is finalised is dropped by Python with a word on stderr; it is raised again.
+    One that comes while an object is finalised is dropped by Python with a word on stderr; it is raised again. So is
+    the SystemExit of a handler that a library set.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -23,7 +24,7 @@ def stoppable() -> Iterator[None]:
     main, hook = threading.main_thread().ident, sys.unraisablehook
 
     def again(dropped: sys.UnraisableHookArgs) -> None:
-        if dropped.exc_type is KeyboardInterrupt:
+        if issubclass(dropped.exc_type, (KeyboardInterrupt, SystemExit)):
             threading.Timer(AGAIN_S, signal.pthread_kill, (main, signal.SIGTERM)).start()
         else:
             hook(dropped)

@@ -67,12 +67,16 @@ def connected(address: str | None = None, num_cpus: int | None = None, holds_dat
         return
     quiet_ray()
     address = address or os.environ.get("RAY_ADDRESS")
-    if not address:
-        _start(num_cpus, holds_dataset)
-    else:
-        _join(address)
+    # With its connection Ray sets a handler of SIGTERM that exits, and later one that dumps its core.
     try:
-        # Ray's connection sets a handler of its own, which ends the process in a dump of its core.
+        if not address:
+            _start(num_cpus, holds_dataset)
+        else:
+            _join(address)
+    except SystemExit:
+        ray.shutdown()
+        raise KeyboardInterrupt from None
+    try:
         with stoppable():
             yield
     finally:

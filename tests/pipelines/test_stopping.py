@@ -73,7 +73,10 @@ def test_a_command_that_is_asked_to_stop_says_so(tmp_path, name, asked, running)
         time.sleep(0.2)
     time.sleep(1.0)
     process.send_signal(asked)
-    said, complained = process.communicate(timeout=120)
+    try:
+        said, complained = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130, said + complained
     assert complained.strip().splitlines()[-1].startswith("raymat: stopped; what is committed stands")
     assert "Traceback" not in complained, complained
