@@ -7,7 +7,7 @@ Measured are, for each nodule of a sample of lidc-voi (RAYMAT_TEST_DATA, else ..
 read and prepare, solve, score and commit it, and the bytes it commits. Everything else is an assumption, printed with
 the table and set by an option: what a node has and costs, what a request costs, what the driver spends a nodule.
 
-The model. Solvers, as many a node as `raymat.pipelines.cluster.Pools` gives it, take nodules one by one; what a nodule
+The model. Solvers, as many a node as `raymat.engine.cluster.Pools` gives it, take nodules one by one; what a nodule
 costs is as in the sample. The wall time is the largest of three: all work over all solvers; the driver's seconds a
 nodule, which no node can share; the store's writes over the rate that one prefix takes. To that come the start of the
 nodes and the tail: once the work list is empty a build waits for the longest of the nodules that are being solved.
@@ -29,7 +29,7 @@ import numpy as np
 
 from raymat.nodule import to_table
 from raymat.pipelines.build import INDEX_ROWS, nodules_per_shard
-from raymat.pipelines.cluster import Pools
+from raymat.engine.cluster import Pools
 from raymat.sources.cases import CasesSource
 from raymat.steps import BuildParameters, read_and_prepare, score, solve
 from raymat.store import PART_ROWS, Store

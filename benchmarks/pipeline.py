@@ -29,7 +29,7 @@ from pathlib import Path
 
 from raymat.nodule import Nodule, to_table
 from raymat.pipelines.build import build
-from raymat.pipelines.cluster import Pools, connected, thread_environment
+from raymat.engine.cluster import Pools, connected, thread_environment
 from raymat.sources import NoduleRef, Source
 from raymat.sources.cases import CasesSource
 from raymat.steps import BuildParameters, read_and_prepare, score, solve

@@ -20,6 +20,7 @@ from raymat.places import Unreachable
 from raymat.prepare import PREPARE_VERSION, PrepareParameters, prepare
 from raymat.quality import QualityParameters, assess
 from raymat.sources import NoduleRef, Source, digest
+from raymat.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -89,11 +90,6 @@ class BuildParameters:
 
 
 SOLVE_KEY_LENGTH = 24
-
-
-def counted(number: int, thing: str) -> str:
-    """A number of things: "1 reader", "3 readers"."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _guarded(stage: str, nodule: Nodule, work: Callable[[Nodule], Nodule]) -> Nodule:

@@ -380,11 +380,12 @@ class Store:
         parts = [self.read_table(name, columns) for name in self.listing("outcomes", ".parquet")]
         known = pa.concat_tables([OUTCOME.empty_table().select(columns), *parts])
         unknown = shards.filter(pc.invert(pc.is_in(shards, known["shard"].unique())))
-        found = [self._outcomes_of_shard(name).select(columns) for name in unknown.to_pylist()]
+        found = [self.outcomes_of_shard(name).select(columns) for name in unknown.to_pylist()]
         known = pa.concat_tables([known, *found])
         return known.filter(pc.is_in(known["shard"], shards))
 
-    def _outcomes_of_shard(self, name: str) -> pa.Table:
+    def outcomes_of_shard(self, name: str) -> pa.Table:
+        """Rows of ``OUTCOME`` of a shard's nodules, no array read."""
         small = [field.name for field in SCHEMA if field.name not in ("readers", "true_alpha", "trimap", "image")]
         columns = [name for name in small if name != "mattes"]
         columns += [f"mattes.list.element.{name}" for name in ("method", "seconds", "iterations", "converged")]
@@ -428,7 +429,7 @@ class Store:
             seen.append(rows["shard"].unique())
         known = pa.chunked_array(seen, pa.string())
         for name in shards.filter(pc.invert(pc.is_in(shards, known))).to_pylist():
-            gather(self._outcomes_of_shard(name))
+            gather(self.outcomes_of_shard(name))
         gather(OUTCOME.empty_table(), last=True)
         self.delete_many(replaced - written)
 

@@ -53,8 +53,10 @@ def add_pools(command: argparse.ArgumentParser) -> None:
     )
     cluster.add_argument("--solve-cpus", type=float, help="CPUs, and threads, of each (default: 0.9, one thread)")
     cluster.add_argument("--solve-memory-gib", type=float, default=2.0, help="of each (default: %(default)s)")
-    cluster.add_argument("--read-workers", type=positive, help="read-and-prepare tasks at once")
-    cluster.add_argument("--score-workers", type=positive, help="scoring actors")
+    cluster.add_argument("--apart", action="store_true", help="score and commit in actors of their own")
+    cluster.add_argument(
+        "--score-workers", type=positive, help="how many those are, with --apart (default: 1 of 16 CPUs)"
+    )
 
 
 def add_prepare(command: argparse.ArgumentParser) -> None:
@@ -135,13 +137,13 @@ def phantom_source(out: str, n: int, seed: int) -> PhantomSource:
 
 
 def pools(options: argparse.Namespace):
-    """``raymat.pipelines.cluster.Pools`` from the command line."""
-    from raymat.pipelines.cluster import Pools
+    """``raymat.engine.cluster.Pools`` from the command line."""
+    from raymat.engine.cluster import Pools
 
     return Pools(
-        read_workers=options.read_workers,
-        solve_workers=options.solve_workers,
-        solve_cpus=options.solve_cpus,
-        solve_memory_gib=options.solve_memory_gib,
-        score_workers=options.score_workers,
+        workers=options.solve_workers,
+        cpus=options.solve_cpus,
+        memory_gib=options.solve_memory_gib,
+        apart=options.apart,
+        scorers=options.score_workers,
     )

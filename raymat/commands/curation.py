@@ -8,7 +8,7 @@ from pathlib import Path
 from raymat.nodule import ACCEPTED, REJECTED, InputError
 from raymat.release.record import Release
 from raymat.release.verify import compare, verify
-from raymat.steps import counted
+from raymat.words import counted
 
 FORMATS = ("nifti", "nrrd", "dicom-seg")
 NAMED = 20

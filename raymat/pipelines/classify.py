@@ -43,6 +43,7 @@ from raymat.classification.samples import (
     sample_of,
 )
 from raymat.classification.training import Samples, train_classifier
+from raymat.engine.cluster import connected, data_settings, grows, quiet_ray
 from raymat.evidence import diagnoses
 from raymat.evidence.files import BY_KIND, COMPARISONS, FIGURE, NODULES, PREDICTIONS, TABLE, TRIALS
 from raymat.evidence.files import CLASSIFY_NOTE as NOTE
@@ -52,18 +53,16 @@ from raymat.evidence_pictures import calibration_of_inputs, diagnoses_by_input
 from raymat.loading import Nodules
 from raymat.lock import held
 from raymat.nodule import InputError
-from raymat.pipelines.cluster import connected, data_settings, grows, quiet_ray
 from raymat.pipelines.dataset import flatten
-from raymat.pipelines.progress import in_words
 from raymat.pipelines.sweep import Trial, note_of, run_of, run_trials, sweep_runs, trials_at_once
 from raymat.pipelines.train import RESULT, Data, told
 from raymat.places import open_filesystem
 from raymat.sources import digest
 from raymat.splits import PARTS, REPETITIONS
-from raymat.steps import counted
 from raymat.store import Store
 from raymat.tracking import EVIDENCE, Run, as_csv, how_to_look
 from raymat.version import __version__
+from raymat.words import counted, in_words
 
 NODULES_A_PART = 16
 TEST, VALIDATION, TRAINING = "test", "validation", "training"

@@ -11,16 +11,16 @@ from dataclasses import asdict, dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raymat.engine.cluster import Pools
 from raymat.lock import refuse_if_held
 from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, OUTCOMES, REJECTED
-from raymat.pipelines.build import NODULE_TIMEOUT_S, Result, build
-from raymat.pipelines.cluster import Pools
-from raymat.pipelines.progress import in_words
+from raymat.pipelines.build import NODULE_TIMEOUT_S, Build, Result, build
 from raymat.sources import Source, digest
 from raymat.steps import BuildParameters
 from raymat.store import PARAMETERS, Store, counts
 from raymat.tracking import Run, ending, how_to_look, without_credentials
 from raymat.version import __version__
+from raymat.words import in_words
 
 CONTACT_SHEET = "contact_sheet.png"
 RUN = "run.json"
@@ -64,17 +64,16 @@ def build_dataset(job: Job, say: Callable[[str], None] = print) -> Result:
     how = {"raymat": __version__, "source": job.source_name, "parameters": asdict(job.parameters)}
     store.write(PARAMETERS, json.dumps(how, indent=1).encode())
     with ending(run):
-        result = build(
+        what = Build(
             store,
             job.source,
             job.parameters,
             job.pools,
             job.retry_failed,
-            say,
-            run.progress if run else None,
-            job.address,
             job.nodule_timeout_s,
+            address=job.address,
         )
+        result = build(what, say, run.progress if run else None)
         sheet = draw_contact_sheet(store, result)
         if run:
             run.outcomes(result.outcomes, store.solves(result.outcomes), result.seconds, store.source_digest())

@@ -16,6 +16,8 @@ from ray.data import ActorPoolStrategy
 
 from raymat import pictures
 from raymat.blocks import factor_of
+from raymat.engine.cluster import connected, data_settings, refuse_too_many
+from raymat.engine.progress import Progress
 from raymat.evidence.files import EVALUATE_NOTE
 from raymat.loading import Nodules
 from raymat.network.evaluation import (
@@ -35,14 +37,12 @@ from raymat.network.inference import Ensemble
 from raymat.network.samples import masks_of
 from raymat.network_pictures import error_bars, reliability, show_predictions
 from raymat.nodule import InputError, Nodule
-from raymat.pipelines.cluster import connected, data_settings, refuse_too_many
-from raymat.pipelines.progress import Progress
 from raymat.pipelines.train import WEIGHTS, Data
 from raymat.places import open_filesystem
-from raymat.steps import counted
 from raymat.store import Store
 from raymat.tracking import TRAININGS, Run, as_csv, how_to_look
 from raymat.version import __version__
+from raymat.words import counted
 
 DRAWN = 4
 NETWORK, ABLATION = "3DMM", "3DMM‡"

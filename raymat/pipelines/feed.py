@@ -19,12 +19,12 @@ from ray.data import Datasource, ExecutionResources, ReadTask
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockAccessor, BlockMetadata
 
+from raymat.engine.cluster import data_settings
 from raymat.loading import Nodules
 from raymat.network.model import ModelConfig
 from raymat.network.recipe import Recipe
 from raymat.network.samples import SMOOTH, epoch_order, record_of, steps_an_epoch, training_volume
 from raymat.nodule import InputError
-from raymat.pipelines.cluster import data_settings
 
 # On CPUs making a batch takes a small part of the time of the step that it feeds. A GPU takes a step in the time in
 # which one CPU makes a crop or two of the paper's size: there more of them work for each worker.

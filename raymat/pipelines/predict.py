@@ -18,17 +18,17 @@ import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy
 
+from raymat.engine.cluster import connected, data_settings, refuse_too_many
 from raymat.lock import held
 from raymat.network.inference import Ensemble, Predicted
 from raymat.network.training import read_checkpoint
 from raymat.nodule import ACCEPTED, FAILED, OUTCOMES, InputError, Matte, Nodule, to_table
-from raymat.pipelines.cluster import connected, data_settings, refuse_too_many
 from raymat.prepare import FIELD_OF_VIEW_FLOOR, Crop
 from raymat.sources import digest
 from raymat.sources.dicom import index_tree, read_slab, slab_grid
-from raymat.steps import counted
 from raymat.store import OUTCOME, Store
 from raymat.volume import Grid, read_volume, write_volume
+from raymat.words import counted
 
 METHOD = "3dmm"
 FORMATS = ("nii.gz", "nrrd")

@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 
 from raymat import pictures
+from raymat.engine.cluster import Pools
 from raymat.evidence import foretelling, readers_table
 from raymat.evidence.files import FORETOLD
 from raymat.evidence.files import READERS as NAME
@@ -27,8 +28,7 @@ from raymat.evidence.left_out import LeftOutSource
 from raymat.evidence_pictures import foretelling as draw_foretelling
 from raymat.lock import refuse_if_held
 from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, REJECTED, InputError
-from raymat.pipelines.build import build
-from raymat.pipelines.cluster import Pools
+from raymat.pipelines.build import Build, build
 from raymat.pipelines.dataset import flatten, summary
 from raymat.sources import Source
 from raymat.steps import BuildParameters
@@ -97,17 +97,16 @@ def leave_one_reader_out(job: ReadersJob, say: Callable[[str], None] = print) ->
     note = {**how, "nodules": job.nodules, "command": shlex.join(job.command), "run": run.id if run else None}
     store.write(NOTE, json.dumps(note, indent=1).encode())
     with ending(run):
-        result = build(
+        what = Build(
             store,
             source,
             job.parameters,
             job.pools,
             job.retry_failed,
-            say,
-            run.progress if run else None,
-            job.address,
             finish=foretelling.measure,
+            address=job.address,
         )
+        result = build(what, say, run.progress if run else None)
         # The chosen method of a build is none here, where even a rejected nodule's best matte is measured.
         say(summary(result).replace("chosen     ", "best score "))
         rows = _rows(store)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import ray
 from ray import tune
 
+from raymat.engine.cluster import grows
 from raymat.nodule import InputError
-from raymat.pipelines.cluster import grows
 from raymat.pipelines.train import RESULT
 from raymat.store import Store
 from raymat.tracking import Ending, Run, ending

@@ -33,6 +33,7 @@ from ray.train.v2.api.config import LoggingConfig
 from ray.util.queue import Queue
 
 from raymat import metrics
+from raymat.engine.cluster import connected, quiet_ray, refuse_too_many
 from raymat.loading import Nodules, load
 from raymat.lock import held
 from raymat.network.recipe import Recipe
@@ -40,17 +41,15 @@ from raymat.network.samples import ALPHA, IMAGE, OVERLAP, UNION, steps_an_epoch,
 from raymat.network.training import State, begin, has_arithmetic, predict, restore, save, save_weights, train_step
 from raymat.network_pictures import show_predictions
 from raymat.nodule import ACCEPTED, InputError
-from raymat.pipelines.cluster import connected, quiet_ray, refuse_too_many
 from raymat.pipelines.dataset import flatten
 from raymat.pipelines.feed import FEED_CPUS, FEED_TASKS, load_records, stream
-from raymat.pipelines.progress import in_words
 from raymat.places import open_filesystem
 from raymat.release.record import DIGESTS, Release, is_release
 from raymat.sources import digest
 from raymat.splits import REPETITIONS, Split, split_patients
-from raymat.steps import counted
 from raymat.store import Store
 from raymat.tracking import TRAININGS, Run, ending, how_to_look
+from raymat.words import counted, in_words
 
 STATE, WEIGHTS, RESULT = "state.pt", "weights.pt", "result.json"
 MAX_FAILURES = 3

@@ -21,10 +21,10 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.util.queue import Queue
 
 from raymat import pictures
+from raymat.engine.cluster import connected, quiet_ray
 from raymat.lock import held
 from raymat.network_pictures import heat_map
 from raymat.nodule import InputError
-from raymat.pipelines.cluster import connected, quiet_ray
 from raymat.pipelines.dataset import flatten
 from raymat.pipelines.feed import load_records
 from raymat.pipelines.sweep import (
@@ -38,9 +38,9 @@ from raymat.pipelines.sweep import (
 )
 from raymat.pipelines.train import RESULT, Data, Settings, TrainJob, fit, threads_of, told
 from raymat.splits import Split
-from raymat.steps import counted
 from raymat.store import Store, open_filesystem
 from raymat.tracking import TRAININGS, Run, how_to_look
+from raymat.words import counted
 
 HEAT_MAP, BEST, NOTE = "heat_map.png", "best.json", "sweep.json"
 

@@ -36,9 +36,9 @@ from raymat.release.record import (
 )
 from raymat.review.decisions import RULE, Decisions, Verdict, stale, verdict
 from raymat.splits import FEWEST, PARTS, REPETITIONS, split_patients
-from raymat.steps import counted
 from raymat.store import PARAMETERS, Store, open_filesystem
 from raymat.version import __version__
+from raymat.words import counted
 
 NODULES_A_FILE = 32
 SHEET_NODULES = 24

@@ -8,22 +8,13 @@ from collections import Counter
 from collections.abc import Callable
 
 from raymat.nodule import OUTCOMES
+from raymat.words import in_words
 
 FEW = 4  # nodules, before which nothing is said of the time left
 
 
-def in_words(seconds: float) -> str:
-    """A duration as a person would say it: "42 s", "3 min 10 s", "2 h 05 min"."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
-
-
 class Progress:
-    """Counts outcomes as they are committed and says how far the build is.
+    """Says how far the work is.
 
     Parameters
     ----------
@@ -49,9 +40,11 @@ class Progress:
     def done(self) -> int:
         return sum(self.counts.values())
 
-    def add(self, outcomes: list[str]) -> None:
-        """Count outcomes, and say so when it is time."""
-        self.counts.update(outcomes)
+    def show(self, counts: Counter[str]) -> None:
+        """Take the outcomes so far, and say how far it is when it is time."""
+        if counts == self.counts:
+            return
+        self.counts = Counter(counts)
         now = time.monotonic()
         if self.terminal:
             print(f"\r\033[K{self.line()}", end="\n" if self.done == self.total else "", flush=True)
@@ -65,10 +58,13 @@ class Progress:
         left = (self.total - self.done) * elapsed / max(self.done, 1)
         # The first ones also wait for the workers to start.
         left_text = f"{in_words(left)} left" if self.done >= min(FEW, self.total) else "time left not yet known"
-        parts = ", ".join(f"{self.counts[name]} {name}" for name in OUTCOMES if self.counts[name])
+        parts = ", ".join(f"{count} {name}" for name, count in self._in_order() if count)
         return (
             f"{self.done}/{self.total} nodules ({100 * self.done / max(self.total, 1):.0f} %), "
-            f"{60 * self.done / elapsed:.1f} a minute, {left_text}"
+            f"{60 * self.done / elapsed:.1f} per minute, {left_text}"
             + (f": {parts}" if parts else "")
             + (f"; {self.further()}" if self.further else "")
         )
+
+    def _in_order(self) -> list[tuple[str, int]]:
+        return [(name, self.counts[name]) for name in OUTCOMES]

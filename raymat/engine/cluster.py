@@ -1,4 +1,4 @@
-"""Connecting to a Ray cluster, and how much of it each stage of the build may hold."""
+"""Connecting to a Ray cluster, and how much of it the workers of a build may hold."""
 
 from __future__ import annotations
 
@@ -6,26 +6,31 @@ import contextlib
 import logging
 import math
 import os
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import ray
-from ray._private import ray_constants
 from ray.data import DataContext
 from ray.util.placement_group import placement_group, remove_placement_group
 
+from raymat.engine.ray_private import on_loopback_alone, silence_autoscaler
 from raymat.nodule import InputError
 from raymat.stopping import stoppable
+from raymat.words import counted
 
 logger = logging.getLogger(__name__)
 
 GIB = 2**30
 # A spot node is there in two to five minutes, set-up included, where the cloud has one to give.
 FIRST_NODE_S = 1800.0
-FUSED_BELOW_CPUS = 8
+# Of the tasks that read the work list.
+LIST_CPUS, LIST_GIB = 0.05, 0.5
+LEAST_STORE_BYTES = 100 << 20
 # Every BLAS, OpenMP, Numba and ITK pool that a worker could open; a worker uses the CPUs it asked for, no more.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -41,12 +46,39 @@ def thread_environment(cpus: float) -> dict[str, str]:
     return dict.fromkeys(THREAD_VARIABLES, str(max(1, math.floor(cpus))))
 
 
-def object_store_bytes(cpus: int) -> int:
-    """Shared memory for a local cluster: room for a few large nodules a CPU, which Ray's third of the memory exceeds.
+def usable_cpus() -> int:
+    """CPUs that this process may use: of its affinity, or fewer where its control group has a quota; at least 1."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cpus, int(float(quota) / float(period)))) if quota != "max" else cpus
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup/cpu")
+        quota, period = (int((group / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        return max(1, min(cpus, quota // period)) if quota > 0 else cpus
+    return cpus
 
+
+def usable_memory_bytes() -> int:
+    """Memory that this process may use: of the machine, or less where its control group has a limit."""
+    memory = psutil.virtual_memory().total
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            return min(memory, int(Path(limit).read_text()))
+    return memory
+
+
+def object_store_bytes(cpus: int, holds_dataset: bool = False) -> int:
+    """Shared memory for a local cluster: room for a few large nodules per CPU, or, where it ``holds_dataset``, a third.
+
+    Never more than a third of the memory, nor than /dev/shm has room for: Ray would refuse to start, or use a disk.
     Every worker maps what it touches of it, so that it counts in the memory that tools show for each of them.
     """
-    return int((1 + 0.5 * cpus) * GIB)
+    third = usable_memory_bytes() // 3
+    wanted = third if holds_dataset else min(third, int((1 + 0.5 * cpus) * GIB))
+    if Path("/dev/shm").is_dir():
+        wanted = min(wanted, int(0.9 * shutil.disk_usage("/dev/shm").free))
+    return max(wanted, LEAST_STORE_BYTES)
 
 
 @contextlib.contextmanager
@@ -89,20 +121,15 @@ def _start(num_cpus: int | None, holds_dataset: bool) -> None:
     # Ray ends a task's worker a second after its task where actors hold the CPUs; to start one takes seconds. A higher
     # RAY_num_workers_soft_limit would keep them too, but Ray then starts as many when tasks queue.
     os.environ.update(RAY_idle_worker_killing_time_threshold_ms="600000")
-    # On Linux Ray takes the machine's outward address, even for one that asks for loopback, and listens on all; told
-    # that there will be no other node, as it takes for granted elsewhere, it stays on 127.0.0.1.
-    clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
-    try:
+    cpus = num_cpus or usable_cpus()
+    with on_loopback_alone():
         ray.init(
             address="local",
-            num_cpus=num_cpus,
+            num_cpus=cpus,
             include_dashboard=False,
             logging_level=logging.WARNING,
-            # Ray's own choice, where it is none of ours, is that third.
-            object_store_memory=None if holds_dataset else object_store_bytes(num_cpus or os.cpu_count() or 1),
+            object_store_memory=object_store_bytes(cpus, holds_dataset),
         )
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = clusters
     token = Path.home() / ".ray" / "auth_token"
     if token.is_file():
         token.chmod(0o600)  # Ray writes it for all of the machine's users to read
@@ -120,10 +147,8 @@ def quiet_ray() -> None:
     """Keep Ray's own chatter out of the lines a person reads; warnings and errors stay."""
     logging.getLogger("ray").setLevel(logging.WARNING)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    # Of a cluster that is as large as it may be the autoscaler says every few seconds that it should be larger; the
-    # lines of progress say how large it is.
     if "RAY_SCHEDULER_EVENTS" not in os.environ:
-        ray_constants.AUTOSCALER_EVENTS = 0
+        silence_autoscaler()
     # It warns that token authentication is on, as it should be.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
@@ -146,37 +171,37 @@ def data_settings() -> Iterator[DataContext]:
 
 @dataclass(frozen=True)
 class Pools:
-    """CPUs and memory of the build's stages; None is sized from what the cluster has.
+    """What the actors of a build may hold of the cluster; None is sized from what the cluster has.
+
+    By default one kind of worker takes a nodule through all stages. ``apart`` gives scoring and committing workers of
+    their own.
 
     Attributes
     ----------
-    read_workers : most read-and-prepare tasks at once
-    solve_workers : actors that run the solvers; on a cluster that grows, those it starts with
-    most_solve_workers : how many they may become there, node by node; None on a cluster that stays as it is
-    solve_cpus : CPUs (and threads) of each of them
-    solve_memory_gib : memory each of them declares to Ray
-    score_workers, most_score_workers : actors that score, likewise
-    fused : whether one actor may do all of a nodule's stages, see ``raymat.pipelines.build.WholeWay``; None for where
-        the cluster has few CPUs and no readers or scorers were asked for
+    workers : actors that run the solvers; on a cluster that grows, the most there may be
+    most_workers : how many they may become there; None on a cluster that stays as it is
+    cpus : CPUs (and threads) of each of them
+    memory_gib : memory that each of them declares to Ray
+    apart : whether scoring and committing have workers of their own
+    scorers, most_scorers : how many those are, likewise
     """
 
-    read_workers: int | None = None
-    solve_workers: int | None = None
-    most_solve_workers: int | None = None
-    solve_cpus: float | None = None
-    solve_memory_gib: float = 2.0
-    score_workers: int | None = None
-    most_score_workers: int | None = None
-    fused: bool | None = None
+    workers: int | None = None
+    most_workers: int | None = None
+    cpus: float | None = None
+    memory_gib: float = 2.0
+    apart: bool = False
+    scorers: int | None = None
+    most_scorers: int | None = None
 
-    # The ends ask for little: they wait for disks and for the solvers, whose share of the time is 90 % and more.
-    # All stages together fit one CPU, the task that reads the work list (half a reader) included.
-    read_cpus: float = 0.03
     score_cpus: float = 0.1
-    commit_cpus: float = 0.04
-    read_memory_gib: float = 0.5
     score_memory_gib: float = 0.75
-    commit_memory_gib: float = 0.5
+
+    @property
+    def _scoring(self) -> tuple[float, float]:
+        """CPUs and memory of all scorers."""
+        scorers = (self.scorers or 0) if self.apart else 0
+        return scorers * self.score_cpus, scorers * self.score_memory_gib
 
     def sized(self, cpus: float, memory_gib: float) -> Pools:
         """The pools with every None filled in for a cluster of ``cpus`` CPUs and ``memory_gib`` GiB.
@@ -184,70 +209,63 @@ class Pools:
         Raises
         ------
         InputError
-            The actors would take all CPUs or memory, so that nothing could be read or committed.
+            The actors would take all CPUs or memory, so that the work list could not be read.
         """
-        # A little less than a CPU each leaves the ends their share; the solvers' threads are whole all the same.
-        solve_cpus = self.solve_cpus or (0.9 if cpus >= 2 else 0.8)
-        score_workers = self.score_workers or max(1, math.ceil(cpus / 16))
-        ends = 1.5 * self.read_cpus + self.commit_cpus
-        by_cpu = math.floor(min(cpus, (cpus - score_workers * self.score_cpus - ends) / solve_cpus) + 1e-6)
-        ends_gib = self.read_memory_gib + self.commit_memory_gib + score_workers * self.score_memory_gib
-        by_memory = math.floor((memory_gib - ends_gib) / self.solve_memory_gib)
-        solvers = self.solve_workers or max(1, min(by_cpu, by_memory))
-        few = cpus < FUSED_BELOW_CPUS and self.score_workers is None and self.read_workers is None
         pools = replace(
             self,
-            solve_cpus=solve_cpus,
-            solve_workers=solvers,
-            read_workers=self.read_workers or max(1, math.ceil(cpus / 2)),
-            score_workers=score_workers,
-            fused=few if self.fused is None else self.fused,
+            # A little less than a CPU each leaves the work list its share; the solvers' threads are whole all the same.
+            cpus=self.cpus or (0.9 if cpus >= 2 else 0.8),
+            scorers=(self.scorers or max(1, math.ceil(cpus / 16))) if self.apart else None,
         )
-        held = solvers * solve_cpus + score_workers * self.score_cpus
-        if held + ends > cpus + 1e-6:
+        score_cpus, score_gib = pools._scoring
+        by_cpu = math.floor(min(cpus, (cpus - score_cpus - LIST_CPUS) / pools.cpus) + 1e-6)
+        by_memory = math.floor((memory_gib - score_gib - LIST_GIB) / self.memory_gib)
+        pools = replace(pools, workers=self.workers or max(1, min(by_cpu, by_memory)))
+        held_cpus = pools.workers * pools.cpus + score_cpus + LIST_CPUS
+        if held_cpus > cpus + 1e-6:
             raise InputError(
-                f"the pools would hold {held:.2f} of the cluster's {cpus:g} CPUs and reading and committing need "
-                f"{ends:.2f} more: the build would never start. Ask for fewer solve workers or CPUs each "
-                f"(--workers {solvers}, --solve-cpus {solve_cpus:g})"
+                f"the workers would hold {held_cpus:.2f} of the cluster's {cpus:g} CPUs: the build would never start. "
+                f"Ask for fewer workers or CPUs each (--workers {pools.workers}, --solve-cpus {pools.cpus:g})"
             )
-        if solvers * self.solve_memory_gib + ends_gib > memory_gib + 1e-6:
+        held_gib = pools.workers * self.memory_gib + score_gib + LIST_GIB
+        if held_gib > memory_gib + 1e-6:
             raise InputError(
-                f"{solvers} solve workers of {self.solve_memory_gib:g} GiB and {ends_gib:g} GiB to read, score and "
-                f"commit need more than the cluster's {memory_gib:.1f} GiB: the build would never start. Lower "
-                "--workers or --solve-memory-gib"
+                f"{pools.workers} workers of {self.memory_gib:g} GiB need {held_gib:.1f} GiB with all else, more than "
+                f"the cluster's {memory_gib:.1f} GiB: the build would never start. Lower --workers or "
+                "--solve-memory-gib"
             )
         return pools
 
     def growing(self, cpus: float, memory_gib: float, nodules: int) -> Pools:
         """The pools for a cluster that has ``cpus`` CPUs and ``memory_gib`` GiB and brings more as they are used.
 
-        They start with what there is room for. ``solve_workers`` given, else the number of nodules, is what the
-        solvers grow to; the readers and scorers keep pace with them.
+        They start with what there is room for. ``workers`` given, else the number of nodules, is what they grow to;
+        scorers of their own keep pace with them.
 
         Raises
         ------
         InputError
-            There is no room for one worker of each stage.
+            There is no room for one worker.
         """
-        most = min(self.solve_workers or nodules, nodules)
-        now = replace(self, solve_workers=None, fused=False).sized(cpus, memory_gib)
+        most = min(self.workers or nodules, nodules)
+        now = replace(self, workers=None).sized(cpus, memory_gib)
         return replace(
             now,
-            solve_workers=min(now.solve_workers, most),
-            most_solve_workers=most,
-            most_score_workers=self.score_workers or max(now.score_workers, math.ceil(most / 16)),
-            read_workers=self.read_workers or max(now.read_workers, math.ceil(most / 8)),
+            workers=min(now.workers, most),
+            most_workers=most,
+            most_scorers=(self.scorers or max(now.scorers, math.ceil(most / 16))) if self.apart else None,
         )
 
     def one_of_each(self) -> list[dict[str, float]]:
-        """What one worker of each stage asks for, as Ray's resources."""
-        workers = (
-            (self.solve_cpus or 0.8, self.solve_memory_gib),
-            (self.score_cpus, self.score_memory_gib),
-            (self.read_cpus, self.read_memory_gib),
-            (self.commit_cpus, self.commit_memory_gib),
-        )
+        """What one worker of each pool asks for, as Ray's resources."""
+        workers = [(self.cpus or 0.8, self.memory_gib), (LIST_CPUS, LIST_GIB)]
+        workers += [(self.score_cpus, self.score_memory_gib)] * self.apart
         return [{"CPU": cpus, "memory": gib * GIB} for cpus, gib in workers]
+
+    def __str__(self) -> str:
+        growth = f" (up to {self.most_workers} as nodes come)" if self.most_workers else ""
+        scorers = f", {counted(self.scorers, 'scorer')}" if self.apart else ""
+        return f"{counted(self.workers, 'worker')} of {self.cpus:g} CPU and {self.memory_gib:g} GiB{growth}{scorers}"
 
 
 def size_pools(pools: Pools, nodules: int, say: Callable[[str], None]) -> Pools:
@@ -293,7 +311,7 @@ def await_room(pools: Pools, say: Callable[[str], None], limit_s: float = FIRST_
         There was none after ``limit_s`` seconds.
     """
     bundles = pools.one_of_each()
-    needs = f"{bundles[0]['CPU']:g} CPU and {pools.solve_memory_gib:g} GiB for a solver, and some for the other stages"
+    needs = f"{bundles[0]['CPU']:g} CPU and {pools.memory_gib:g} GiB for a worker, and a little for the work list"
     # A group is a demand that the autoscaler meets, and it stands only when everything in it has its place.
     group, start = placement_group(bundles), time.monotonic()
     try:

@@ -1,6 +1,6 @@
-"""What the workers of a build tell of its nodules: lines in a log that name them, and metrics.
+"""What workers log of their nodules, and metrics.
 
-The log is a file a worker beside Ray's own, ``raymat-PID.log``, which the dashboard shows; the driver prints no line of
+Each worker has a log file beside Ray's own, ``raymat-PID.log``, which the dashboard shows; the driver prints none of
 it. The metrics are in Ray's dashboard, where it has Prometheus, and at each node's metrics port.
 """
 
@@ -12,12 +12,11 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 
-import ray
 from ray.util.metrics import Counter, Gauge, Histogram
 
+from raymat.engine.ray_private import log_folder
 from raymat.nodule import Nodule
 
 logger = logging.getLogger(__name__)
@@ -38,8 +37,7 @@ def meters() -> SimpleNamespace:
 @functools.cache
 def keep_log() -> None:
     """Have this worker's lines in a file of its own, and its warnings and errors where the driver sees them too."""
-    logs = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
-    everything, warnings = logging.FileHandler(logs / f"raymat-{os.getpid()}.log"), logging.StreamHandler()
+    everything, warnings = logging.FileHandler(log_folder() / f"raymat-{os.getpid()}.log"), logging.StreamHandler()
     everything.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     warnings.setLevel(logging.WARNING)
     top = logging.getLogger("raymat")
@@ -48,12 +46,13 @@ def keep_log() -> None:
 
 
 @contextlib.contextmanager
-def told(stage: str, nodule_id: str) -> Iterator[None]:
-    """With work on a nodule: its begin and end logged, its time measured, and the nodule among those in flight."""
+def logged(stage: str, *nodule_ids: str) -> Iterator[None]:
+    """A stage is at work on the nodules in here: begin and end are logged, the time is measured."""
     keep_log()
     tags = {"stage": stage}
-    logger.info("nodule %s: %s begins", nodule_id, stage)
-    meters().in_flight.set(1, tags)
+    for nodule_id in nodule_ids:
+        logger.info("nodule %s: %s begins", nodule_id, stage)
+    meters().in_flight.set(len(nodule_ids), tags)
     start = time.perf_counter()
     try:
         yield
@@ -61,11 +60,12 @@ def told(stage: str, nodule_id: str) -> Iterator[None]:
         seconds = time.perf_counter() - start
         meters().in_flight.set(0, tags)
         meters().seconds.observe(seconds, tags)
-        logger.info("nodule %s: %s ends after %.2f s", nodule_id, stage, seconds)
+        for nodule_id in nodule_ids:
+            logger.info("nodule %s: %s ends after %.2f s", nodule_id, stage, seconds)
 
 
-def tell_committed(nodules: list[Nodule]) -> None:
-    """Log nodules that stand in the store with their outcome."""
+def log_committed(nodules: list[Nodule]) -> None:
+    """Log nodules that are committed with their outcome."""
     keep_log()
     for nodule in nodules:
         why = nodule.method or nodule.reason or ""
@@ -73,6 +73,6 @@ def tell_committed(nodules: list[Nodule]) -> None:
 
 
 def count_committed(outcomes: Iterable[str]) -> None:
-    """Count nodules that stand in the store; by the driver, as the metrics of a worker's last seconds end with it."""
+    """Count committed nodules; by the driver, as the metrics of a worker's last seconds end with it."""
     for outcome in outcomes:
         meters().outcomes.inc(1, {"outcome": outcome})

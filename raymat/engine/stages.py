@@ -1,0 +1,81 @@
+"""Work as values: stages that are plain functions, and what becomes of a finished nodule. No Ray in here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from raymat.nodule import Nodule
+
+READ, COMMIT = "read", "commit"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step on a nodule's way.
+
+    Attributes
+    ----------
+    name : what logs, metrics and reasons call it
+    run : nodule to nodule; what is wrong with a nodule becomes its outcome, and only what is no nodule's fault is raised
+    cpus, memory_gib, gpus : what a worker that runs it asks Ray for
+    """
+
+    name: str
+    run: Callable[[Nodule], Nodule]
+    cpus: float = 0.0
+    memory_gib: float = 0.0
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """How rows of a work list become outcomes; picklable, known to every worker.
+
+    Attributes
+    ----------
+    read : a row to the nodule that the stages begin with; runs ahead of them, in threads
+    stages : in order; a nodule that has an outcome passes the rest untouched
+    commit : makes nodules durable together, and gives their outcome rows (with ``key`` and ``outcome``)
+    recall : the outcome rows of those nodules that are committed already, of nodules that know their key alone
+    group : how many nodules are committed together
+    ahead : how many nodules are read ahead; more than one hides the latency of an object store
+    """
+
+    read: Callable[[dict], Nodule]
+    stages: tuple[Stage, ...]
+    commit: Callable[[list[Nodule]], pa.Table]
+    recall: Callable[[list[Nodule]], list[pa.Table]]
+    group: int = 1
+    ahead: int = 1
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Actors that run some of the stages.
+
+    Attributes
+    ----------
+    stages : of ``Work.stages``, those of this pool
+    first, last : whether it reads, whether it commits
+    workers : actors that it has at the start
+    most_workers : how many they may become on a cluster that grows; None where it stays as it is
+    """
+
+    stages: tuple[Stage, ...]
+    workers: int
+    most_workers: int | None = None
+    first: bool = True
+    last: bool = True
+
+    @property
+    def name(self) -> str:
+        """What Ray's dashboard shows: the stages."""
+        names = [READ] * self.first + [stage.name for stage in self.stages] + [COMMIT] * self.last
+        return "_".join(names)
+
+    def most(self, resource: str) -> float:
+        """The largest share that one of the stages asks for: a worker runs one at a time."""
+        return max((getattr(stage, resource) for stage in self.stages), default=0.0)

@@ -1,0 +1,231 @@
+"""A work list on Ray Data: batches of nodules through pools of workers, outcome rows back in blocks.
+
+A batch is one row of a block, whatever it holds. Batches are large at first and of one nodule at the end (guided
+self-scheduling), so that Ray's driver has little to do for each nodule and the tail is no longer than the longest one.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+import ray.exceptions
+from ray.data import ActorPoolStrategy, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from raymat.engine.cluster import GIB, LIST_CPUS, data_settings, thread_environment
+from raymat.engine.ledger import open_ledger
+from raymat.engine.ray_private import pass_constructor_arguments_by_value
+from raymat.engine.stages import Pool, Work
+from raymat.engine.tries import MAX_TRIES, Marks
+from raymat.engine.worker import Worker, as_block, from_block
+from raymat.nodule import InputError
+from raymat.places import Unreachable
+
+LARGEST_BATCH = 32
+# A batch is at most this part of what is left for each worker.
+SHARES = 3
+POLL_S = 1.0
+
+LIST_TASKS = 2
+NO_LIMIT_S = 10**8
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a work list: how many rows, and how a task loads them. Rows have nodule_id, patient_id, source, key."""
+
+    rows: int
+    load: Callable[[], pa.Table]
+
+
+def part_of(rows: list[dict], schema: pa.Schema | None = None) -> Part:
+    """A part of rows that are at hand."""
+    return Part(len(rows), partial(pa.Table.from_pylist, rows, schema))
+
+
+def batch_sizes(start: int, rows: int, total: int, workers: int) -> Iterator[int]:
+    """Sizes of the batches of a part that begins at row ``start`` of ``total``: a share of what is left per worker."""
+    end = start + rows
+    while start < end:
+        size = int(np.clip((total - start) // (SHARES * workers), 1, LARGEST_BATCH))
+        yield min(size, end - start)
+        start += size
+
+
+@dataclass(frozen=True)
+class Job:
+    """What runs, on what.
+
+    Attributes
+    ----------
+    work : stages, reading and committing
+    parts : of the work list
+    pools : what runs where, in order
+    marks : of nodules that killed a worker
+    session : unique to this run
+    limit_s : seconds that one stage may take on one nodule
+    """
+
+    work: Work
+    parts: Sequence[Part]
+    pools: Sequence[Pool]
+    marks: Marks
+    session: str
+    limit_s: float
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def workers(self) -> int:
+        return self.pools[0].most_workers or self.pools[0].workers
+
+
+class WorkList(Datasource):
+    """The parts of a work list, each read by one task, a batch of rows in each block."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self.job = job
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None, data_context=None) -> list:
+        total, workers, session = self.job.rows, self.job.workers, self.job.session
+        tasks, start = [], 0
+        for part in self.job.parts:
+            batches = partial(_batches, part, start, total, workers, session)
+            metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+            tasks.append(ReadTask(batches, metadata, per_task_row_limit=per_task_row_limit))
+            start += part.rows
+        return tasks
+
+
+def _batches(part: Part, start: int, total: int, workers: int, session: str) -> Iterator[pa.Table]:
+    table, at = part.load(), 0
+    for size in batch_sizes(start, part.rows, total, workers):
+        yield as_block(f"{session}-{start + at:08d}", "rows", table.slice(at, size))
+        at += size
+
+
+def stream(job: Job, ledger: ray.actor.ActorHandle) -> Iterator[tuple[str, pa.Table]]:
+    """Run the job from this process: batches with their outcome rows, as they are done."""
+    logging.getLogger("ray.data._internal.execution.streaming_executor_state").setLevel(logging.CRITICAL)
+    pass_constructor_arguments_by_value()
+    with data_settings() as context:
+        # A batch may take long; whether anything moves is seen from what the workers report.
+        context.execution_no_progress_timeout_s = NO_LIMIT_S
+        # What stops the work (a store that cannot be written) is raised as it is.
+        context.raise_original_map_exception = True
+        # A block is one row, and so never joined to another.
+        context.target_max_block_size = 1
+        nodules = ray.data.read_datasource(
+            WorkList(job), num_cpus=LIST_CPUS / LIST_TASKS, concurrency=LIST_TASKS, override_num_blocks=len(job.parts)
+        )
+        for pool in job.pools:
+            nodules = _through(nodules, pool, job, ledger)
+    for block in nodules.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from_block(block, "rows")
+
+
+def _through(nodules: ray.data.Dataset, pool: Pool, job: Job, ledger: ray.actor.ActorHandle) -> ray.data.Dataset:
+    cpus, gpus = pool.most("cpus"), pool.most("gpus")
+    worker = type(pool.name, (Worker,), {})
+    return nodules.map_batches(
+        worker,
+        fn_constructor_args=(job.work, pool, job.marks, ledger, job.limit_s),
+        batch_size=None,
+        batch_format="pyarrow",
+        # One at a time: a batch that waits behind a long nodule is one that no idle worker can have.
+        compute=ActorPoolStrategy(
+            min_size=pool.workers, max_size=pool.most_workers or pool.workers, max_tasks_in_flight_per_actor=1
+        ),
+        num_cpus=cpus,
+        num_gpus=gpus or None,
+        memory=pool.most("memory_gib") * GIB or None,
+        runtime_env={"env_vars": thread_environment(cpus)} if cpus >= 2 else None,
+    )
+
+
+@dataclass
+class Update:
+    """What is new: outcome rows of batches that are done, and the outcomes so far, open batches included."""
+
+    rows: list[pa.Table]
+    counts: Counter[str]
+
+
+def run(job: Job) -> Iterator[Update]:
+    """Run the job to its end; an update every second or so.
+
+    Raises
+    ------
+    InputError
+        The store cannot be used, or nothing has moved for longer than a nodule may take.
+    """
+    ledger = open_ledger()
+    arrived: queue.SimpleQueue = queue.SimpleQueue()
+    threading.Thread(target=_forward, args=(stream(job, ledger), arrived), daemon=True).start()
+    # One nodule may use up all its tries while nothing else is left to do.
+    stalled_s = (MAX_TRIES + 1) * job.limit_s + 300
+    counts: Counter[str] = Counter()
+    received, rows, so_far, moved, over = [], [], Counter(), time.monotonic(), False
+    while not over:
+        deadline = time.monotonic() + POLL_S
+        while not over and (left := deadline - time.monotonic()) > 0:
+            try:
+                item = arrived.get(timeout=left)
+            except queue.Empty:
+                break
+            if item is None:
+                over = True
+            elif isinstance(item, BaseException):
+                raise _as_input_error(item) from None
+            else:
+                batch, table = item
+                received.append(batch)
+                rows.append(table)
+                counts.update(table["outcome"].to_pylist())
+        open_counts = Counter() if over else ray.get(ledger.poll.remote(received))
+        if counts + open_counts != so_far:
+            so_far, moved = counts + open_counts, time.monotonic()
+        yield Update(rows, so_far)
+        received, rows = [], []
+        if time.monotonic() - moved > stalled_s:
+            raise InputError(
+                f"the cluster stands still (nothing was finished for {stalled_s / 60:.0f} min). Its nodes may be gone "
+                "or none come; what is committed stands, the same command goes on from there"
+            )
+    ray.kill(ledger)
+
+
+def _forward(blocks: Iterator[tuple[str, pa.Table]], arrived: queue.SimpleQueue) -> None:
+    try:
+        for block in blocks:
+            arrived.put(block)
+        arrived.put(None)
+    except BaseException as error:
+        arrived.put(error)
+
+
+def _as_input_error(error: BaseException) -> BaseException:
+    """What stopped a worker as the error that it raised, with what to do; others as they are."""
+    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    if not isinstance(cause, InputError):
+        return error
+    what = str(cause).splitlines()[0]  # Ray adds lines of its own
+    kind = Unreachable if isinstance(cause, Unreachable) else InputError
+    return kind(f"{what}; what is committed stands: mend this and run the same command again")

@@ -1,0 +1,276 @@
+"""The one class of actors that Ray runs: a list of stages over a batch of nodules, one after the other.
+
+While a nodule is being solved the next ones are read, and the one before is committed. Each is committed as soon as it
+is done, so that a worker's death costs the nodule that it was at and no other.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import pyarrow as pa
+import ray
+
+from raymat.engine.log import log_committed, logged
+from raymat.engine.stages import COMMIT, READ, Pool, Stage, Work
+from raymat.engine.tries import MAX_TRIES, Deaths, Marks, Position
+from raymat.nodule import FAILED, Nodule, from_table, to_table
+
+# Of nodules that one pool hands to the next at once: beyond it they go in several blocks.
+HANDED_BYTES = 32 << 20
+REPORT_EVERY_S = 2.0
+COMMITS_BEHIND = 2
+
+
+@dataclass
+class Item:
+    """A nodule of a batch with its row of the work list (None behind the first pool)."""
+
+    nodule: Nodule
+    row: dict | None = None
+
+    @property
+    def key(self) -> str:
+        return self.nodule.key
+
+
+class Worker:
+    """Runs the stages of one pool.
+
+    Parameters
+    ----------
+    work : the stages, how a nodule is read and committed
+    pool : which of the stages are this worker's
+    marks : of nodules that killed a worker
+    ledger : see ``raymat.engine.ledger``
+    limit_s : seconds that one stage may take on one nodule
+    """
+
+    def __init__(self, work: Work, pool: Pool, marks: Marks, ledger: ray.actor.ActorHandle, limit_s: float) -> None:
+        self.work, self.pool, self.marks, self.ledger, self.limit_s = work, pool, marks, ledger, limit_s
+        self.readers = ThreadPoolExecutor(work.ahead, thread_name_prefix=READ)
+        self.committer = ThreadPoolExecutor(COMMITS_BEHIND, thread_name_prefix=COMMIT)
+
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        batch, items = _opened(table, self.pool.first)
+        earlier, reported = ray.get(self.ledger.begin.remote(batch))
+        position = Position(batch, self.limit_s)
+        run = _Run(self, batch, position)
+        try:
+            if earlier:
+                items = run.leave_out_committed(items, reported)
+                run.blame(items, earlier)
+            deaths = self._deaths(items, earlier)
+            sound = [item for item in items if item.key not in deaths]
+            if earlier:
+                yield from run.one_by_one(sound)
+            else:
+                yield from run.overlapped(sound)
+            # Alone and last, so that their neighbours are out of danger.
+            yield from run.one_by_one([item for item in items if item.key in deaths], deaths)
+            yield from run.finish()
+        finally:
+            run.abandon()
+        position.close()
+
+    def _deaths(self, items: list[Item], earlier: int) -> dict[str, Deaths]:
+        """Those of the items that killed workers before: in this build, or in an earlier one as the plan found."""
+        if earlier:
+            return self.marks.read(item.key for item in items)
+        return {item.key: Deaths(**json.loads(item.row["died"])) for item in items if item.row and item.row.get("died")}
+
+
+class _Run:
+    """One batch on one worker."""
+
+    def __init__(self, worker: Worker, batch: str, position: Position) -> None:
+        self.work, self.pool, self.marks = worker.work, worker.pool, worker.marks
+        self.ledger, self.limit_s = worker.ledger, worker.limit_s
+        self.readers, self.committer = worker.readers, worker.committer
+        self.batch, self.position = batch, position
+        self.reading: deque[Future] = deque()
+        self.done: list[Nodule] = []  # to be committed or handed on
+        self.bytes, self.blocks = 0, 0
+        self.commits: deque[tuple[str, Future]] = deque()
+        self.rows: list[pa.Table] = []
+        self.unreported: list[pa.Table] = []
+        self.last_report = time.monotonic()
+
+    # Nodules ----------------------------------------------------------------------------------------------------------
+
+    def overlapped(self, items: list[Item]) -> Iterator[pa.Table]:
+        """Take the items through the stages, reading ahead of them and committing behind them."""
+        waiting = iter(items)
+        for item in items:
+            if self.pool.first:
+                for one in islice(waiting, self.work.ahead + 1 - len(self.reading)):
+                    self.reading.append(self.readers.submit(self._read, one))
+                with self.position.at(item.key, READ):
+                    nodule = self.reading.popleft().result()
+            else:
+                nodule = item.nodule
+            yield from self._take(self._through(nodule))
+
+    def one_by_one(self, items: list[Item], deaths: dict[str, Deaths] | None = None) -> Iterator[pa.Table]:
+        """Take the items through the stages with nothing beside them, so that a death has one possible cause."""
+        for item in items:
+            self._wait_for_commits(0)
+            died = (deaths or {}).get(item.key)
+            if died and died.count >= MAX_TRIES:
+                # Its stage may be one of an earlier version: the reason says what is known.
+                nodule = item.nodule.without_arrays(
+                    outcome=FAILED, stage=died.stage or self._stages[0], reason=died.reason(self.limit_s), method=None
+                )
+            else:
+                nodule = item.nodule
+                if self.pool.first:
+                    with self.position.at(item.key, READ):
+                        nodule = self._read(item)
+                nodule = self._through(nodule)
+            yield from self._take(nodule)
+            if died and self.pool.last:
+                self.flush()
+                self._wait_for_commits(0)
+                self.marks.remove(item.key)
+
+    @property
+    def _stages(self) -> list[str]:
+        return [READ] * self.pool.first + [stage.name for stage in self.pool.stages] + [COMMIT] * self.pool.last
+
+    def _read(self, item: Item) -> Nodule:
+        with logged(READ, item.nodule.nodule_id):
+            return self.work.read(item.row)
+
+    def _through(self, nodule: Nodule) -> Nodule:
+        for stage in self.pool.stages:
+            if not nodule.outcome:
+                nodule = self._stage(stage, nodule)
+        return nodule
+
+    def _stage(self, stage: Stage, nodule: Nodule) -> Nodule:
+        with self.position.at(nodule.key, stage.name), logged(stage.name, nodule.nodule_id):
+            return stage.run(nodule)
+
+    # What becomes of them ---------------------------------------------------------------------------------------------
+
+    def _take(self, nodule: Nodule) -> Iterator[pa.Table]:
+        """A nodule that has been through this pool's stages: to be committed, or handed to the next pool."""
+        self.done.append(nodule)
+        if self.pool.last:
+            if len(self.done) >= self.work.group:
+                self.flush()
+                self._wait_for_commits(COMMITS_BEHIND)
+            return
+        self.bytes += _size_of(nodule)
+        if self.bytes >= HANDED_BYTES:
+            yield self._handed()
+
+    def flush(self) -> None:
+        """Begin to commit what is done."""
+        if self.done:
+            done, self.done = self.done, []
+            self.commits.append((done[0].key, self.committer.submit(self._commit, done)))
+
+    def _commit(self, nodules: list[Nodule]) -> pa.Table:
+        with logged(COMMIT, *(nodule.nodule_id for nodule in nodules)):
+            rows = self.work.commit(nodules)
+        log_committed(nodules)
+        return rows
+
+    def _wait_for_commits(self, most: int) -> None:
+        """Wait until at most so many commits are under way, and report what has ended."""
+        while self.commits and (len(self.commits) > most or self.commits[0][1].done()):
+            key, commit = self.commits.popleft()
+            with self.position.at(key, COMMIT):
+                rows = commit.result()
+            self.rows.append(rows)
+            self.unreported.append(rows)
+        # A commit of several nodules cannot be recalled by their names: the ledger has to know of each.
+        if self.unreported and (self.work.group > 1 or time.monotonic() - self.last_report >= REPORT_EVERY_S):
+            self.ledger.report.remote(self.batch, pa.concat_tables(self.unreported))
+            self.unreported, self.last_report = [], time.monotonic()
+
+    def _handed(self) -> pa.Table:
+        table = to_table(self.done, packed=True)
+        name = f"{self.batch}.{self.blocks}"
+        self.done, self.bytes, self.blocks = [], 0, self.blocks + 1
+        return as_block(name, "nodules", table)
+
+    def finish(self) -> Iterator[pa.Table]:
+        """The end of the batch: everything committed, its rows as one block; or the rest handed on."""
+        if not self.pool.last:
+            if self.done:
+                yield self._handed()
+            return
+        self.flush()
+        self._wait_for_commits(0)
+        yield as_block(self.batch, "rows", pa.concat_tables(self.rows))
+
+    def abandon(self) -> None:
+        """Leave no thread at work for a batch that is over, or was broken off."""
+        for future in (*self.reading, *(commit for _, commit in self.commits)):
+            future.cancel()
+
+    # After a death ----------------------------------------------------------------------------------------------------
+
+    def leave_out_committed(self, items: list[Item], reported: list[pa.Table]) -> list[Item]:
+        """The items that have no outcome yet; the rows of the others are kept."""
+        if not self.pool.last:
+            return items
+        known: dict[str, pa.Table] = {}
+        for table in reported:
+            for number, key in enumerate(table["key"].to_pylist()):
+                known.setdefault(key, table.slice(number, 1))
+        open_items = [item for item in items if item.key not in known]
+        for table in self.work.recall([item.nodule for item in open_items]):
+            known[table["key"][0].as_py()] = table
+        self.rows += known.values()
+        return [item for item in items if item.key not in known]
+
+    def blame(self, items: list[Item], earlier: int) -> None:
+        """Mark the nodule that the worker before was at."""
+        if not items:
+            return
+        keys = [item.key for item in items]
+        before = self.position.before
+        if before and before.key in keys:
+            self.marks.add(before.key, before.stage, before.too_long)
+        elif self.pool.last or earlier >= MAX_TRIES:
+            # Its node is gone with its file; it worked in this order.
+            self.marks.add(keys[0], "", too_long=False)
+
+
+def as_block(batch: str, column: str, table: pa.Table) -> pa.Table:
+    """A table as a single row of a block, so that Ray Data neither cuts it nor joins it to others."""
+    array = table.combine_chunks().to_struct_array()
+    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    return pa.table({"batch": [batch], column: pa.ListArray.from_arrays([0, len(array)], array)})
+
+
+def from_block(block: pa.Table, column: str) -> tuple[str, pa.Table]:
+    """The batch and the table of ``as_block``."""
+    rows = block[column].combine_chunks()
+    rows = rows.chunk(0) if isinstance(rows, pa.ChunkedArray) else rows
+    return block["batch"][0].as_py(), pa.Table.from_struct_array(rows.flatten())
+
+
+def _opened(block: pa.Table, first: bool) -> tuple[str, list[Item]]:
+    batch, table = from_block(block, "rows" if first else "nodules")
+    if not first:
+        return batch, [Item(nodule) for nodule in from_table(table, copy=False)]
+    return batch, [
+        Item(Nodule(row["nodule_id"], row["patient_id"], row["source"], key=row["key"]), row)
+        for row in table.to_pylist()
+    ]
+
+
+def _size_of(nodule: Nodule) -> int:
+    arrays = [nodule.image, nodule.trimap, nodule.true_alpha, *nodule.readers]
+    # The mattes travel cut to their box, a tenth and less of the crop.
+    return sum(array.nbytes for array in arrays if array is not None) * (2 if nodule.candidates else 1)
