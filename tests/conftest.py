@@ -1,19 +1,12 @@
 """Fixtures that the whole suite shares."""
 
 import os
-import secrets
-import signal
-import socket
-import subprocess
-import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.fs as pafs
 import pytest
 
-REPOSITORY = Path(__file__).parents[1]
+from tests.support import REPOSITORY
+from tests.support.servers import s3_server
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +20,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """One local Ray of two CPUs for all tests of the session."""
+    """One local Ray of two CPUs for all tests of the session that do it no harm."""
     ray = pytest.importorskip("ray")
     from raymat.pipelines.cluster import connected
 
@@ -37,64 +30,8 @@ def ray_cluster():
             yield ray
 
 
-@dataclass
-class Server:
-    """An S3 server in a process of its own, reached over loopback."""
-
-    process: subprocess.Popen
-    endpoint: str
-    secret: str
-    log: Path
-
-    @property
-    def filesystem(self) -> pafs.S3FileSystem:
-        return pafs.S3FileSystem(
-            endpoint_override=self.endpoint.removeprefix("http://"),
-            scheme="http",
-            region="us-east-1",
-            allow_bucket_creation=True,
-        )
-
-    def bucket(self, name: str, folder: Path | None = None) -> str:
-        """A new bucket with the files of a folder; its URI."""
-        self.filesystem.create_dir(name)
-        if folder:
-            pafs.copy_files(str(folder), name, pafs.LocalFileSystem(), self.filesystem)
-        return f"s3://{name}"
-
-    def stop_answering(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
-
-    def answer_again(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-
-
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory):
-    """moto's S3 server; its address and the credentials stand in the environment while the tests run."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    secret = secrets.token_hex(20)
-    log = tmp_path_factory.mktemp("s3") / "requests.log"
-    with pytest.MonkeyPatch.context() as environment, open(log, "w") as requests:
-        environment.setenv("AWS_ACCESS_KEY_ID", "raymat-tests")
-        environment.setenv("AWS_SECRET_ACCESS_KEY", secret)
-        environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        environment.setenv("RAYMAT_STORE_TIMEOUT", "1")
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=requests)
-        try:
-            deadline = time.monotonic() + 120
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", port), 1).close()
-                    break
-                except OSError:
-                    assert process.poll() is None, log.read_text()
-                    assert time.monotonic() < deadline, "the server did not start"
-                    time.sleep(0.1)
-            yield Server(process, f"http://127.0.0.1:{port}", secret, log)
-        finally:
-            process.kill()
-            process.wait()
+    """An S3 server for all tests of the session."""
+    with s3_server(tmp_path_factory.mktemp("s3") / "requests.log") as server:
+        yield server

@@ -9,9 +9,9 @@ import pytest
 
 from raymat.cli import main
 from raymat.volume import read_volume, write_volume
-from tests.pipelines.test_build import GRID, write_cases
+from tests.support.cases import GRID, OPTIONS, write_cases
 
-SMALL = ["--min-readers", "2", "--crop-px", "24", "--spacing-mm", "1", "--no-tracking"]
+SMALL = [*OPTIONS, "--no-tracking"]
 
 
 @pytest.fixture(scope="module")

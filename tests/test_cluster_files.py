@@ -12,7 +12,7 @@ from ray.autoscaler.tags import TAG_RAY_CLUSTER_NAME
 
 from raymat.cli import add_build_arguments
 from raymat.pipelines.cluster import Pools
-from tests.conftest import REPOSITORY
+from tests.support import REPOSITORY
 
 
 @pytest.fixture(scope="module")

@@ -340,37 +340,17 @@ def make_parquet(folder: Path) -> Targets:
 
 
 def make_store(folder: Path) -> Targets:
-    from raymat.nodule import Matte, Nodule, to_table
+    from raymat.nodule import to_table
     from raymat.store import Store
+    from tests.support.nodules import manifest_row, random_nodule
 
     store = Store.create(folder / "dataset")
-    image, mask, trimap = ball()
-    rows = []
-    for name in "abc":
-        alpha = mask.astype(np.float32)
-        nodule = Nodule(
-            nodule_id=name,
-            patient_id="p",
-            source="cases",
-            image=image.astype(np.float32),
-            spacing=(2.5, 0.7, 0.7),
-            origin=(-100.0, 10.0, 20.0),
-            direction=np.eye(3),
-            readers=[mask, mask],
-            trimap=trimap,
-            candidates=[Matte("cf+", alpha, 7, 1e-6, scores={"agreement": 0.5}, score=0.7)],
-            method="cf+",
-            metadata={"malignancy": [1, 2]},
-            notes=["padded"],
-            outcome="accepted",
-            key=f"key-{name}",
-        )
-        committed = store.commit(to_table([nodule], packed=name == "b"))
-        if name != "c":
+    nodules = [random_nodule(name) for name in "abc"]
+    for nodule in nodules:
+        committed = store.commit(to_table([nodule], packed=nodule.nodule_id == "b"))
+        if nodule.nodule_id != "c":
             store.add_to_index(committed)
-        row = {"nodule_id": name, "patient_id": "p", "source": "cases", "readers": 2, "fingerprint": "f"}
-        rows.append(row | {"location": "{}", "problem": "", "key": f"key-{name}"})
-    store.write_manifest(rows)
+    store.write_manifest(manifest_row(nodule.nodule_id) for nodule in nodules)
     shutil.rmtree(folder / "dataset" / "attempts", ignore_errors=True)
     targets: Targets = [(folder / "dataset", "dataset.json", either(broken_text))]
     for name in store.listing("manifest") + store.listing("outcomes"):

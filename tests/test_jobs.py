@@ -14,9 +14,10 @@ from mlflow.tracking import MlflowClient
 
 import raymat
 from raymat.tracking import EXPERIMENT
-from tests.conftest import REPOSITORY
-from tests.pipelines.clusters import free_port, ray_head
-from tests.pipelines.test_build import write_cases
+from tests.support import REPOSITORY
+from tests.support.cases import write_cases
+from tests.support.clusters import ray_head
+from tests.support.servers import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -10,7 +10,7 @@ import pytest
 import raymat
 from raymat.nodule import ARRAY, InputError, struct_to_array
 from raymat.release.freeze import ReleaseRequest, release
-from tests.datasets import draw_nodule, make_dataset
+from tests.support.nodules import draw_nodule, write_dataset
 
 NUMBERS = range(5)
 
@@ -18,7 +18,7 @@ NUMBERS = range(5)
 @pytest.fixture(scope="module", params=["dataset", "release"])
 def place(request, tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp(request.param)
-    store = make_dataset(folder / "dataset", [draw_nodule(n) for n in NUMBERS])
+    store = write_dataset(folder / "dataset", [draw_nodule(n) for n in NUMBERS])
     if request.param == "dataset":
         return store.root
     release(ReleaseRequest(store.root, str(folder / "release"), "1.0"), say=lambda _: None)
@@ -54,7 +54,7 @@ def test_what_is_not_there_is_said(place):
 
 def test_only_the_nodule_that_is_asked_for_is_read(tmp_path):
     """The files of the others may be gone."""
-    store = make_dataset(tmp_path / "dataset", [draw_nodule(n) for n in NUMBERS])
+    store = write_dataset(tmp_path / "dataset", [draw_nodule(n) for n in NUMBERS])
     nodules = raymat.load(store.root)
     rows = store.outcomes().to_pylist()
     for row in rows:

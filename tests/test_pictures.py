@@ -12,7 +12,7 @@ from matplotlib import rcParams
 from raymat import figures, pictures
 from raymat.matting import METHODS
 from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, REJECTED, InputError, Matte, Nodule
-from tests.datasets import draw_nodule
+from tests.support.nodules import distances, draw_nodule
 
 SHAPE = (24, 40, 44)
 CENTRE = (11, 20, 22)
@@ -25,8 +25,7 @@ def nodule(direction=(1, 1, 1), methods=METHODS, readers=4, name="N1", **changes
     Drawn on the patient's axes first and turned round from there: every direction shows one and the same patient.
     """
     rng = np.random.default_rng(3)
-    grid = np.indices(SHAPE)
-    distance = np.sqrt(sum((g - c) ** 2 for g, c in zip(grid, CENTRE, strict=True)))
+    distance = distances(SHAPE, CENTRE)
     alpha = np.clip((8 - distance) / 3, 0, 1).astype(np.float32)
     image = (-850 + 850 * alpha + rng.normal(0, 20, SHAPE)).astype(np.float32)
     image[CENTRE[0], CENTRE[1] + 1, CENTRE[2] + 14] = 900  # left

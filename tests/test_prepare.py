@@ -12,13 +12,13 @@ from raymat.nodule import InputError, Nodule, NoduleExcluded
 from raymat.prepare import PrepareParameters, make_trimap, prepare
 from raymat.sources.cases import CasesSource
 from raymat.volume import Grid, to_sitk
+from tests.support.nodules import distances
 
 OBLIQUE = Rotation.from_euler("xyz", (0.3, -0.2, 0.5)).as_matrix()
 
 
 def ball(shape, centre, radius, spacing=(1.0, 1.0, 1.0)):
-    z, y, x = ((np.arange(n) - c) * s for n, c, s in zip(shape, centre, spacing, strict=True))
-    return (z[:, None, None] ** 2 + y[:, None] ** 2 + x**2 <= radius**2).astype(np.uint8)
+    return (distances(shape, centre, spacing) <= radius).astype(np.uint8)
 
 
 def nodule(shape=(20, 160, 160), centre=(10, 80, 80), spacing=(2.5, 0.7, 0.7), direction=None, **changes):

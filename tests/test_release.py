@@ -21,7 +21,7 @@ from raymat.release.record import RECORD, Release
 from raymat.release.verify import compare, verify
 from raymat.review.decisions import Decision, Decisions, mattes_of
 from raymat.splits import PARTS, REPETITIONS
-from tests.datasets import an_exclusion, draw_nodule, make_dataset
+from tests.support.nodules import draw_nodule, excluded_nodule, write_dataset
 
 
 def decide(store, number, label, reviewer="Ada", mattes=None, nodule_id=None) -> None:
@@ -48,19 +48,19 @@ def freeze(store, out, **more) -> str:
 
 @pytest.fixture(scope="module")
 def nodules():
-    return [draw_nodule(n, outcome="rejected" if n == 3 else "accepted") for n in range(6)] + [an_exclusion(6)]
+    return [draw_nodule(n, outcome="rejected" if n == 3 else "accepted") for n in range(6)] + [excluded_nodule(6)]
 
 
 @pytest.fixture
 def store(nodules, tmp_path):
-    return make_dataset(tmp_path / "dataset", nodules)
+    return write_dataset(tmp_path / "dataset", nodules)
 
 
 @pytest.fixture(scope="module")
 def frozen(nodules, tmp_path_factory):
     """A release of six nodules: one chosen by a person against the score, one rejected by her, one rescued."""
     folder = tmp_path_factory.mktemp("frozen")
-    store = make_dataset(folder / "dataset", nodules)
+    store = write_dataset(folder / "dataset", nodules)
     decide(store, 0, "knn+")
     decide(store, 1, "reject")
     decide(store, 3, "lb")
@@ -143,7 +143,7 @@ def test_new_scores_leave_decisions_standing(nodules, tmp_path):
     """Only the second part of a nodule's key tells of scores."""
     again = draw_nodule(0)
     again.key = again.key[:24] + "r" * 8
-    store = make_dataset(tmp_path / "dataset", [again, nodules[1]])
+    store = write_dataset(tmp_path / "dataset", [again, nodules[1]])
     decide(store, 0, "if+")
     freeze(store, tmp_path / "out")
     assert raymat.load(tmp_path / "out")["case-000"].method == "if+"

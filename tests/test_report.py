@@ -16,8 +16,8 @@ from raymat.places import open_filesystem
 from raymat.report.page import Section, markdown, page
 from raymat.report.report import write_report
 from raymat.store import Store
-from tests.datasets import an_exclusion, draw_nodule, make_dataset
-from tests.evidence.test_statistics import predictions
+from tests.support.nodules import draw_nodule, excluded_nodule, write_dataset
+from tests.support.predictions import draw_predictions
 
 
 class Page(html.parser.HTMLParser):
@@ -44,15 +44,15 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture
 def dataset(tmp_path):
-    nodules = [draw_nodule(0), draw_nodule(1), draw_nodule(2, outcome="rejected"), an_exclusion(3)]
-    make_dataset(tmp_path / "data", nodules)
+    nodules = [draw_nodule(0), draw_nodule(1), draw_nodule(2, outcome="rejected"), excluded_nodule(3)]
+    write_dataset(tmp_path / "data", nodules)
     return tmp_path / "data"
 
 
 @pytest.fixture
 def experiment(tmp_path):
     store = Store(*open_filesystem(tmp_path / "classified"))
-    found = predictions({"image": 0.2, "mean": 1.0, "chosen": 3.0}).assign(network="resnet10-small")
+    found = draw_predictions({"image": 0.2, "mean": 1.0, "chosen": 3.0}).assign(network="resnet10-small")
     size = diagnoses.summarise(found[found["input"] == "mean"].assign(network=diagnoses.SIZE, input=diagnoses.SIZE), ())
     table = diagnoses.summarise(found, ("image", "mean", "chosen"))
     store.write_table("predictions.parquet", pa.Table.from_pandas(found, preserve_index=False))
@@ -147,7 +147,7 @@ def test_what_cannot_be_reported_on_is_said(tmp_path, dataset, capsys):
 
 def test_phantoms_are_held_against_their_truth(tmp_path):
     nodules = [replace(draw_nodule(n), true_alpha=draw_nodule(n).mattes["cf"]) for n in range(2)]
-    make_dataset(tmp_path / "phantoms", nodules)
+    write_dataset(tmp_path / "phantoms", nodules)
     write_report([str(tmp_path / "phantoms")], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert "Accuracy on phantoms" in text

@@ -16,7 +16,7 @@ from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
 from raymat.nodule import InputError
 from raymat.pipelines.cluster import connected
 from raymat.sources.cases import CasesSource
-from tests.conftest import REPOSITORY
+from tests.support import REPOSITORY
 
 
 def listening(process: psutil.Process) -> set[str]:

@@ -10,41 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import raymat
-from raymat.nodule import InputError, Matte, Nodule, from_table, to_table
+from raymat.nodule import InputError, Nodule, from_table, to_table
 from raymat.store import Store, shard_name
-
-SHAPE = (3, 4, 5)
-
-
-def a_nodule(name="a", outcome="accepted", key=None, **more) -> Nodule:
-    rng = np.random.default_rng(len(name))
-    return Nodule(
-        name,
-        f"patient-{name}",
-        "cases",
-        image=rng.normal(size=SHAPE).astype(np.float32),
-        spacing=(2.5, 0.7, 0.7),
-        origin=(-100.0, 10.0, 20.0),
-        direction=np.diag([1.0, -1.0, -1.0]),
-        readers=[np.ones(SHAPE, np.uint8)] * 2,
-        trimap=np.full(SHAPE, 128, np.uint8),
-        candidates=[Matte("cf+", rng.random(SHAPE).astype(np.float32), 7, 1e-6, scores={"agreement": 0.5}, score=0.7)],
-        method="cf+",
-        metadata={"malignancy": [1, 2]},
-        notes=["padded"],
-        outcome=outcome,
-        key=key or f"key-{name}",
-        **more,
-    )
-
-
-def a_failure(name="a", reason="broken", key=None) -> Nodule:
-    return Nodule(name, "p", "cases", outcome="failed", stage="read", reason=reason, key=key or f"key-{name}")
-
-
-def manifest_row(name, key=None) -> dict:
-    row = {"nodule_id": name, "patient_id": "p", "source": "cases", "readers": 4, "fingerprint": "f", "location": "{}"}
-    return row | {"problem": "", "key": key or f"key-{name}"}
+from tests.support.nodules import failed_nodule, manifest_row, random_nodule
 
 
 @pytest.fixture
@@ -53,7 +21,7 @@ def store(tmp_path) -> Store:
 
 
 def test_a_nodule_comes_back_as_it_was_committed(store):
-    nodule = a_nodule(true_alpha=np.zeros(SHAPE, np.float32))
+    nodule = random_nodule(true_alpha=np.zeros((3, 4, 5), np.float32))
     store.commit(to_table([nodule]))
     store.write_manifest([manifest_row("a")])
     back = next(raymat.load(store.root))
@@ -67,7 +35,7 @@ def test_a_nodule_comes_back_as_it_was_committed(store):
 
 
 def test_mattes_packed_for_the_way_between_workers_come_back_whole():
-    nodule = a_nodule()
+    nodule = random_nodule()
     nodule.trimap[:] = 0
     nodule.trimap[1:, 2, 3:] = 128
     nodule.candidates[0].alpha[nodule.trimap == 0] = 0
@@ -77,7 +45,7 @@ def test_mattes_packed_for_the_way_between_workers_come_back_whole():
 
 
 def test_plain_pyarrow_pandas_and_duckdb_read_the_arrays(store):
-    nodule = a_nodule()
+    nodule = random_nodule()
     store.commit(to_table([nodule]))
     folder = f"{store.root}/nodules"
     structs = [
@@ -91,8 +59,8 @@ def test_plain_pyarrow_pandas_and_duckdb_read_the_arrays(store):
 
 
 def test_outcomes_follow_the_manifest_and_leave_strangers_out(store):
-    store.commit(to_table([a_nodule("b"), a_nodule("gone")]))
-    store.commit(to_table([a_nodule("a", outcome="rejected")]))
+    store.commit(to_table([random_nodule("b"), random_nodule("gone")]))
+    store.commit(to_table([random_nodule("a", outcome="rejected")]))
     store.write_manifest([manifest_row("a"), manifest_row("not yet"), manifest_row("b")])
     assert store.outcomes()["nodule_id"].to_pylist() == ["a", "b"]
     assert [nodule.nodule_id for nodule in raymat.load(store.root)] == ["b"]
@@ -100,16 +68,16 @@ def test_outcomes_follow_the_manifest_and_leave_strangers_out(store):
 
 
 def test_the_index_finds_shards_that_no_part_knows(store):
-    known = store.commit(to_table([a_nodule("a")]))
+    known = store.commit(to_table([random_nodule("a")]))
     store.add_to_index(known)
-    unknown = store.commit(to_table([a_nodule("b")]))
+    unknown = store.commit(to_table([random_nodule("b")]))
     assert store.index().sort_by("nodule_id").to_pylist() == known.to_pylist() + unknown.to_pylist()
 
 
 def test_compacting_keeps_every_row_in_few_parts(store):
     for name in "abc":
-        store.add_to_index(store.commit(to_table([a_nodule(name)])))
-    store.commit(to_table([a_nodule("d")]))
+        store.add_to_index(store.commit(to_table([random_nodule(name)])))
+    store.commit(to_table([random_nodule("d")]))
     rows = store.index()
     store.compact_index()
     assert len(store.listing("outcomes")) == 1
@@ -117,7 +85,7 @@ def test_compacting_keeps_every_row_in_few_parts(store):
 
 
 def test_compacting_leaves_large_parts_alone_until_half_of_them_is_gone(store):
-    shards = [store.commit(to_table([a_nodule(name)])) for name in "abcdef"]
+    shards = [store.commit(to_table([random_nodule(name)])) for name in "abcdef"]
     large = store.add_to_index(pa.concat_tables(shards[:4]))
     for small in shards[4:]:
         store.add_to_index(small)
@@ -133,15 +101,15 @@ def test_compacting_leaves_large_parts_alone_until_half_of_them_is_gone(store):
 
 
 def test_solves_are_those_of_the_nodules_asked_for(store):
-    store.add_to_index(store.commit(to_table([a_nodule("a"), a_nodule("bb")])))
-    store.add_to_index(store.commit(to_table([a_nodule("ccc")])))
+    store.add_to_index(store.commit(to_table([random_nodule("a"), random_nodule("bb")])))
+    store.add_to_index(store.commit(to_table([random_nodule("ccc")])))
     rows = store.index(["key", "shard"])
     assert sum(table.num_rows for table in store.solves(rows)) == 3
     assert sum(table.num_rows for table in store.solves(rows[:1])) == 1
 
 
 def test_one_nodule_of_many_in_a_shard_is_read_alone(store, monkeypatch):
-    rows = store.commit(to_table([a_nodule(name) for name in "abc"]))
+    rows = store.commit(to_table([random_nodule(name) for name in "abc"]))
     whole = pq.ParquetFile.read
     monkeypatch.setattr(
         pq.ParquetFile, "read", lambda self, columns=None, **how: whole(self, columns or ["nothing"], **how)
@@ -151,14 +119,14 @@ def test_one_nodule_of_many_in_a_shard_is_read_alone(store, monkeypatch):
 
 
 def test_the_index_forgets_a_shard_that_was_deleted(store):
-    store.add_to_index(store.commit(to_table([a_nodule("a")])))
+    store.add_to_index(store.commit(to_table([random_nodule("a")])))
     store.delete(shard_name(["key-a"]))
     assert store.index().num_rows == 0
 
 
-def test_a_later_success_takes_the_place_of_a_failure_whatever_the_order(store):
-    store.add_to_index(store.commit(to_table([a_failure("a")]), suffix="-20260101T000000-aa"))
-    store.add_to_index(store.commit(to_table([a_nodule("a")])))
+def test_a_later_success_takes_the_place_of_failed_nodule_whatever_the_order(store):
+    store.add_to_index(store.commit(to_table([failed_nodule("a")]), suffix="-20260101T000000-aa"))
+    store.add_to_index(store.commit(to_table([random_nodule("a")])))
     store.write_manifest([manifest_row("a")])
     assert store.outcomes()["outcome"].to_pylist() == ["accepted"]
     assert store.remove_superseded() == 1
@@ -166,15 +134,15 @@ def test_a_later_success_takes_the_place_of_a_failure_whatever_the_order(store):
 
 
 def test_of_two_failures_the_later_one_stands(store):
-    store.commit(to_table([a_failure(reason="first")]), suffix="-20260101T000000-aa")
-    store.commit(to_table([a_failure(reason="second")]), suffix="-20260102T000000-aa")
+    store.commit(to_table([failed_nodule(reason="first")]), suffix="-20260101T000000-aa")
+    store.commit(to_table([failed_nodule(reason="second")]), suffix="-20260102T000000-aa")
     assert store.index()["reason"].to_pylist() == ["second"]
 
 
 def test_superseded_nodules_go_and_nodules_of_an_absent_source_stay(store):
-    store.commit(to_table([a_nodule("a", key="old")]))
-    store.commit(to_table([a_nodule("a", key="new")]))
-    store.commit(to_table([a_nodule("elsewhere")]))
+    store.commit(to_table([random_nodule("a", key="old")]))
+    store.commit(to_table([random_nodule("a", key="new")]))
+    store.commit(to_table([random_nodule("elsewhere")]))
     store.write_manifest([manifest_row("a", key="new")])
     assert store.remove_superseded() == 1
     assert sorted(store.index()["key"].to_pylist()) == ["key-elsewhere", "new"]
@@ -193,7 +161,7 @@ def test_a_write_that_fails_leaves_nothing_behind(store, monkeypatch):
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(InputError, match="No space left"):
-        store.commit(to_table([a_nodule()]))
+        store.commit(to_table([random_nodule()]))
     monkeypatch.undo()
     assert store.listing("nodules") == []
     assert not list(Path(store.root).rglob("*.tmp"))
@@ -201,7 +169,7 @@ def test_a_write_that_fails_leaves_nothing_behind(store, monkeypatch):
 
 def test_a_nodule_without_outcome_is_not_committed(store):
     with pytest.raises(ValueError, match="without an outcome"):
-        store.commit(to_table([a_nodule(outcome=None)]))
+        store.commit(to_table([random_nodule(outcome=None)]))
 
 
 def test_a_folder_of_other_things_is_refused(tmp_path):
@@ -222,7 +190,7 @@ def test_what_is_no_dataset_is_said(tmp_path):
 
 
 def test_a_damaged_shard_is_named(store):
-    rows = store.commit(to_table([a_nodule()]))
+    rows = store.commit(to_table([random_nodule()]))
     name = rows["shard"][0].as_py()
     store.write(name, store.read(name)[:-100])
     with pytest.raises(InputError, match=name):
@@ -244,7 +212,7 @@ def test_records_made_and_dropped_leave_no_memory_behind():
 
 @pytest.mark.parametrize("dtype", ["O", "V4", "f8"])
 def test_arrays_that_are_no_plain_numbers_or_of_another_size_are_refused(store, dtype):
-    table = to_table([a_nodule()])
+    table = to_table([random_nodule()])
     rows = table.to_pylist()
     rows[0]["image"]["dtype"] = dtype
     with pytest.raises(InputError, match="damaged"):

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,15 +19,13 @@ import torch
 from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
 
-from raymat.network.augmentation import Augmentation
 from raymat.network.inference import Ensemble
-from raymat.network.model import ModelConfig
-from raymat.network.recipe import Recipe
-from raymat.network.training import begin, save_weights
 from raymat.nodule import InputError
 from raymat.store import OUTCOME, outcome_row
 from raymat.tracking import EXPERIMENT, REGISTERED, TRAININGS, Run, how_to_look, tracking_uri, without_credentials
-from tests.test_store import a_failure, a_nodule
+from tests.support.networks import write_weights
+from tests.support.nodules import failed_nodule, random_nodule
+from tests.support.servers import free_port
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +36,10 @@ def uri(tmp_path_factory) -> str:
 def test_a_build_is_one_run_with_all_that_came_out(uri, tmp_path):
     run = Run(uri, "build x", {"prepare.spacing_mm": 0.5, "min_readers": 4})
     run.progress(Counter(accepted=1), 2.0)
-    rows = [outcome_row(n) | {"shard": "s"} for n in (a_nodule("a"), a_nodule("b"), a_failure("c", "no such file"))]
+    rows = [
+        outcome_row(n) | {"shard": "s"}
+        for n in (random_nodule("a"), random_nodule("b"), failed_nodule("c", "no such file"))
+    ]
     table = pa.Table.from_pylist(rows, schema=OUTCOME)
     solves = [pa.Table.from_struct_array(part["solves"].combine_chunks().flatten()) for part in (table[:1], table[1:])]
     run.outcomes(table, solves, 12.5, "digest")
@@ -83,10 +83,9 @@ def test_a_run_goes_on_as_itself_under_its_parent_and_takes_any_number_of_steps(
 def network(uri, tmp_path) -> str:
     """Weights of a tiny network that is registered in the store."""
     torch.set_num_threads(1)
-    recipe = Recipe(ModelConfig(width=4, levels=2, blocks=1), Augmentation((8, 8, 8)), epochs=1, batch=1)
-    save_weights(begin(recipe, 1, torch.device("cpu")), tmp_path / "weights.pt")
-    Run(uri, "split 0", {}, TRAININGS).model(str(tmp_path / "weights.pt"), (8, 8, 8))
-    return str(tmp_path / "weights.pt")
+    weights = write_weights(tmp_path)
+    Run(uri, "split 0", {}, TRAININGS).model(weights, (8, 8, 8))
+    return weights
 
 
 def test_a_logged_network_predicts_the_same_alpha(uri, network):
@@ -96,15 +95,13 @@ def test_a_logged_network_predicts_the_same_alpha(uri, network):
     assert loaded.metadata.signature is not None
     assert loaded.metadata.saved_input_example_info is not None
     files = [path.name for path in Path(uri.removeprefix("sqlite:///")).parent.rglob("*") if path.is_file()]
-    assert "weights.pt" in files
+    assert Path(network).name in files
     assert not any(name.endswith(".pkl") for name in files), "loading the model would unpickle"
 
 
 @pytest.mark.slow
 def test_a_registered_network_is_served_over_http(uri, network, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{REGISTERED}/1", "-h", "127.0.0.1"]
     command += ["-p", str(port), "--env-manager", "local", "--workers", "1"]
     with open(tmp_path / "server.log", "w") as log:

@@ -20,7 +20,7 @@ from raymat.classification.recipe import Recipe
 from raymat.classification.samples import SAMPLE, column_of, labelled, read_crops, refuse_missing, sample_of
 from raymat.evidence.inputs import INPUTS
 from raymat.nodule import InputError
-from tests.datasets import draw_nodule
+from tests.support.nodules import draw_nodule
 
 CROP = CropConfig(side=8, spacing_mm=1.0, margin=2)
 

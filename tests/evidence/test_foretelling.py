@@ -13,38 +13,11 @@ from raymat.evidence import foretelling
 from raymat.evidence.bootstrap import by_patient, mean_by_patient
 from raymat.evidence.left_out import LeftOutSource
 from raymat.evidence.readers_table import as_markdown, summarise
-from raymat.nodule import InputError, Nodule
-from raymat.sources import NoduleRef
+from raymat.nodule import InputError
 from raymat.steps import BuildParameters, read_and_prepare, score, solve
-from tests.datasets import draw_nodule
+from tests.support.nodules import DrawnSource, draw_nodule
 
 PARAMETERS = BuildParameters(min_readers=3)
-
-
-class Drawn:
-    """A source of drawn nodules on their own grid."""
-
-    remote = False
-
-    def __init__(self, nodules):
-        self.nodules = {nodule.nodule_id: nodule for nodule in nodules}
-
-    def plan(self):
-        for name, nodule in self.nodules.items():
-            yield NoduleRef(name, nodule.patient_id, "cases", len(nodule.readers), "f", "{}")
-
-    def read(self, ref):
-        whole = self.nodules[ref.nodule_id]
-        return Nodule(
-            whole.nodule_id,
-            whole.patient_id,
-            "cases",
-            image=whole.image,
-            spacing=whole.spacing,
-            origin=whole.origin,
-            direction=whole.direction,
-            readers=list(whole.readers),
-        )
 
 
 def measured(source, ref):
@@ -54,7 +27,7 @@ def measured(source, ref):
 
 def test_every_reader_is_left_out_once_and_only_nodules_of_four_count():
     three = replace(draw_nodule(2), readers=draw_nodule(2).readers[:3])
-    source = LeftOutSource(Drawn([draw_nodule(0), three]))
+    source = LeftOutSource(DrawnSource([draw_nodule(0), three]))
     refs = list(source.plan())
     assert [ref.nodule_id for ref in refs] == [f"case-000-without-{n}" for n in (1, 2, 3, 4)]
     assert {ref.readers for ref in refs} == {3}
@@ -66,11 +39,11 @@ def test_every_reader_is_left_out_once_and_only_nodules_of_four_count():
         assert len(nodule.readers) == 3
         assert not any(np.array_equal(mask, whole.readers[reader]) for mask in nodule.readers)
     with pytest.raises(InputError, match="4 readers"):
-        list(LeftOutSource(Drawn([three])).plan())
+        list(LeftOutSource(DrawnSource([three])).plan())
 
 
 def test_a_sample_grows_without_losing_what_it_had():
-    source = Drawn([draw_nodule(n) for n in range(8)])
+    source = DrawnSource([draw_nodule(n) for n in range(8)])
     drawn = [{ref.nodule_id for ref in LeftOutSource(source, nodules=n).plan()} for n in (2, 5)]
     assert len(drawn[0]) == 8
     assert drawn[0] < drawn[1]
@@ -81,7 +54,7 @@ def test_the_left_out_reader_changes_the_truth_and_nothing_else():
     other = replace(whole, readers=[*whole.readers[:3], np.roll(whole.readers[3], 2, axis=1)])
     found = []
     for nodule in (whole, other):
-        source = LeftOutSource(Drawn([nodule]))
+        source = LeftOutSource(DrawnSource([nodule]))
         ref = list(source.plan())[3]
         found.append(solve(read_and_prepare(source, ref, PARAMETERS), PARAMETERS))
     for name in ("image", "trimap"):
@@ -92,7 +65,7 @@ def test_the_left_out_reader_changes_the_truth_and_nothing_else():
 
 
 def test_what_is_measured_is_what_other_libraries_say():
-    source = LeftOutSource(Drawn([draw_nodule(1)]))
+    source = LeftOutSource(DrawnSource([draw_nodule(1)]))
     ref = next(source.plan())
     whole = solve(read_and_prepare(source, ref, PARAMETERS), PARAMETERS)
     done = measured(source, ref)

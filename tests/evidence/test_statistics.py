@@ -11,6 +11,7 @@ from raymat.evidence.holm import holm
 from raymat.evidence.platt import calibrated
 from raymat.evidence.roc import auroc_by_patient, matched_pairs
 from raymat.evidence.size_baseline import size_scores
+from tests.support.predictions import draw_predictions
 
 
 def a_study(n: int = 80, seed: int = 0):
@@ -106,35 +107,8 @@ def test_the_validation_nodules_set_probabilities_right_and_leave_their_order():
     assert 0.0 < few[0] < few[1] < few[2] < 1.0
 
 
-def predictions(strength: dict[str, float], seeds: int = 3, n: int = 60) -> pd.DataFrame:
-    rng = np.random.default_rng(0)
-    labels = np.arange(n) % 3 == 0
-    rows = []
-    for name, strong in strength.items():
-        for seed in range(seeds):
-            logits = strong * labels + rng.normal(0, 1, n)
-            rows.append(
-                pd.DataFrame(
-                    {
-                        "network": "net",
-                        "input": name,
-                        "seed": seed,
-                        "split": 0,
-                        "nodule_id": [f"n{i}" for i in range(n)],
-                        "patient_id": [f"p{i // 2}" for i in range(n)],
-                        "label": labels.astype(int),
-                        "probability": 1 / (1 + np.exp(-logits)),
-                        "calibrated": 1 / (1 + np.exp(-logits)),
-                        "volume_mm3": 100.0 + np.arange(n),
-                        "diameter_mm": 5.0 + np.arange(n) / 10,
-                    }
-                )
-            )
-    return pd.concat(rows, ignore_index=True)
-
-
 def test_the_tables_agree_with_the_trials_and_correct_for_all_comparisons():
-    found = predictions({"image": 0.2, "mean": 1.0, "chosen": 4.0})
+    found = draw_predictions({"image": 0.2, "mean": 1.0, "chosen": 4.0})
     trials = diagnoses.trials_table(found)
     assert len(trials) == 9
     one = found[(found["input"] == "mean") & (found["seed"] == 1)]
@@ -157,7 +131,7 @@ def test_the_tables_agree_with_the_trials_and_correct_for_all_comparisons():
 
 def test_kinds_are_compared_with_the_masks_in_the_same_resamples():
     strong = {"image": 0.2, "mean": 1.0, "union": 1.4, "cf": 1.2, "cf+": 1.2, "chosen": 4.0}
-    first = predictions(strong)
+    first = draw_predictions(strong)
     second = first[first["input"] != "cf"].assign(network="other")
     table = diagnoses.kinds(pd.concat([first, second])).set_index(["network", "kind"])
     single = diagnoses.summarise(first, tuple(strong)).set_index("input")
@@ -179,14 +153,14 @@ def test_kinds_are_compared_with_the_masks_in_the_same_resamples():
 
 
 def test_kinds_that_are_equally_good_differ_by_an_interval_around_nothing():
-    table = diagnoses.kinds(predictions({"mean": 1.0, "cf": 1.0}, seeds=1, n=300)).set_index("kind")
+    table = diagnoses.kinds(draw_predictions({"mean": 1.0, "cf": 1.0}, seeds=1, n=300)).set_index("kind")
     assert table.loc["mattes", "auroc_gain_low"] < 0 < table.loc["mattes", "auroc_gain_high"]
-    without_masks = diagnoses.kinds(predictions({"cf": 1.0}))
+    without_masks = diagnoses.kinds(draw_predictions({"cf": 1.0}))
     assert np.isnan(without_masks["auroc_gain"].item())
 
 
 def test_averaging_is_by_ranks_so_that_a_trial_of_large_scores_does_not_decide():
-    found = predictions({"mean": 1.0}, seeds=2)
+    found = draw_predictions({"mean": 1.0}, seeds=2)
     scaled = found.copy()
     scaled.loc[scaled["seed"] == 0, "probability"] **= 5
     pd.testing.assert_series_equal(diagnoses.averaged(found)["score"], diagnoses.averaged(scaled)["score"])

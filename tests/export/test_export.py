@@ -15,7 +15,7 @@ from raymat.nodule import ACCEPTED, InputError, Matte, Nodule
 from raymat.prepare import prepare
 from raymat.sources.lidc import LidcSource
 from raymat.sources.phantom import PhantomSource, write_phantoms
-from tests.datasets import draw_nodule, make_dataset
+from tests.support.nodules import draw_nodule, write_dataset
 
 
 def as_accepted(nodule: Nodule, alpha: np.ndarray) -> Nodule:
@@ -33,7 +33,7 @@ def phantom(tmp_path_factory):
     source = PhantomSource.from_folder(folder / "scans")
     (ref,) = source.plan()
     nodule = as_accepted(source.read(ref), lambda nodule: nodule.true_alpha * (nodule.trimap > 0))
-    make_dataset(folder / "dataset", [nodule])
+    write_dataset(folder / "dataset", [nodule])
     return folder, nodule
 
 
@@ -173,7 +173,7 @@ def test_a_real_series_carries_its_segmentation(real_data, tmp_path):
     ref = next(ref for ref in source.plan() if ref.nodule_id == "LIDC-IDRI-0003-N2")
     # The readers' mean mask stands for the matte: where it lies is what is tested.
     nodule = as_accepted(source.read(ref), lambda nodule: np.mean(nodule.readers, axis=0))
-    make_dataset(tmp_path / "dataset", [nodule])
+    write_dataset(tmp_path / "dataset", [nodule])
     arguments = ["export", str(tmp_path / "dataset"), "-o", str(tmp_path / "out"), "--format", "dicom-seg"]
     assert main([*arguments, "--lidc", root]) == 0
     file = tmp_path / "out" / "LIDC-IDRI-0003-N2.seg.dcm"
@@ -205,7 +205,7 @@ def test_a_missing_series_is_named_before_anything_is_written(phantom, tmp_path,
 
 
 def test_a_nodule_that_came_from_no_dicom_says_so(tmp_path, capsys):
-    store = make_dataset(tmp_path / "dataset", [draw_nodule(0)])
+    store = write_dataset(tmp_path / "dataset", [draw_nodule(0)])
     arguments = ["export", store.root, "-o", str(tmp_path / "out"), "--format", "dicom-seg", "--lidc", str(tmp_path)]
     assert main(arguments) == 2
     assert "case-000: comes from no DICOM series" in capsys.readouterr().err
@@ -222,7 +222,7 @@ def test_an_id_that_is_no_file_name_stays_inside_the_folder(tmp_path):
     assert found[0] == "plain-1.a"
     assert len(set(found)) == len(names)
     assert not [name for name in found if "/" in name or name in ("", ".", "..")]
-    store = make_dataset(tmp_path / "dataset", [draw_nodule(0)])
+    store = write_dataset(tmp_path / "dataset", [draw_nodule(0)])
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(InputError, match="cannot be written"):

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from raymat.matting import METHODS, SOLVER_VERSION, HUWindow, SolveInfo, estimate_all, estimate_alpha
+from tests.support.nodules import bumpy_ball
 
 
 @pytest.fixture
-def case(nodule):
-    return nodule(0, (8, 9, 10))
+def case():
+    return bumpy_ball(0, (8, 9, 10))
 
 
 def test_the_names_of_the_methods():

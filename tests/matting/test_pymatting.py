@@ -6,13 +6,14 @@ from scipy.sparse import diags
 from scipy.sparse.linalg import spsolve
 
 from raymat.matting import estimate_alpha
+from tests.support.nodules import bumpy_ball
 
 pymatting = pytest.importorskip("pymatting")
 
 
-def photograph(nodule, colours, shape=(26, 24)):
-    grey, trimap = nodule(11, shape, 20.0)
-    image = np.stack([nodule(11 + c, shape, 20.0)[0] if c else grey for c in range(colours)], axis=-1)
+def photograph(colours, shape=(26, 24)):
+    grey, trimap = bumpy_ball(11, shape, 20.0)
+    image = np.stack([bumpy_ball(11 + c, shape, 20.0)[0] if c else grey for c in range(colours)], axis=-1)
     return np.clip((image + 1000) / 1400, 0, 1), trimap
 
 
@@ -22,8 +23,8 @@ def solved(L, trimap, weight=100.0):
 
 
 @pytest.mark.parametrize("colours", [1, 3])
-def test_closed_form(nodule, colours):
-    image, trimap = photograph(nodule, colours)
+def test_closed_form(colours):
+    image, trimap = photograph(colours)
     # A grey image as three equal channels has three times the variance, and so a third of the epsilon.
     rgb = np.repeat(image, 3 // colours, axis=2)
     L = pymatting.cf_laplacian(rgb, epsilon=1e-4 * 3 / colours)
@@ -33,8 +34,8 @@ def test_closed_form(nodule, colours):
 
 
 @pytest.mark.parametrize("colours", [1, 3])
-def test_learning_based(nodule, colours):
-    image, trimap = photograph(nodule, colours)
+def test_learning_based(colours):
+    image, trimap = photograph(colours)
     rgb = np.repeat(image, 3 // colours, axis=2)
     expected = np.clip(solved(pymatting.lbdm_laplacian(rgb, epsilon=1e-5), trimap), 0, 1)
     alpha, _ = estimate_alpha(image, trimap, "lb", intensity_range=(0, 1), channel_axis=2, epsilon=1e-5)
@@ -42,8 +43,8 @@ def test_learning_based(nodule, colours):
 
 
 @pytest.mark.parametrize("colours", [1, 3])
-def test_knn(nodule, colours):
-    image, trimap = photograph(nodule, colours, (24, 24))
+def test_knn(colours):
+    image, trimap = photograph(colours, (24, 24))
     rgb = np.repeat(image, 3 // colours, axis=2)
     # pymatting takes places as parts of each side, so the image is square. It counts a voxel among its own neighbours
     # and divides rows by their sums: with known voxels held fast, by a large lambda here and there, that changes

@@ -7,6 +7,7 @@ import pytest
 
 from raymat.matting import estimate_all
 from raymat.matting import solve as solve_module
+from tests.support.nodules import bumpy_ball
 
 
 def checked(image, trimap, **arguments):
@@ -92,9 +93,9 @@ def test_an_unknown_region_at_the_grids_edge_and_in_pieces():
     checked(noise(trimap.shape), trimap, roi_margin=0.0)
 
 
-def test_a_solve_that_stops_early_says_so(monkeypatch, nodule):
+def test_a_solve_that_stops_early_says_so(monkeypatch):
     monkeypatch.setattr(solve_module, "MAX_ITERATIONS", 2)
-    image, trimap = nodule(0, (12, 12, 12))
+    image, trimap = bumpy_ball(0, (12, 12, 12))
     for alpha, info in estimate_all(image, trimap).values():
         assert not info.converged
         assert info.iterations == 2
@@ -104,8 +105,8 @@ def test_a_solve_that_stops_early_says_so(monkeypatch, nodule):
 
 
 @pytest.mark.parametrize("weight", [1e-6, 1e8])
-def test_extreme_constraint_weights(nodule, weight):
-    image, trimap = nodule(1, (10, 10, 10))
+def test_extreme_constraint_weights(weight):
+    image, trimap = bumpy_ball(1, (10, 10, 10))
     for alpha, _ in estimate_all(image, trimap, constraint_weight=weight).values():
         assert np.isfinite(alpha).all()
         assert 0 <= alpha.min() <= alpha.max() <= 1

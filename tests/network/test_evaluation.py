@@ -20,7 +20,7 @@ from raymat.network.evaluation import (
 )
 from raymat.network.inference import Predicted
 from raymat.network_pictures import error_bars, heat_map, reliability, show_predictions
-from tests.pipelines.nodules import a_ball
+from tests.support.nodules import small_nodule
 
 WHOLE = (slice(None),) * 3
 
@@ -36,7 +36,7 @@ def rows(nodule, truth: str) -> dict:
 
 
 def test_the_method_that_the_ground_truth_was_made_by_is_left_out_of_its_own_comparison():
-    nodule = a_ball(0)
+    nodule = small_nodule(0)
     against_chosen, against_true = rows(nodule, CHOSEN), rows(nodule, TRUE)
     assert nodule.method == "cf+"
     assert {method for method, _ in against_chosen} == {
@@ -54,12 +54,12 @@ def test_the_method_that_the_ground_truth_was_made_by_is_left_out_of_its_own_com
 
 
 def test_the_box_is_the_networks_input_unless_the_lesion_is_larger():
-    nodule = a_ball(0)
+    nodule = small_nodule(0)
     box = evaluation_box(nodule, (4, 24, 100))
     lesion = np.flatnonzero((nodule.trimap != 0).any(axis=(1, 2)))
     assert (box[0].start, box[0].stop) == (lesion[0], lesion[-1] + 1)
     assert box[1:] == (slice(0, 24), slice(0, 24))
-    assert evaluation_box(a_ball(0, shape=(40, 40, 40)), (30, 30, 30)) == (slice(5, 35),) * 3
+    assert evaluation_box(small_nodule(0, shape=(40, 40, 40)), (30, 30, 30)) == (slice(5, 35),) * 3
 
 
 def test_the_table_is_the_mean_and_deviation_over_re_splits_in_the_papers_units():
@@ -77,7 +77,7 @@ def test_the_table_is_the_mean_and_deviation_over_re_splits_in_the_papers_units(
 
 
 def test_masks_are_scored_by_dice_and_by_how_often_they_are_right():
-    nodule = a_ball(1)
+    nodule = small_nodule(1)
     score = masks_score(nodule, WHOLE, predicted(nodule))
     assert score["union"]["dice"] == score["overlap"]["dice"] == 1
     half = Predicted(*(np.full(nodule.image.shape, 0.25, np.float32),) * 4)
@@ -96,7 +96,7 @@ def test_a_dice_by_hand():
 
 
 def test_pictures_show_what_they_are_given():
-    nodule = a_ball(0)
+    nodule = small_nodule(0)
     arrays = {"image": nodule.image, "alpha": nodule.alpha, "union": nodule.readers[1], "overlap": nodule.readers[0]}
     arrays |= {f"predicted {name}": arrays[name] for name in ("alpha", "union", "overlap")}
     figure = show_predictions([arrays, arrays], ["one", "two"])

@@ -9,24 +9,17 @@ import torch
 
 from raymat.network.augmentation import Augmentation
 from raymat.network.inference import Ensemble, Predicted, _tent, window_starts
-from raymat.network.model import ModelConfig, normalised
-from raymat.network.recipe import Recipe
-from raymat.network.training import begin, save_weights
+from raymat.network.model import normalised
 from raymat.nodule import InputError
+from tests.support.networks import small_recipe, write_weights
 
-RECIPE = Recipe(model=ModelConfig(width=4, levels=2, blocks=1), augmentation=Augmentation((8, 8, 8)), epochs=1, batch=1)
-
-
-def weights(folder, seed: int, recipe=RECIPE) -> str:
-    path = folder / f"{seed}.pt"
-    save_weights(begin(replace(recipe, seed=seed), 1, torch.device("cpu")), path)
-    return str(path)
+RECIPE = small_recipe()
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> list[str]:
     folder = tmp_path_factory.mktemp("weights")
-    return [weights(folder, seed) for seed in (0, 1)]
+    return [write_weights(folder, seed) for seed in (0, 1)]
 
 
 def an_image(shape) -> np.ndarray:
@@ -111,7 +104,7 @@ def test_on_a_finer_grid_a_prediction_is_interpolated_between_the_middles_of_its
 
 
 def test_what_cannot_be_predicted_is_refused(two, tmp_path):
-    other = weights(tmp_path, 0, replace(RECIPE, augmentation=Augmentation((4, 4, 4))))
+    other = write_weights(tmp_path, 0, replace(RECIPE, augmentation=Augmentation((4, 4, 4))))
     with pytest.raises(InputError, match="takes another input"):
         Ensemble([*two, other])
     with pytest.raises(InputError, match="one network at least"):
@@ -123,5 +116,5 @@ def test_what_cannot_be_predicted_is_refused(two, tmp_path):
 def test_on_a_cpu_what_was_trained_in_half_precision_predicts_in_float32(two, tmp_path):
     """Many CPUs have no half precision, and there torch computes a convolution number by number."""
     image = an_image((11, 9, 10))
-    half = weights(tmp_path, 0, replace(RECIPE, precision="bfloat16"))
+    half = write_weights(tmp_path, 0, replace(RECIPE, precision="bfloat16"))
     np.testing.assert_array_equal(Ensemble([half]).predict(image).alpha, Ensemble(two[:1]).predict(image).alpha)

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from raymat.network.augmentation import Augmentation
-from raymat.network.model import ModelConfig
 from raymat.network.recipe import Recipe, preset
 from raymat.network.samples import epoch_order, record_of, steps_an_epoch, training_volume, validation_volume
 from raymat.network.training import (
@@ -23,16 +21,15 @@ from raymat.network.training import (
     train_step,
 )
 from raymat.nodule import InputError
-from tests.pipelines.nodules import a_ball
+from tests.support.networks import small_recipe
+from tests.support.nodules import small_nodule
 
 CPU = torch.device("cpu")
-RECIPE = Recipe(
-    model=ModelConfig(width=4, levels=2, blocks=1), augmentation=Augmentation((8, 8, 8)), epochs=3, batch=2, warm_up=0.5
-)
+RECIPE = small_recipe(epochs=3, batch=2, warm_up=0.5)
 
 
 def batches(count: int, recipe=RECIPE) -> list[torch.Tensor]:
-    record = record_of(a_ball(0), recipe.model)
+    record = record_of(small_nodule(0), recipe.model)
     volumes = [training_volume(record, recipe, 0, place) for place in range(count * recipe.batch)]
     return list(torch.from_numpy(np.stack(volumes)).split(recipe.batch))
 
@@ -160,7 +157,7 @@ def test_no_code_in_a_file_is_run(tmp_path, monkeypatch):
 
 
 def test_a_record_holds_the_masks_of_the_readers_and_the_chosen_matte():
-    nodule = a_ball(1)
+    nodule = small_nodule(1)
     volume = validation_volume(record_of(nodule, RECIPE.model), nodule.image.shape).numpy()
     np.testing.assert_allclose(volume[0], np.clip((nodule.image + 1000) / 1400, 0, 1), atol=1e-3)
     np.testing.assert_allclose(volume[1], nodule.alpha, atol=1e-3)
@@ -170,7 +167,7 @@ def test_a_record_holds_the_masks_of_the_readers_and_the_chosen_matte():
 
 
 def test_a_record_on_a_coarser_grid_holds_means_and_the_masks_that_have_half_of_a_voxel():
-    nodule = a_ball(1)
+    nodule = small_nodule(1)
     record = record_of(nodule, replace(RECIPE.model, spacing_mm=2 * nodule.spacing[0]))
     sides = [side // 2 for side in nodule.image.shape]
     assert all(part.shape == tuple(sides) for part in record.values())
@@ -184,7 +181,7 @@ def test_a_record_on_a_coarser_grid_holds_means_and_the_masks_that_have_half_of_
 
 
 def test_nodules_that_cannot_be_learnt_from_are_refused_by_name():
-    with pytest.raises(InputError, match=r"ball2: on a grid of 1 x 1 x 1 mm"):
-        record_of(a_ball(2, spacing=1.0), RECIPE.model)
-    with pytest.raises(InputError, match="ball3: no matte was chosen"):
-        record_of(replace(a_ball(3), method=None), RECIPE.model)
+    with pytest.raises(InputError, match=r"case-002: on a grid of 1 x 1 x 1 mm"):
+        record_of(small_nodule(2, spacing=1.0), RECIPE.model)
+    with pytest.raises(InputError, match="case-003: no matte was chosen"):
+        record_of(replace(small_nodule(3), method=None), RECIPE.model)

@@ -12,56 +12,15 @@ from raymat import steps
 from raymat.nodule import InputError
 from raymat.pipelines.build import build, describe, nodules_per_shard, plan_build
 from raymat.pipelines.cluster import Pools
-from raymat.prepare import PrepareParameters
 from raymat.quality import QualityParameters
 from raymat.sources.cases import CasesSource
 from raymat.steps import BuildParameters, MattingParameters
 from raymat.store import Store
-from raymat.volume import Grid, write_volume
+from raymat.volume import write_volume
+from tests.support import quiet
+from tests.support.cases import GRID, PARAMETERS, arrays, write_cases
 
 pytestmark = pytest.mark.ray
-
-PARAMETERS = BuildParameters(
-    min_readers=2, prepare=PrepareParameters(crop_px=24, spacing_mm=1.0), quality=QualityParameters(floor=0.0)
-)
-GRID = Grid((14, 28, 28), (1.0, 1.0, 1.0), (-50.0, 10.0, 20.0), np.eye(3))
-
-
-def write_cases(folder, n: int) -> str:
-    """A table of n small nodules, two readers each."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = ["case_id,patient_id,image,masks,malignancy"]
-    z, y, x = np.indices(GRID.shape)
-    for i in range(n):
-        rng = np.random.default_rng(i)
-        distance = np.sqrt((z - 7) ** 2 + (y - 14) ** 2 + (x - 14 - i % 3) ** 2)
-        alpha = np.clip(5.5 - distance, 0, 1)
-        image = -850 + 880 * alpha + rng.normal(0, 20, GRID.shape)
-        write_volume(folder / f"{i}.nii.gz", image.astype(np.float32), GRID)
-        for reader, radius in enumerate((4.6, 5.6)):
-            write_volume(folder / f"{i}.r{reader}.nii.gz", (distance < radius).astype(np.uint8), GRID)
-        lines.append(f"case{i},p{i // 2},{i}.nii.gz,{i}.r0.nii.gz;{i}.r1.nii.gz,{1 + i % 5}")
-    (folder / "cases.csv").write_text("\n".join(lines) + "\n")
-    return str(folder / "cases.csv")
-
-
-def arrays(path) -> dict:
-    """Every array of every nodule of a dataset, by id and name, as bytes."""
-    return arrays_of(raymat.load(path, outcomes=("accepted", "rejected")))
-
-
-def arrays_of(nodules) -> dict:
-    """Every array of every nodule, by id and name, as bytes."""
-    found = {}
-    for nodule in nodules:
-        named = {"image": nodule.image, "trimap": nodule.trimap, **nodule.mattes}
-        named |= {f"reader{i}": mask for i, mask in enumerate(nodule.readers)}
-        found |= {(nodule.nodule_id, name): array.tobytes() for name, array in named.items()}
-    return found
-
-
-def quiet(_: str) -> None:
-    pass
 
 
 @pytest.fixture(scope="module")

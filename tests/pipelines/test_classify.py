@@ -1,7 +1,6 @@
 """The experiment on a real local Ray Tune: a part of it, then more, then figures that agree with MLflow."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,9 +20,9 @@ from raymat.nodule import InputError
 from raymat.pipelines.classify import ClassifyJob, classify
 from raymat.pipelines.train import Data
 from raymat.tracking import EVIDENCE
-from tests.conftest import REPOSITORY
-from tests.datasets import draw_nodule, make_dataset
-from tests.pipelines.test_build import quiet
+from tests.support import REPOSITORY, quiet
+from tests.support.harm import without_cluster
+from tests.support.nodules import draw_nodule, write_dataset
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -42,7 +41,7 @@ def test_a_part_of_the_trials_then_more_and_all_agree_with_mlflow(ray_cluster, t
     # Named relative to where the command runs, as a user would; Ray Tune's trials run elsewhere.
     monkeypatch.chdir(tmp_path)
     data, out, uri = "data", Path("out"), f"sqlite:///{tmp_path}/mlflow.db"
-    make_dataset(data, rated(120))
+    write_dataset(data, rated(120))
     part = ClassifyJob(
         data, str(out), RECIPE, ("image", "chosen"), ("resnet10-small",), seeds=(0,), cpus=0.5, tracking_uri=uri
     )
@@ -102,8 +101,8 @@ def test_a_part_of_the_trials_then_more_and_all_agree_with_mlflow(ray_cluster, t
 @pytest.mark.timeout(1800)
 def test_a_killed_sweep_goes_on_and_repeats_nothing(ray_cluster, tmp_path):
     data, out, uri = str(tmp_path / "data"), tmp_path / "out", f"sqlite:///{tmp_path}/mlflow.db"
-    make_dataset(data, rated(120))
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    write_dataset(data, rated(120))
+    environment = without_cluster()
     command = [sys.executable, "-m", "raymat", "classify", data, "-o", str(out), "--inputs", "mean,chosen,image"]
     command += ["--networks", "resnet10-small", "--seeds", "0,1", "--side", "8", "--spacing-mm", "1", "--epochs", "2"]
     command += ["--batch", "8", "--tracking-uri", uri]
@@ -140,7 +139,7 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(ray_cluster, tmp_path):
     ],
 )
 def test_what_no_experiment_can_be_made_of_is_refused(ray_cluster, tmp_path, nodules, inputs, words):
-    make_dataset(tmp_path / "data", nodules)
+    write_dataset(tmp_path / "data", nodules)
     job = ClassifyJob(str(tmp_path / "data"), str(tmp_path / "out"), RECIPE, inputs, ("resnet10-small",))
     with pytest.raises(InputError, match=words):
         classify(job, quiet)
@@ -148,7 +147,7 @@ def test_what_no_experiment_can_be_made_of_is_refused(ray_cluster, tmp_path, nod
 
 
 def test_the_note_holds_what_was_run(ray_cluster, tmp_path):
-    make_dataset(tmp_path / "data", rated(120))
+    write_dataset(tmp_path / "data", rated(120))
     job = ClassifyJob(
         str(tmp_path / "data"),
         str(tmp_path / "out"),

@@ -1,6 +1,5 @@
 """A build on a cluster that is empty, grows, loses a node and shrinks again."""
 
-import json
 import os
 import re
 import signal
@@ -13,9 +12,9 @@ import pytest
 
 from raymat.sources.cases import CasesSource
 from raymat.steps import read_and_prepare, score, solve
-from tests.pipelines.clusters import growing_cluster
-from tests.pipelines.test_build import PARAMETERS, arrays, arrays_of, write_cases
-from tests.pipelines.test_harm import HARM, SMALL
+from tests.support.cases import OPTIONS, PARAMETERS, arrays, arrays_of, write_cases
+from tests.support.clusters import growing_cluster
+from tests.support.harm import harmful
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -38,11 +37,10 @@ def without_ray(table: str) -> dict:
 def test_a_build_brings_up_nodes_survives_the_loss_of_one_and_lets_them_go(tmp_path):
     table = write_cases(tmp_path / "cases", 24)
     out, go = tmp_path / "dataset", tmp_path / "go"
-    harm = {"record": str(tmp_path / "solves"), "slow": 1, "free": 8, "until": str(go)}
-    harmful = {"PYTHONPATH": str(HARM), "RAYMAT_HARM": json.dumps(harm)}
-    with growing_cluster(2, tmp_path / "cluster.json", **harmful) as cluster:
+    harm = harmful(record=str(tmp_path / "solves"), slow=1, free=8, until=str(go))
+    with growing_cluster(2, tmp_path / "cluster.json", **harm) as cluster:
         assert not cluster.workers()
-        command = [sys.executable, "-m", "raymat", "build", "--cases", table, "-o", str(out), *SMALL]
+        command = [sys.executable, "-m", "raymat", "build", "--cases", table, "-o", str(out), *OPTIONS, "--no-tracking"]
         # Ray Data thinks again about the size of the cluster every 10 s; here, every second.
         environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_DATA_MIN_GAP_BETWEEN_AUTOSCALING_REQUESTS": "1"}
         output = (tmp_path / "said").open("w")

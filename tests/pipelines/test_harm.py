@@ -1,7 +1,6 @@
 """Real harm to real processes of a build: nothing committed is lost or solved again, nothing is left without a word."""
 
 import contextlib
-import json
 import os
 import random
 import signal
@@ -9,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -17,14 +15,12 @@ from raymat.lock import held
 from raymat.pipelines.build import build
 from raymat.sources.cases import CasesSource
 from raymat.store import Store
-from tests.conftest import REPOSITORY
-from tests.pipelines.test_build import PARAMETERS, arrays, quiet, write_cases
+from tests.support import REPOSITORY, quiet
+from tests.support.cases import OPTIONS, PARAMETERS, arrays, first_cases, write_cases
+from tests.support.harm import HARM, await_commits, committed, harmful, start, without_cluster
 
 # Each builds many times over, in processes that start anew: slow machines need longer than other tests may take.
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
-
-SMALL = ["--min-readers", "2", "--crop-px", "24", "--spacing-mm", "1", "--floor", "0", "--no-tracking"]
-HARM = Path(__file__).parent / "harm"
 
 
 @pytest.fixture(scope="module")
@@ -37,28 +33,6 @@ def cases(ray_cluster, tmp_path_factory):
     return table, arrays(store.root)
 
 
-def start(table: str, out: Path, *arguments: str, **harm: object) -> subprocess.Popen:
-    """`raymat build` in a process of its own, with its own local Ray."""
-    environment = os.environ | {"PYTHONPATH": str(HARM), "RAYMAT_HARM": json.dumps(harm)}
-    environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, "-m", "raymat", "build", "--cases", table, "-o", str(out), *SMALL, *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
-
-
-def committed(out: Path) -> set[str]:
-    if not (out / "dataset.json").is_file():
-        return set()
-    return set(Store.open(out).index()["nodule_id"].to_pylist())
-
-
-def await_commits(out: Path, count: int) -> None:
-    """Return as soon as so many files are committed, or all of them, or after two minutes."""
-    deadline = time.monotonic() + 120
-    while len(list(out.glob("nodules/*/*.parquet"))) < min(count, 60) and time.monotonic() < deadline:
-        time.sleep(0.05)
-
-
 def test_a_driver_killed_at_any_moment_loses_nothing_and_repeats_nothing(cases, tmp_path):
     table, expected = cases
     out, record = tmp_path / "dataset", tmp_path / "solves"
@@ -69,7 +43,7 @@ def test_a_driver_killed_at_any_moment_loses_nothing_and_repeats_nothing(cases, 
         before, lines = committed(out), len(record.read_text().splitlines())
         process = start(table, out, record=str(record), slow=0.4)
         if kill % 2:
-            await_commits(out, len(before) + dice.randint(1, 5))
+            await_commits(out, min(len(before) + dice.randint(1, 5), 60), process, limit_s=120)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(dice.uniform(0.0, 0.5) if kill % 2 else dice.uniform(0.5, 8.0))
         process.send_signal(signal.SIGKILL)
@@ -88,11 +62,10 @@ def test_a_driver_killed_at_any_moment_loses_nothing_and_repeats_nothing(cases, 
 
 def test_a_nodule_that_kills_its_worker_or_hangs_fails_alone_and_can_be_retried(cases, tmp_path):
     table, expected = cases
-    few = Path(table).with_name("few.csv")
-    few.write_text("".join(Path(table).read_text().splitlines(keepends=True)[:9]))
+    few = first_cases(table, 8)
     out, record = tmp_path / "dataset", tmp_path / "solves"
     harm = {"record": str(record), "exit": "case1", "kill": "case4", "hang": "case6"}
-    said, _ = (process := start(str(few), out, "--nodule-timeout", "12", **harm)).communicate(timeout=900)
+    said, _ = (process := start(few, out, "--nodule-timeout", "12", **harm)).communicate(timeout=900)
     assert process.returncode == 1, said
     rows = {row["nodule_id"]: row for row in Store.open(out).outcomes().to_pylist()}
     failed = {name: row["reason"] for name, row in rows.items() if row["outcome"] == "failed"}
@@ -103,25 +76,24 @@ def test_a_nodule_that_kills_its_worker_or_hangs_fails_alone_and_can_be_retried(
     assert all(f"failed {name}" in said for name in failed)
     tries = Counter(record.read_text().splitlines())
     assert {name: tries[name] for name in failed} == dict.fromkeys(failed, 3)
-    said, _ = (process := start(str(few), out, "--retry-failed", record=str(record))).communicate(timeout=900)
+    said, _ = (process := start(few, out, "--retry-failed", record=str(record))).communicate(timeout=900)
     assert process.returncode == 0, said
     assert arrays(out) == {key: data for key, data in expected.items() if key[0] in rows}
 
 
 def test_a_driver_that_dies_gives_a_deadly_nodule_no_new_tries(cases, tmp_path):
     table, _ = cases
-    few = Path(table).with_name("few.csv")
-    few.write_text("".join(Path(table).read_text().splitlines(keepends=True)[:5]))
+    few = first_cases(table, 4)
     out, record = tmp_path / "dataset", tmp_path / "solves"
     record.touch()
-    process = start(str(few), out, record=str(record), exit="case1")
+    process = start(few, out, record=str(record), exit="case1")
     deadline = time.monotonic() + 300
     while record.read_text().split().count("case1") < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
     process.communicate(timeout=300)
     assert not any(row["nodule_id"] == "case1" for row in Store.open(out).outcomes().to_pylist())
-    said, _ = (process := start(str(few), out, record=str(record), exit="case1")).communicate(timeout=900)
+    said, _ = (process := start(few, out, record=str(record), exit="case1")).communicate(timeout=900)
     assert process.returncode == 1, said
     assert "worker died 3 times" in said
     assert record.read_text().split().count("case1") <= 3
@@ -132,9 +104,7 @@ def test_a_second_build_of_the_same_output_is_refused_while_the_first_lives(case
     table, _ = cases
     out, record = tmp_path / "dataset", tmp_path / "solves"
     first = start(table, out, record=str(record), slow=1.0)
-    deadline = time.monotonic() + 300
-    while len(committed(out)) < 3 and time.monotonic() < deadline:
-        time.sleep(0.5)
+    await_commits(out, 3, first)
     said, _ = (second := start(table, out, record=str(tmp_path / "other"))).communicate(timeout=300)
     assert second.returncode == 2
     assert f"process {first.pid} on" in said
@@ -153,7 +123,7 @@ from raymat.pipelines.build import build
 from raymat.pipelines.cluster import Pools
 from raymat.sources.cases import CasesSource
 from raymat.store import Store
-from tests.pipelines.test_build import PARAMETERS
+from tests.support.cases import PARAMETERS
 
 table, out = sys.argv[1:]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
@@ -180,9 +150,8 @@ cluster.shutdown()
 def test_a_build_goes_on_when_a_node_is_gone(cases, tmp_path):
     table, expected = cases
     out = tmp_path / "dataset"
-    harm = {"record": str(tmp_path / "solves"), "slow": 0.4}
-    environment = os.environ | {"PYTHONPATH": f"{HARM}{os.pathsep}{REPOSITORY}", "RAYMAT_HARM": json.dumps(harm)}
-    environment.pop("RAY_ADDRESS", None)
+    environment = without_cluster() | harmful(record=str(tmp_path / "solves"), slow=0.4)
+    environment["PYTHONPATH"] = f"{HARM}{os.pathsep}{REPOSITORY}"
     command = [sys.executable, "-c", LOSING_A_NODE, table, str(out)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -207,12 +176,11 @@ def test_a_full_disk_stops_the_build_with_a_clear_word_and_it_goes_on_when_there
     if subprocess.run(["unshare", "-Urm", "true"], check=False).returncode:
         pytest.skip("this machine allows no mount in a namespace of its own")
     table, expected = cases
-    few = Path(table).with_name("twelve.csv")
-    few.write_text("".join(Path(table).read_text().splitlines(keepends=True)[:13]))
+    few = first_cases(table, 12)
     places = {"OUT": str(tmp_path / "out"), "KEPT": str(tmp_path / "kept"), "SIZE": "500k"}
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | places
+    environment = without_cluster() | places
     command = ["unshare", "-Urm", "sh", "-c", FULL_DISK, "sh", sys.executable, "-m", "raymat", "build"]
-    command += ["--cases", str(few), "-o", places["OUT"], *SMALL]
+    command += ["--cases", few, "-o", places["OUT"], *OPTIONS, "--no-tracking"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
     first, _, then = done.stdout.partition("status ")
     assert then.startswith("2\n"), done.stdout + done.stderr

@@ -2,11 +2,7 @@
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -14,27 +10,16 @@ import pytest
 
 import raymat
 from raymat.cli import main
-from raymat.nodule import InputError
 from raymat.pipelines.build import build
 from raymat.sources.cases import CasesSource
 from raymat.store import Store
-from tests.pipelines.test_build import PARAMETERS, arrays, quiet, write_cases
-from tests.pipelines.test_harm import HARM, SMALL
+from tests.support import quiet
+from tests.support.cases import OPTIONS, PARAMETERS, arrays, write_cases
+from tests.support.harm import await_commits, start
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 CASES = 8
-
-
-def start(cases: str, out: str, folder: Path, **harm: object) -> subprocess.Popen:
-    """`raymat build` in a process of its own, with its own local Ray, its run in ``folder``."""
-    environment = os.environ | {"PYTHONPATH": str(HARM), "RAYMAT_HARM": json.dumps(harm)}
-    # Ray's sockets lie below this folder, and their paths must be short.
-    environment |= {"RAY_TMPDIR": str(folder), "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-    environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, "-m", "raymat", "build", "--cases", cases, "-o", out, *SMALL[:-1]]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, env=environment, cwd=folder, **pipes)
 
 
 def test_a_build_from_s3_to_s3_outlives_a_store_that_stops_answering(ray_cluster, s3, tmp_path, capsys):
@@ -48,10 +33,12 @@ def test_a_build_from_s3_to_s3_outlives_a_store_that_stops_answering(ray_cluster
         folder = Path(name)
         # Some are committed, the others wait until the store is silent: on a machine of any speed.
         go = folder / "go"
-        first = start(cases, out, folder, record=str(record), slow=0.5, free=4, until=str(go))
+        first = start(cases, out, folder=folder, record=str(record), slow=0.5, free=4, until=str(go))
         ending.callback(first.kill)
-        store = await_commits(first, out, 2)
-        said, _ = (second := start(cases, out, folder)).communicate(timeout=600)
+        await_commits(out, 2, first, limit_s=900)
+        assert first.poll() is None, first.stdout.read()
+        store = Store.open(out)
+        said, _ = (second := start(cases, out, folder=folder)).communicate(timeout=600)
         assert second.returncode == 2, said
         assert f"another command is at work here (process {first.pid}" in said
         s3.stop_answering()
@@ -67,12 +54,12 @@ def test_a_build_from_s3_to_s3_outlives_a_store_that_stops_answering(ray_cluster
         before, solves = set(store.index()["nodule_id"].to_pylist()), len(record.read_text().splitlines())
         assert 2 <= len(before) < CASES
 
-        again, _ = (third := start(cases, out, folder, record=str(record))).communicate(timeout=900)
+        again, _ = (third := start(cases, out, folder=folder, record=str(record))).communicate(timeout=900)
         assert third.returncode == 0, again
         assert f"{len(before)} committed already" in again
         assert not before & set(record.read_text().splitlines()[solves:]), "a committed nodule was solved again"
         assert arrays(out) == expected
-        assert main(["build", "--cases", cases, "-o", out, *SMALL]) == 0
+        assert main(["build", "--cases", cases, "-o", out, *OPTIONS, "--no-tracking"]) == 0
         assert "nothing to solve" in capsys.readouterr().out
 
         assert main(["inspect", out, "--json"]) == 0
@@ -84,18 +71,3 @@ def test_a_build_from_s3_to_s3_outlives_a_store_that_stops_answering(ray_cluster
         written = [path for path in folder.rglob("*") if path.is_file()]
         assert {"dataset.json", "contact_sheet.png", "mlflow.db", "raylet.out"} <= {path.name for path in written}
         assert [path for path in written if s3.secret.encode() in path.read_bytes()] == []
-
-
-def await_commits(process: subprocess.Popen, out: str, count: int) -> Store:
-    """The store as soon as so many nodules are committed."""
-    deadline = time.monotonic() + 900
-    while True:
-        try:
-            store = Store.open(out)
-            if len(store.listing("nodules")) >= count:
-                return store
-        except InputError:
-            pass  # not begun yet
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)

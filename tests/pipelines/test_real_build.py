@@ -11,7 +11,7 @@ from raymat.sources.phantom import PhantomSource
 from raymat.steps import BuildParameters
 from raymat.store import Store
 from raymat.volume import Grid
-from tests.pipelines.test_build import quiet
+from tests.support import quiet
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -1,6 +1,5 @@
 """Commands that are asked to stop, by Ctrl-C or a scheduler's SIGTERM: one line, a status of failure, runs KILLED."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -9,14 +8,14 @@ import time
 import pytest
 from mlflow.tracking import MlflowClient
 
-from tests.pipelines.nodules import write_balls
-from tests.pipelines.test_build import write_cases
+from tests.support.cases import write_cases
+from tests.support.harm import without_cluster
+from tests.support.networks import learning_recipe, options_of
+from tests.support.nodules import write_small_nodules
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
-LONG = ["--epochs", "2000"]
-NETWORK = ["--width", "4", "--levels", "2", "--crop", "16", "--batch", "2", "--spacing-mm", "0.5", "--no-channels-last"]
-NETWORK += ["--workers", "1", "--threads", "1", *LONG]
+ENDLESS = learning_recipe(epochs=2000)
 
 
 def command_of(name: str, folder) -> list[str]:
@@ -24,7 +23,7 @@ def command_of(name: str, folder) -> list[str]:
     if name == "build":
         return ["--cases", write_cases(folder / "cases", 100), "--min-readers", "2", "--crop-px", "24", "--floor", "0"]
     grid = ["--alphas", "1,10", "--betas", "1"] if name == "tune" else []
-    return [write_balls(folder / "data", 8), *NETWORK, *grid]
+    return [write_small_nodules(folder / "data", 8), *options_of(ENDLESS), *grid]
 
 
 @pytest.mark.parametrize(
@@ -38,7 +37,7 @@ def command_of(name: str, folder) -> list[str]:
 )
 def test_a_command_that_is_asked_to_stop_says_so(tmp_path, name, asked, at_work):
     out, store = tmp_path / "out", tmp_path / "mlflow.db"
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment = without_cluster()
     command = [sys.executable, "-m", "raymat", name, *command_of(name, tmp_path), "-o", str(out)]
     command += ["--tracking-uri", f"sqlite:///{store}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

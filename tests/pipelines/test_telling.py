@@ -15,7 +15,8 @@ from raymat.pipelines.build import build
 from raymat.sources.cases import CasesSource
 from raymat.store import Store
 from raymat.tracking import Run
-from tests.pipelines.test_build import PARAMETERS, quiet, write_cases
+from tests.support import quiet
+from tests.support.cases import PARAMETERS, write_cases
 
 pytestmark = pytest.mark.ray
 

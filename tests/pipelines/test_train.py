@@ -1,7 +1,6 @@
 """Training on a real local Ray with a real MLflow store: the same weights whatever is killed, one run for each."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -18,8 +17,6 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from raymat.lock import held
-from raymat.network.augmentation import Augmentation
-from raymat.network.model import ModelConfig
 from raymat.network.recipe import Recipe
 from raymat.network.samples import epoch_order, record_of, training_volume
 from raymat.network.training import begin, load_model, losses_of, predict, read_checkpoint
@@ -29,26 +26,19 @@ from raymat.release.freeze import ReleaseRequest, release
 from raymat.splits import REPETITIONS
 from raymat.store import Store
 from raymat.tracking import TRAININGS
-from tests.conftest import REPOSITORY
-from tests.pipelines.nodules import write_balls
-from tests.pipelines.test_build import quiet
+from tests.support import REPOSITORY, quiet
+from tests.support.harm import without_cluster
+from tests.support.networks import learning_recipe, options_of
+from tests.support.nodules import write_small_nodules
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-RECIPE = Recipe(
-    model=ModelConfig(width=4, levels=2, blocks=1),
-    augmentation=Augmentation((16, 16, 16), centred=0.9, off_centre=0.2),
-    epochs=4,
-    batch=2,
-    learning_rate=1e-2,
-)
-SAME = ["--width", "4", "--levels", "2", "--crop", "16", "--epochs", "4", "--batch", "2", "--learning-rate", "0.01"]
-SAME += ["--spacing-mm", "0.5", "--no-channels-last", "--splits", "0", "--workers", "1", "--threads", "1"]
+RECIPE = learning_recipe(epochs=4)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> str:
-    return write_balls(tmp_path_factory.mktemp("balls") / "data", 8)
+    return write_small_nodules(tmp_path_factory.mktemp("balls") / "data", 8)
 
 
 def job(data: str, out, **more) -> TrainJob:
@@ -170,8 +160,8 @@ def test_a_killed_worker_changes_nothing(trained, data, tmp_path):
 @pytest.mark.timeout(1800)
 def test_a_killed_driver_goes_on_as_the_same_run(trained, data, tmp_path):
     out = tmp_path / "out"
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [sys.executable, "-m", "raymat", "train", data, "-o", str(out), *SAME]
+    environment = without_cluster()
+    command = [sys.executable, "-m", "raymat", "train", data, "-o", str(out), "--splits", "0", *options_of(RECIPE)]
     command += ["--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]
     process = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
     await_checkpoint(out)
@@ -194,7 +184,7 @@ def test_a_second_training_on_one_output_is_refused(data, tmp_path):
 
 def test_what_cannot_be_trained_is_refused(trained, data, tmp_path):
     with pytest.raises(InputError, match="2 patients cannot be split"):
-        train(job(write_balls(tmp_path / "few", 2), tmp_path / "out"))
+        train(job(write_small_nodules(tmp_path / "few", 2), tmp_path / "out"))
     with pytest.raises(InputError, match="cannot be shared by 3 workers"):
         train(job(data, tmp_path / "out", workers=3))
     with pytest.raises(InputError, match="another recipe"):
@@ -202,7 +192,7 @@ def test_what_cannot_be_trained_is_refused(trained, data, tmp_path):
     with pytest.raises(InputError, match="has 0 GPUs"):
         train(job(data, tmp_path / "gpu", gpu=True))
     with pytest.raises(InputError, match=r"on a grid of 1 x 1 x 1 mm"):
-        train(job(write_balls(tmp_path / "coarse", 5, spacing=1.0), tmp_path / "grid"), say=quiet)
+        train(job(write_small_nodules(tmp_path / "coarse", 5, spacing=1.0), tmp_path / "grid"), say=quiet)
 
 
 def test_a_corrupt_checkpoint_is_named(ray_cluster, trained, data, tmp_path):

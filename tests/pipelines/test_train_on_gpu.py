@@ -1,16 +1,15 @@
 """Ray Train with NCCL on one GPU."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
 
 from raymat.network.training import load_model
 from raymat.pipelines.train import TrainJob, train
-from tests.pipelines.nodules import write_balls
-from tests.pipelines.test_build import quiet
-from tests.pipelines.test_train import RECIPE
+from tests.support import quiet
+from tests.support.networks import learning_recipe
+from tests.support.nodules import write_small_nodules
 
 pytestmark = [
     pytest.mark.ray,
@@ -21,8 +20,8 @@ pytestmark = [
 
 
 def test_two_trainings_end_with_the_same_bits(ray_cluster, tmp_path):
-    data = write_balls(tmp_path / "data", 8)
-    recipe = replace(RECIPE, deterministic=True, precision="bfloat16")
+    data = write_small_nodules(tmp_path / "data", 8)
+    recipe = learning_recipe(epochs=4, deterministic=True, precision="bfloat16")
     weights = []
     for name in ("a", "b"):
         out = tmp_path / name

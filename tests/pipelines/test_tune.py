@@ -1,7 +1,6 @@
 """A sweep on a real local Ray Tune, killed in its midst and taken up again."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,36 +12,27 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from raymat.commands.network import read_loss_weights
-from raymat.network.augmentation import Augmentation
-from raymat.network.model import ModelConfig
-from raymat.network.recipe import Recipe
 from raymat.nodule import InputError
 from raymat.pipelines.train import TrainJob
 from raymat.pipelines.tune import TuneJob, tune_loss_weights
 from raymat.tracking import TRAININGS
-from tests.pipelines.nodules import write_balls
-from tests.pipelines.test_build import quiet
+from tests.support import quiet
+from tests.support.harm import without_cluster
+from tests.support.networks import learning_recipe, options_of
+from tests.support.nodules import write_small_nodules
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-RECIPE = Recipe(
-    model=ModelConfig(width=4, levels=2, blocks=1),
-    augmentation=Augmentation((8, 8, 8), centred=0.9, off_centre=0.2),
-    epochs=1,
-    batch=2,
-    learning_rate=1e-2,
-)
-SAME = ["--width", "4", "--levels", "2", "--crop", "8", "--epochs", "1", "--batch", "2", "--learning-rate", "0.01"]
-SAME += ["--spacing-mm", "0.5", "--no-channels-last", "--workers", "1", "--threads", "1"]
-SAME += ["--alphas", "1,10", "--betas", "1,10"]
+RECIPE = learning_recipe(side=8)
+SAME = [*options_of(RECIPE), "--alphas", "1,10", "--betas", "1,10"]
 
 
 @pytest.mark.timeout(1800)
 def test_a_killed_sweep_goes_on_and_leaves_the_best_pair(ray_cluster, tmp_path, monkeypatch):
     # Named relative to where the command runs, as a user would; Ray Tune's trials run elsewhere.
     monkeypatch.chdir(tmp_path)
-    data, out, uri = write_balls("data", 5), Path("out"), f"sqlite:///{tmp_path}/mlflow.db"
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    data, out, uri = write_small_nodules("data", 5), Path("out"), f"sqlite:///{tmp_path}/mlflow.db"
+    environment = without_cluster()
     command = [sys.executable, "-m", "raymat", "tune", data, "-o", str(out), *SAME, "--tracking-uri", uri]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 900

@@ -12,6 +12,7 @@ from raymat.matting import METHODS
 from raymat.nodule import ACCEPTED, REJECTED, InputError, Matte, Nodule
 from raymat.quality import MatteQuality, QualityParameters, assess, choose, combine, explain, score_mattes
 from raymat.quality.selection import READERS_TERMS, TERMS, WEIGHTS
+from tests.support.nodules import distances
 
 SPACING = (0.5, 0.5, 0.5)
 SHAPE = (48, 56, 60)
@@ -20,8 +21,7 @@ CENTRE = (23.0, 27.0, 30.0)
 
 def ball(radius_mm: float, centre=CENTRE) -> np.ndarray:
     """Distance in mm below the surface of a ball, positive inside."""
-    grid = np.indices(SHAPE).astype(np.float32)
-    return radius_mm - 0.5 * np.sqrt(sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True)))
+    return radius_mm - distances(SHAPE, centre, SPACING)
 
 
 @pytest.fixture(scope="module")

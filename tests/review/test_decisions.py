@@ -9,14 +9,14 @@ import pytest
 from raymat.nodule import InputError
 from raymat.review.agreement import agreement, cohen_kappa
 from raymat.review.decisions import Decision, Decisions, mattes_of, standing
-from tests.datasets import draw_nodule, make_dataset
+from tests.support.nodules import draw_nodule, write_dataset
 
 MATTES = mattes_of(draw_nodule(0).key)
 
 
 @pytest.fixture
 def store(tmp_path):
-    return make_dataset(tmp_path / "dataset", [draw_nodule(0)])
+    return write_dataset(tmp_path / "dataset", [draw_nodule(0)])
 
 
 def a_decision(number=0, reviewer="Ada", action="choose", nodule="case-000", **more) -> Decision:

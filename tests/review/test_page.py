@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,8 @@ import pytest
 
 from raymat.matting import METHODS
 from raymat.review.decisions import Decisions
-from tests.datasets import draw_nodule, make_dataset
+from tests.support.nodules import draw_nodule, write_dataset
+from tests.support.servers import free_port
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -41,11 +41,6 @@ def serving(store, port: int) -> Iterator[subprocess.Popen]:
     finally:
         process.kill()
         process.wait()
-
-
-def a_free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return listening.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +91,8 @@ def name(number: int) -> str:
 
 
 def test_fifty_nodules_by_two_reviewers_with_the_server_killed_in_the_middle(browser, tmp_path):
-    store = make_dataset(tmp_path / "dataset", [draw_nodule(n) for n in range(50)])
-    port = a_free_port()
+    store = write_dataset(tmp_path / "dataset", [draw_nodule(n) for n in range(50)])
+    port = free_port()
     keys = {
         "Ada": ["x" if n % 7 == 3 else str(1 + n % 8) for n in range(50)],
         "Ben": ["x" if n % 5 == 3 else str(1 + n % 8) for n in range(50)],
@@ -143,8 +138,8 @@ def test_fifty_nodules_by_two_reviewers_with_the_server_killed_in_the_middle(bro
 
 def test_windows_slices_flicker_and_filters_do_what_their_keys_say(browser, tmp_path):
     nodules = [draw_nodule(0), draw_nodule(1, outcome="rejected"), draw_nodule(2)]
-    store = make_dataset(tmp_path / "dataset", nodules)
-    port = a_free_port()
+    store = write_dataset(tmp_path / "dataset", nodules)
+    port = free_port()
     with serving(store, port):
         reviewer = Reviewer(browser, port, "Cy")
         page = reviewer.page

@@ -16,7 +16,7 @@ from raymat.quality.selection import WEIGHTS
 from raymat.review.decisions import Decisions, mattes_of
 from raymat.review.payload import payload
 from raymat.review.server import Desk, application
-from tests.datasets import an_exclusion, draw_nodule, make_dataset
+from tests.support.nodules import draw_nodule, excluded_nodule, write_dataset
 
 TOKEN = "secret-of-this-test"
 
@@ -49,8 +49,8 @@ def serving(store) -> Iterator[str]:
 
 @pytest.fixture
 def store(tmp_path):
-    nodules = [draw_nodule(0), draw_nodule(1), draw_nodule(2, outcome="rejected"), an_exclusion(3)]
-    return make_dataset(tmp_path / "dataset", nodules)
+    nodules = [draw_nodule(0), draw_nodule(1), draw_nodule(2, outcome="rejected"), excluded_nodule(3)]
+    return write_dataset(tmp_path / "dataset", nodules)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from raymat.nodule import InputError
 from raymat.sources.cases import CasesSource
 from raymat.sources.lidc import LidcSource
 from raymat.volume import read_volume, write_volume
-from tests.pipelines.test_build import write_cases
+from tests.support.cases import write_cases
 
 
 def assert_same(a, b):

@@ -10,6 +10,7 @@ from raymat.sources.phantom.boundary import signed_distance, true_surface
 from raymat.sources.phantom.fields import generator, smooth_field
 from raymat.sources.phantom.lesion import Lesion, alpha
 from raymat.sources.phantom.scanner import Scanner, noise, profile, show
+from tests.support.nodules import distances
 
 SPACING = (1.25, 0.7, 0.7)
 RATINGS = {
@@ -26,9 +27,7 @@ RATINGS = {
 
 
 def ball(radius, shape=(21, 100, 100), spacing=SPACING):
-    grid = np.indices(shape).T - (np.array(shape) - 1) / 2
-    away = np.linalg.norm(grid * spacing, axis=-1).T
-    return away < radius
+    return distances(shape, spacing=spacing) < radius
 
 
 def four_readers(radius=8.0):
@@ -44,8 +43,7 @@ def test_signed_distance_of_a_ball():
     distance = signed_distance(ball(8.0), SPACING, planes=3)
     fine = (SPACING[0] / 3, *SPACING[1:])
     shape = distance.shape
-    grid = np.indices(shape).T - (np.array(shape) - 1) / 2
-    exact = np.linalg.norm(grid * fine, axis=-1).T - 8.0
+    exact = distances(shape, spacing=fine) - 8.0
     # At the poles a reader's last slice stands for the whole slice.
     equator = slice(shape[0] // 2 - 6, shape[0] // 2 + 7)
     near = np.abs(exact[equator]) < 3

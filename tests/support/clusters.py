@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sysconfig
 import tempfile
@@ -19,7 +18,8 @@ import psutil
 import ray
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
 
-from tests.conftest import REPOSITORY
+from tests.support import REPOSITORY
+from tests.support.servers import free_port
 
 HEAD_TYPE = "ray.head.default"
 
@@ -86,12 +86,6 @@ class GrowingCluster(Head):
                 if any("SolveStage" in " ".join(child.cmdline()) for child in raylet.children()):
                     nodes.add(node)
         return nodes
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
 
 
 @contextlib.contextmanager

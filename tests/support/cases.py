@@ -1,0 +1,62 @@
+"""Small tables of cases, and what a build of them gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+import raymat
+from raymat.nodule import Nodule
+from raymat.prepare import PrepareParameters
+from raymat.quality import QualityParameters
+from raymat.steps import BuildParameters
+from raymat.volume import Grid, write_volume
+from tests.support.nodules import distances
+
+GRID = Grid((14, 28, 28), (1.0, 1.0, 1.0), (-50.0, 10.0, 20.0), np.eye(3))
+PARAMETERS = BuildParameters(
+    min_readers=2, prepare=PrepareParameters(crop_px=24, spacing_mm=1.0), quality=QualityParameters(floor=0.0)
+)
+# The same on the command line.
+OPTIONS = ("--min-readers", "2", "--crop-px", "24", "--spacing-mm", "1", "--floor", "0")
+
+
+def write_cases(folder: Path, count: int) -> str:
+    """A table of small nodules with two readers each; its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["case_id,patient_id,image,masks,malignancy"]
+    for i in range(count):
+        distance = distances(GRID.shape, (7, 14, 14 + i % 3))
+        noise = np.random.default_rng(i).normal(0, 20, GRID.shape)
+        image = -850 + 880 * np.clip(5.5 - distance, 0, 1) + noise
+        write_volume(folder / f"{i}.nii.gz", image.astype(np.float32), GRID)
+        for reader, radius in enumerate((4.6, 5.6)):
+            write_volume(folder / f"{i}.r{reader}.nii.gz", (distance < radius).astype(np.uint8), GRID)
+        lines.append(f"case{i},p{i // 2},{i}.nii.gz,{i}.r0.nii.gz;{i}.r1.nii.gz,{1 + i % 5}")
+    (folder / "cases.csv").write_text("\n".join(lines) + "\n")
+    return str(folder / "cases.csv")
+
+
+def first_cases(table: str, count: int) -> str:
+    """A table beside this one of its first cases; its path."""
+    path = Path(table)
+    fewer = path.with_name(f"first-{count}.csv")
+    fewer.write_text("".join(path.read_text().splitlines(keepends=True)[: count + 1]))
+    return str(fewer)
+
+
+def arrays(dataset) -> dict[tuple[str, str], bytes]:
+    """Every array of every nodule of a dataset, by id and name, as bytes."""
+    return arrays_of(raymat.load(dataset, outcomes=("accepted", "rejected")))
+
+
+def arrays_of(nodules: Iterable[Nodule]) -> dict[tuple[str, str], bytes]:
+    """Every array of every nodule, by id and name, as bytes."""
+    found = {}
+    for nodule in nodules:
+        named = {"image": nodule.image, "trimap": nodule.trimap, **nodule.mattes}
+        named |= {f"reader{i}": mask for i, mask in enumerate(nodule.readers)}
+        found |= {(nodule.nodule_id, name): array.tobytes() for name, array in named.items()}
+    return found

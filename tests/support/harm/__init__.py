@@ -1,0 +1,61 @@
+"""Builds in processes of their own, whose workers a test can slow down, kill or hang (``sitecustomize.py``)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from raymat.nodule import InputError
+from raymat.store import Store
+from tests.support.cases import OPTIONS
+
+HARM = Path(__file__).parent
+
+
+def harmful(**harm: object) -> dict[str, str]:
+    """What the environment of a build must have for this harm."""
+    return {"PYTHONPATH": str(HARM), "RAYMAT_HARM": json.dumps(harm)}
+
+
+def without_cluster() -> dict[str, str]:
+    """The environment without the address of the tests' own cluster."""
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+
+
+def start(table: str, out, *arguments: str, folder: Path | None = None, **harm: object) -> subprocess.Popen:
+    """`raymat build` in a process of its own, with its own local Ray.
+
+    With a ``folder``, which must have a short path, Ray's files and the build's MLflow run are in it; without, there is
+    no run.
+    """
+    environment = without_cluster() | harmful(**harm)
+    if folder:
+        environment |= {"RAY_TMPDIR": str(folder), "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    command = [sys.executable, "-m", "raymat", "build", "--cases", table, "-o", str(out), *OPTIONS, *arguments]
+    command += [] if folder else ["--no-tracking"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, env=environment, cwd=folder, start_new_session=True, **pipes)
+
+
+def committed(out) -> set[str]:
+    """The nodules that a dataset has, none where it is not begun yet."""
+    try:
+        return set(Store.open(out).index(["nodule_id"])["nodule_id"].to_pylist())
+    except InputError:
+        return set()
+
+
+def await_commits(out, count: int, process: subprocess.Popen, limit_s: float = 300) -> None:
+    """Return once so many files are committed, the build has ended, or the time is over."""
+    deadline = time.monotonic() + limit_s
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            if len(Store.open(out).listing("nodules")) >= count:
+                return
+        except InputError:
+            pass  # not begun yet
+        time.sleep(0.05)
