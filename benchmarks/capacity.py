@@ -27,9 +27,9 @@ from pathlib import Path
 
 import numpy as np
 
+from raymat.engine.cluster import Pools
 from raymat.nodule import to_table
 from raymat.pipelines.build import INDEX_ROWS, nodules_per_shard
-from raymat.engine.cluster import Pools
 from raymat.sources.cases import CasesSource
 from raymat.steps import BuildParameters, read_and_prepare, score, solve
 from raymat.store import PART_ROWS, Store

@@ -27,9 +27,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from raymat.nodule import Nodule, to_table
-from raymat.pipelines.build import build
 from raymat.engine.cluster import Pools, connected, thread_environment
+from raymat.nodule import Nodule, to_table
+from raymat.pipelines.build import Build, build
 from raymat.sources import NoduleRef, Source
 from raymat.sources.cases import CasesSource
 from raymat.steps import BuildParameters, read_and_prepare, score, solve
@@ -73,7 +73,7 @@ def plain(store: Store, source: Sample, parameters: BuildParameters, note) -> No
 
 
 def on_ray(store: Store, source: Sample, parameters: BuildParameters, note, apart: bool = False) -> None:
-    done, pools = 0, Pools(fused=False) if apart else Pools()
+    done, pools = 0, Pools(apart=apart)
 
     def progress(counts, seconds, finished) -> None:
         nonlocal done
@@ -81,7 +81,7 @@ def on_ray(store: Store, source: Sample, parameters: BuildParameters, note, apar
         done = sum(counts.values())
 
     with connected(num_cpus=os.cpu_count()):
-        build(store, source, parameters, pools, say=lambda line: None, on_progress=progress)
+        build(Build(store, source, parameters, pools), say=lambda line: None, on_progress=progress)
 
 
 WAYS = {"plain": plain, "ray": on_ray}

@@ -22,7 +22,7 @@ def real_data() -> Path:
 def ray_cluster():
     """One local Ray of two CPUs for all tests of the session that do it no harm."""
     ray = pytest.importorskip("ray")
-    from raymat.pipelines.cluster import connected
+    from raymat.engine.cluster import connected
 
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_metrics_report_interval_ms", "1000")

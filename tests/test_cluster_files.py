@@ -11,7 +11,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.tags import TAG_RAY_CLUSTER_NAME
 
 from raymat.cli import add_build_arguments
-from raymat.pipelines.cluster import Pools
+from raymat.engine.cluster import Pools
 from tests.support import REPOSITORY
 
 

@@ -13,8 +13,8 @@ import pytest
 import ray
 from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
 
+from raymat.engine.cluster import connected
 from raymat.nodule import InputError
-from raymat.pipelines.cluster import connected
 from raymat.sources.cases import CasesSource
 from tests.support import REPOSITORY
 

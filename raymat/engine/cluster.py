@@ -283,7 +283,8 @@ def size_pools(pools: Pools, nodules: int, say: Callable[[str], None]) -> Pools:
         await_room(pools, say)
     resources = ray.cluster_resources()
     has = resources.get("CPU", 0.0), resources.get("memory", 0.0) / GIB
-    return pools.growing(*has, nodules) if growing else pools.sized(*has)
+    pools = pools.growing(*has, nodules) if growing else pools.sized(*has)
+    return replace(pools, workers=min(pools.workers, nodules))
 
 
 def grows() -> bool:

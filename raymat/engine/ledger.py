@@ -59,7 +59,16 @@ class Ledger:
         return outcomes
 
 
-def open_ledger() -> ray.actor.ActorHandle:
+def open_ledger(session: str) -> ray.actor.ActorHandle:
     """A new ``Ledger`` on the driver's own node, which no autoscaler takes away."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return Ledger.options(scheduling_strategy=here).remote()
+    return Ledger.options(name=_name(session), scheduling_strategy=here).remote()
+
+
+def find_ledger(session: str) -> ray.actor.ActorHandle:
+    """The ledger of a session, for a worker of it."""
+    return ray.get_actor(_name(session))
+
+
+def _name(session: str) -> str:
+    return f"raymat ledger {session}"

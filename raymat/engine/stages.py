@@ -19,7 +19,7 @@ class Stage:
     Attributes
     ----------
     name : what logs, metrics and reasons call it
-    run : nodule to nodule; what is wrong with a nodule becomes its outcome, and only what is no nodule's fault is raised
+    run : nodule to nodule; what is wrong with a nodule becomes its outcome, only what is no nodule's fault is raised
     cpus, memory_gib, gpus : what a worker that runs it asks Ray for
     """
 

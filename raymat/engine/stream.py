@@ -121,7 +121,7 @@ def _batches(part: Part, start: int, total: int, workers: int, session: str) -> 
         at += size
 
 
-def stream(job: Job, ledger: ray.actor.ActorHandle) -> Iterator[tuple[str, pa.Table]]:
+def stream(job: Job) -> Iterator[tuple[str, pa.Table]]:
     """Run the job from this process: batches with their outcome rows, as they are done."""
     logging.getLogger("ray.data._internal.execution.streaming_executor_state").setLevel(logging.CRITICAL)
     pass_constructor_arguments_by_value()
@@ -132,21 +132,22 @@ def stream(job: Job, ledger: ray.actor.ActorHandle) -> Iterator[tuple[str, pa.Ta
         context.raise_original_map_exception = True
         # A block is one row, and so never joined to another.
         context.target_max_block_size = 1
+        tasks = min(LIST_TASKS, len(job.parts))
         nodules = ray.data.read_datasource(
-            WorkList(job), num_cpus=LIST_CPUS / LIST_TASKS, concurrency=LIST_TASKS, override_num_blocks=len(job.parts)
+            WorkList(job), num_cpus=LIST_CPUS / tasks, concurrency=tasks, override_num_blocks=len(job.parts)
         )
         for pool in job.pools:
-            nodules = _through(nodules, pool, job, ledger)
+            nodules = _through(nodules, pool, job)
     for block in nodules.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from_block(block, "rows")
 
 
-def _through(nodules: ray.data.Dataset, pool: Pool, job: Job, ledger: ray.actor.ActorHandle) -> ray.data.Dataset:
+def _through(nodules: ray.data.Dataset, pool: Pool, job: Job) -> ray.data.Dataset:
     cpus, gpus = pool.most("cpus"), pool.most("gpus")
     worker = type(pool.name, (Worker,), {})
     return nodules.map_batches(
         worker,
-        fn_constructor_args=(job.work, pool, job.marks, ledger, job.limit_s),
+        fn_constructor_args=(job.work, pool, job.marks, job.session, job.limit_s),
         batch_size=None,
         batch_format="pyarrow",
         # One at a time: a batch that waits behind a long nodule is one that no idle worker can have.
@@ -176,9 +177,9 @@ def run(job: Job) -> Iterator[Update]:
     InputError
         The store cannot be used, or nothing has moved for longer than a nodule may take.
     """
-    ledger = open_ledger()
+    ledger = open_ledger(job.session)
     arrived: queue.SimpleQueue = queue.SimpleQueue()
-    threading.Thread(target=_forward, args=(stream(job, ledger), arrived), daemon=True).start()
+    threading.Thread(target=_forward, args=(stream(job), arrived), daemon=True).start()
     # One nodule may use up all its tries while nothing else is left to do.
     stalled_s = (MAX_TRIES + 1) * job.limit_s + 300
     counts: Counter[str] = Counter()

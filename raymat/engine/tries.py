@@ -122,7 +122,7 @@ class Position:
 
     @contextlib.contextmanager
     def at(self, key: str, stage: str) -> Iterator[None]:
-        """The nodule is being worked on in here; a process that takes too long for it is ended, even in compiled code."""
+        """The nodule is being worked on in here; a process that takes too long is ended, even in compiled code."""
         text = json.dumps({"key": key, "stage": stage}).encode()
         os.pwrite(self.file.fileno(), text.ljust(POSITION_BYTES), 0)
         faulthandler.dump_traceback_later(self.limit_s, exit=True, file=self.file)

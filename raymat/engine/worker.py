@@ -17,6 +17,7 @@ from itertools import islice
 import pyarrow as pa
 import ray
 
+from raymat.engine.ledger import find_ledger
 from raymat.engine.log import log_committed, logged
 from raymat.engine.stages import COMMIT, READ, Pool, Stage, Work
 from raymat.engine.tries import MAX_TRIES, Deaths, Marks, Position
@@ -48,12 +49,14 @@ class Worker:
     work : the stages, how a nodule is read and committed
     pool : which of the stages are this worker's
     marks : of nodules that killed a worker
-    ledger : see ``raymat.engine.ledger``
+    session : names the ledger, see ``raymat.engine.ledger``
     limit_s : seconds that one stage may take on one nodule
     """
 
-    def __init__(self, work: Work, pool: Pool, marks: Marks, ledger: ray.actor.ActorHandle, limit_s: float) -> None:
-        self.work, self.pool, self.marks, self.ledger, self.limit_s = work, pool, marks, ledger, limit_s
+    def __init__(self, work: Work, pool: Pool, marks: Marks, session: str, limit_s: float) -> None:
+        self.work, self.pool, self.marks, self.limit_s = work, pool, marks, limit_s
+        # By name: Ray cannot restart an actor that was given a handle once the object behind that is lost.
+        self.ledger = find_ledger(session)
         self.readers = ThreadPoolExecutor(work.ahead, thread_name_prefix=READ)
         self.committer = ThreadPoolExecutor(COMMITS_BEHIND, thread_name_prefix=COMMIT)
 

@@ -9,9 +9,9 @@ import pytest
 
 import raymat
 from raymat import steps
+from raymat.engine.cluster import Pools
 from raymat.nodule import InputError
-from raymat.pipelines.build import build, describe, nodules_per_shard, plan_build
-from raymat.pipelines.cluster import Pools
+from raymat.pipelines.build import Build, build, describe, nodules_per_shard, plan_build
 from raymat.quality import QualityParameters
 from raymat.sources.cases import CasesSource
 from raymat.steps import BuildParameters, MattingParameters
@@ -29,7 +29,7 @@ def built(ray_cluster, tmp_path_factory):
     folder = tmp_path_factory.mktemp("built")
     table = write_cases(folder / "cases", 6)
     store = Store.create(folder / "dataset")
-    return table, store, build(store, CasesSource(table), PARAMETERS, say=quiet)
+    return table, store, build(Build(store, CasesSource(table), PARAMETERS), say=quiet)
 
 
 def test_every_nodule_is_there_with_eight_mattes_and_its_further_columns(built):
@@ -49,7 +49,7 @@ def test_the_same_command_again_solves_nothing_and_says_so(built):
     table, store, _ = built
     said = []
     before = store.listing("nodules")
-    again = build(store, CasesSource(table), PARAMETERS, say=said.append)
+    again = build(Build(store, CasesSource(table), PARAMETERS), say=said.append)
     assert said == ["6 nodules, all committed: nothing to solve"]
     assert again.plan.to_do == 0
     assert again.counts == {"accepted": 6}
@@ -62,7 +62,7 @@ def test_workers_and_order_change_nothing_in_the_arrays(built, tmp_path):
     shuffled = table.replace("cases.csv", "shuffled.csv")
     Path(shuffled).write_text("\n".join([lines[0], *lines[:0:-1]]) + "\n")
     one = Store.create(tmp_path / "one")
-    build(one, CasesSource(shuffled), PARAMETERS, Pools(solve_workers=1), say=quiet)
+    build(Build(one, CasesSource(shuffled), PARAMETERS, Pools(workers=1)), say=quiet)
     assert arrays(one.root) == arrays(store.root)
 
 
@@ -76,7 +76,7 @@ def test_an_interrupted_build_goes_on_where_it_stopped(built, tmp_path):
     for name in lost:
         kept.delete(name)
     stamps = {name: (part / name).stat().st_mtime_ns for name in kept.listing("nodules")}
-    result = build(kept, CasesSource(table), PARAMETERS, say=quiet)
+    result = build(Build(kept, CasesSource(table), PARAMETERS), say=quiet)
     assert (result.plan.committed, result.plan.to_do) == (4, 2)
     assert {name: (part / name).stat().st_mtime_ns for name in stamps} == stamps
     assert arrays(part) == arrays(store.root)
@@ -88,7 +88,7 @@ def test_nodules_that_the_source_no_longer_names_are_counted_out_loud(built, tmp
     fewer = Path(table.replace("cases.csv", "fewer.csv"))
     fewer.write_text("\n".join(Path(table).read_text().splitlines()[:3]) + "\n")
     said = []
-    result = build(Store.open(tmp_path / "copy"), CasesSource(str(fewer)), PARAMETERS, say=said.append)
+    result = build(Build(Store.open(tmp_path / "copy"), CasesSource(str(fewer)), PARAMETERS), say=said.append)
     assert result.counts == {"accepted": 2}
     assert "4 nodules of an earlier source" in said[0]
     assert len(Store.open(tmp_path / "copy").listing("nodules")) == 6
@@ -99,7 +99,7 @@ def test_changed_quality_is_judged_anew_without_solving(built, tmp_path):
     shutil.copytree(store.root, tmp_path / "copy")
     strict = BuildParameters(2, PARAMETERS.prepare, quality=QualityParameters(floor=1.0))
     said = []
-    result = build(Store.open(tmp_path / "copy"), CasesSource(table), strict, say=said.append)
+    result = build(Build(Store.open(tmp_path / "copy"), CasesSource(table), strict), say=said.append)
     assert result.plan.changed == result.plan.rescored == 6
     assert "need only be scored" in said[0]
     assert result.counts == {"rejected": 6}
@@ -124,7 +124,7 @@ def test_a_changed_parameter_or_input_redoes_what_depends_on_it(built, tmp_path)
     write_volume(folder / "3.nii.gz", np.full(GRID.shape, -800.0, np.float32), GRID)
     before = {row["nodule_id"]: row["shard"] for row in copy.outcomes().to_pylist()}
     stamps = {name: (tmp_path / "copy" / name).stat().st_mtime_ns for name in copy.listing("nodules")}
-    assert build(copy, CasesSource(str(folder / "cases.csv")), PARAMETERS, say=quiet).plan.changed == 1
+    assert build(Build(copy, CasesSource(str(folder / "cases.csv")), PARAMETERS), say=quiet).plan.changed == 1
     after = {row["nodule_id"]: row["shard"] for row in copy.outcomes().to_pylist()}
     assert {name for name in before if before[name] != after[name]} == {"case3"}
     kept = set(before.values()) & set(after.values())
@@ -155,7 +155,7 @@ def test_each_bad_nodule_has_its_own_outcome_and_the_rest_stands(ray_cluster, tm
         file.write("cut,p,cut.nii.gz,0.r0.nii.gz;0.r1.nii.gz,1\n")
         file.write("one-reader,p,0.nii.gz,0.r0.nii.gz,1\n")
     store = Store.create(tmp_path / "dataset")
-    result = build(store, CasesSource(table), PARAMETERS, say=quiet)
+    result = build(Build(store, CasesSource(table), PARAMETERS), say=quiet)
     assert result.counts == {"accepted": 3, "failed": 3, "excluded": 1}
     rows = {row["nodule_id"]: row for row in result.outcomes.to_pylist()}
     assert "none.nii.gz" in rows["missing"]["reason"]
@@ -164,7 +164,7 @@ def test_each_bad_nodule_has_its_own_outcome_and_the_rest_stands(ray_cluster, tm
     assert rows["one-reader"]["reason"] == "1 reader, fewer than the 2 asked for"
 
     shutil.copy(folder / "0.nii.gz", folder / "cut.nii.gz")
-    retried = build(store, CasesSource(table), PARAMETERS, retry_failed=True, say=quiet)
+    retried = build(Build(store, CasesSource(table), PARAMETERS, retry_failed=True), say=quiet)
     assert retried.counts == {"accepted": 4, "failed": 2, "excluded": 1}
 
 
@@ -176,5 +176,5 @@ def test_pools_that_cannot_start_are_refused(built, tmp_path):
     table, _, _ = built
     store = Store.create(tmp_path / "dataset")
     with pytest.raises(InputError, match="would never start"):
-        build(store, CasesSource(table), PARAMETERS, Pools(solve_workers=9), say=quiet)
+        build(Build(store, CasesSource(table), PARAMETERS, Pools(workers=9)), say=quiet)
     assert store.listing("nodules") == []

@@ -6,9 +6,9 @@ import psutil
 import pytest
 import ray
 
+from raymat.engine.cluster import Pools, await_room, thread_environment
+from raymat.engine.progress import Progress, in_words
 from raymat.nodule import InputError
-from raymat.pipelines.cluster import Pools, await_room, thread_environment
-from raymat.pipelines.progress import Progress, in_words
 
 
 @pytest.mark.parametrize(("cpus", "solvers"), [(1, 1), (2, 2), (4, 4), (16, 16), (1000, 1000)])

@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 from raymat.lock import held
-from raymat.pipelines.build import build
+from raymat.pipelines.build import Build, build
 from raymat.sources.cases import CasesSource
 from raymat.store import Store
 from tests.support import REPOSITORY, quiet
@@ -29,7 +29,7 @@ def cases(ray_cluster, tmp_path_factory):
     folder = tmp_path_factory.mktemp("harm")
     table = write_cases(folder / "cases", 60)
     store = Store.create(folder / "undisturbed")
-    build(store, CasesSource(table), PARAMETERS, say=quiet)
+    build(Build(store, CasesSource(table), PARAMETERS), say=quiet)
     return table, arrays(store.root)
 
 
@@ -119,8 +119,8 @@ LOSING_A_NODE = """
 import sys, threading, time
 import ray
 from ray.cluster_utils import Cluster
-from raymat.pipelines.build import build
-from raymat.pipelines.cluster import Pools
+from raymat.pipelines.build import Build, build
+from raymat.engine.cluster import Pools
 from raymat.sources.cases import CasesSource
 from raymat.store import Store
 from tests.support.cases import PARAMETERS
@@ -140,7 +140,7 @@ def harm():
 
 thread = threading.Thread(target=harm)
 thread.start()
-result = build(store, CasesSource(table), PARAMETERS, Pools(solve_workers=2, solve_cpus=0.6), address=cluster.address)
+result = build(Build(store, CasesSource(table), PARAMETERS, Pools(workers=2, cpus=0.6), address=cluster.address))
 thread.join()
 print("outcomes", dict(result.counts), flush=True)
 cluster.shutdown()

@@ -10,7 +10,7 @@ import pytest
 
 import raymat
 from raymat.cli import main
-from raymat.pipelines.build import build
+from raymat.pipelines.build import Build, build
 from raymat.sources.cases import CasesSource
 from raymat.store import Store
 from tests.support import quiet
@@ -25,7 +25,7 @@ CASES = 8
 def test_a_build_from_s3_to_s3_outlives_a_store_that_stops_answering(ray_cluster, s3, tmp_path, capsys):
     table = write_cases(tmp_path / "cases", CASES)
     undisturbed = Store.create(tmp_path / "undisturbed")
-    build(undisturbed, CasesSource(table), PARAMETERS, say=quiet)
+    build(Build(undisturbed, CasesSource(table), PARAMETERS), say=quiet)
     expected = arrays(undisturbed.root)
     cases, out = f"{s3.bucket('study', tmp_path / 'cases')}/cases.csv", f"{s3.bucket('out')}/dataset"
     record = tmp_path / "solves"

@@ -5,7 +5,7 @@ import pytest
 
 import raymat
 from raymat.matting import METHODS
-from raymat.pipelines.build import build
+from raymat.pipelines.build import Build, build
 from raymat.sources.lidc import LidcSource
 from raymat.sources.phantom import PhantomSource
 from raymat.steps import BuildParameters
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 def test_lidc_dicom_becomes_mattes_at_their_place_in_the_patient(ray_cluster, real_data, tmp_path):
     source = LidcSource(str(real_data / "lidc-dicom"))
     store = Store.create(tmp_path / "dataset")
-    result = build(store, source, BuildParameters(), say=quiet)
+    result = build(Build(store, source, BuildParameters()), say=quiet)
     rows = {row["nodule_id"]: row for row in result.outcomes.to_pylist()}
     assert rows.pop("LIDC-IDRI-0003-N1")["outcome"] == "excluded"
     assert set(rows) == {"LIDC-IDRI-0001-N1", *(f"LIDC-IDRI-0003-N{i}" for i in (2, 3, 4))}
@@ -41,7 +41,7 @@ def centre(nodule) -> np.ndarray:
 
 def test_on_phantoms_the_mattes_are_nearer_to_the_truth_than_the_readers_mean(ray_cluster, tmp_path):
     store = Store.create(tmp_path / "dataset")
-    build(store, PhantomSource(str(tmp_path / "scans"), 8, seed=3), BuildParameters(), say=quiet)
+    build(Build(store, PhantomSource(str(tmp_path / "scans"), 8, seed=3), BuildParameters()), say=quiet)
     better = dict.fromkeys(METHODS, 0)
     nodules = list(raymat.load(store.root, outcomes=("accepted", "rejected")))
     assert len(nodules) == 8

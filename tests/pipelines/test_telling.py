@@ -11,7 +11,7 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from raymat.pipelines.build import build
+from raymat.pipelines.build import Build, build
 from raymat.sources.cases import CasesSource
 from raymat.store import Store
 from raymat.tracking import Run
@@ -43,7 +43,7 @@ def watched(ray_cluster, tmp_path_factory):
         runs.append((MlflowClient(tracking_uri=uri).get_run(run.id), finished))
 
     store = Store.create(folder / "dataset")
-    result = build(store, CasesSource(table), PARAMETERS, say=quiet, on_progress=look)
+    result = build(Build(store, CasesSource(table), PARAMETERS), say=quiet, on_progress=look)
     assert result.counts == {"accepted": 2, "failed": 1}
     return Watched(names, runs)
 
@@ -63,7 +63,9 @@ def exported(ray) -> dict[str, Counter]:
 
 def test_a_node_exports_nodules_by_outcome_and_the_seconds_of_each_stage(watched, ray_cluster, tmp_path):
     # Long enough for its workers to export what they did while they are there.
-    build(Store.create(tmp_path / "out"), CasesSource(write_cases(tmp_path / "cases", 30)), PARAMETERS, say=quiet)
+    build(
+        Build(Store.create(tmp_path / "out"), CasesSource(write_cases(tmp_path / "cases", 30)), PARAMETERS), say=quiet
+    )
     deadline = time.monotonic() + 120
     while (found := exported(ray_cluster)).get("raymat_nodules_total", Counter())["accepted"] < 32:
         assert time.monotonic() < deadline, found
