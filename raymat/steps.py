@@ -92,7 +92,8 @@ class BuildParameters:
 SOLVE_KEY_LENGTH = 24
 
 
-def _guarded(stage: str, nodule: Nodule, work: Callable[[Nodule], Nodule]) -> Nodule:
+def guarded(stage: str, nodule: Nodule, work: Callable[[Nodule], Nodule]) -> Nodule:
+    """What ``work`` makes of the nodule. What goes wrong becomes its outcome; a silent store is raised."""
     try:
         return work(nodule)
     except Unreachable:
@@ -122,8 +123,8 @@ def read_and_prepare(source: Source, ref: NoduleRef, parameters: BuildParameters
         return replace(source.read(ref), key=nodule.key)
 
     start = Nodule(ref.nodule_id, ref.patient_id, ref.source, notes=list(ref.notes), key=parameters.key(ref))
-    nodule = _guarded("read", start, read)
-    return nodule if nodule.outcome else _guarded("read", nodule, lambda nodule: prepare(nodule, parameters.prepare))
+    nodule = guarded("read", start, read)
+    return nodule if nodule.outcome else guarded("read", nodule, lambda nodule: prepare(nodule, parameters.prepare))
 
 
 def solve_volume(
@@ -170,7 +171,7 @@ def solve(nodule: Nodule, parameters: BuildParameters) -> Nodule:
 
     if nodule.outcome or nodule.candidates:
         return nodule
-    return _guarded("solve", nodule, work)
+    return guarded("solve", nodule, work)
 
 
 def score(nodule: Nodule, parameters: BuildParameters, finish: Callable[[Nodule], Nodule] | None = None) -> Nodule:
@@ -182,4 +183,4 @@ def score(nodule: Nodule, parameters: BuildParameters, finish: Callable[[Nodule]
 
     if nodule.outcome:
         return nodule
-    return _guarded("quality", nodule, work)
+    return guarded("quality", nodule, work)

@@ -33,7 +33,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raymat.nodule import FAILED, OUTCOMES, SCHEMA, InputError, Nodule, from_table
+from raymat.nodule import FAILED, OUTCOMES, SCHEMA, InputError, Nodule, from_table, to_table
 from raymat.places import Unreachable, open_filesystem, store_error
 
 FORMAT = "raymat dataset"
@@ -359,6 +359,25 @@ class Store:
         # A nodule a row group, so that one can be read of many.
         self.write(name, as_parquet(nodules, row_group_size=1))
         return pa.Table.from_pylist([outcome_row(nodule) | {"shard": name} for nodule in records], schema=OUTCOME)
+
+    def commit_nodules(self, nodules: Sequence[Nodule], session: str) -> pa.Table:
+        """Commit nodules together, each that failed in a file of its own. Returns their rows of ``OUTCOME``.
+
+        The name of a failed one tells the session, so that a later success can take its place.
+        """
+        sound = [nodule for nodule in nodules if nodule.outcome != FAILED]
+        commits = [self.commit(to_table(sound))] if sound else []
+        failed = [nodule for nodule in nodules if nodule.outcome == FAILED]
+        commits += [self.commit(to_table([nodule]), suffix=f"-{session}") for nodule in failed]
+        return pa.concat_tables(commits)
+
+    def recall(self, nodules: Sequence[Nodule], session: str) -> list[pa.Table]:
+        """The rows of ``OUTCOME`` of those nodules (their keys are enough) that have a file of their own already."""
+        rows = []
+        for nodule in nodules:
+            names = [shard_name([nodule.key], suffix) for suffix in ("", f"-{session}")]
+            rows += [self.outcomes_of_shard(name) for name in names if self.exists(name)][:1]
+        return rows
 
     def add_to_index(self, outcomes: pa.Table) -> str:
         """Write rows of ``OUTCOME`` as a new index part. Returns its name."""

@@ -206,8 +206,9 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
     refuse_lost_output(options.out)
     uri = None if options.no_tracking else tracking_uri(options.out, options.tracking_uri)
-    evaluate(EvaluateJob(options.dataset, tuple(options.trainings), options.out, options.workers, uri, options.address))
-    return 0
+    job = EvaluateJob(options.dataset, tuple(options.trainings), options.out, options.workers, uri, options.address)
+    _, failed = evaluate(job)
+    return 1 if failed else 0
 
 
 def run_predict(options: argparse.Namespace) -> int:

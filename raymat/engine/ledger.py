@@ -1,13 +1,18 @@
 """Which batches have been begun, and what their workers have reported: one small actor beside the driver.
 
+It also holds what all workers of a run need and fetch once: a network's weights, the list of a dataset's nodules.
+
 A worker asks it once per batch. Ray gives the batch of a worker that died to another, which learns here that it is not
 the first, and what the first one had finished. Nothing is asked or told for each nodule.
 """
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -20,12 +25,21 @@ class _Batch:
     rows: list[pa.Table] = field(default_factory=list)
 
 
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+@ray.remote(num_cpus=0)
 class Ledger:
     """The open batches of one run: how often each was begun, and the outcome rows reported so far."""
 
     def __init__(self) -> None:
         self.batches: dict[str, _Batch] = {}
+        self.shared: dict[str, object] = {}
+
+    def share(self, name: str, value: object) -> None:
+        """Keep a value for all workers."""
+        self.shared[name] = value
+
+    def fetch(self, name: str) -> object:
+        """A value that was shared."""
+        return self.shared[name]
 
     def begin(self, batch: str) -> tuple[int, list[pa.Table]]:
         """Note that a worker begins with ``batch``.
@@ -59,15 +73,23 @@ class Ledger:
         return outcomes
 
 
-def open_ledger(session: str) -> ray.actor.ActorHandle:
+def open_ledger(session: str, shared: Mapping[str, object]) -> ray.actor.ActorHandle:
     """A new ``Ledger`` on the driver's own node, which no autoscaler takes away."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return Ledger.options(name=_name(session), scheduling_strategy=here).remote()
+    ledger = Ledger.options(name=_name(session), scheduling_strategy=here).remote()
+    ray.get([ledger.share.remote(name, value) for name, value in shared.items()])
+    return ledger
 
 
 def find_ledger(session: str) -> ray.actor.ActorHandle:
     """The ledger of a session, for a worker of it."""
     return ray.get_actor(_name(session))
+
+
+@functools.cache
+def shared(session: str, name: str) -> Any:
+    """What the driver shares with the workers of a session; fetched once by each."""
+    return ray.get(find_ledger(session).fetch.remote(name))
 
 
 def _name(session: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from raymat.nodule import OUTCOMES
 from raymat.words import in_words
@@ -22,6 +22,7 @@ class Progress:
     say : called with each line when the output is no terminal
     every : seconds between lines there
     further : what each line ends with
+    outcomes : which of them are counted in it
     """
 
     def __init__(
@@ -30,8 +31,9 @@ class Progress:
         say: Callable[[str], None] = print,
         every: float = 15.0,
         further: Callable[[], str] | None = None,
+        outcomes: Sequence[str] = OUTCOMES,
     ) -> None:
-        self.total, self.say, self.every, self.further = total, say, every, further
+        self.total, self.say, self.every, self.further, self.outcomes = total, say, every, further, outcomes
         self.counts: Counter[str] = Counter()
         self.start = self.last = time.monotonic()
         self.terminal = sys.stdout.isatty()
@@ -58,13 +60,10 @@ class Progress:
         left = (self.total - self.done) * elapsed / max(self.done, 1)
         # The first ones also wait for the workers to start.
         left_text = f"{in_words(left)} left" if self.done >= min(FEW, self.total) else "time left not yet known"
-        parts = ", ".join(f"{count} {name}" for name, count in self._in_order() if count)
+        parts = ", ".join(f"{self.counts[name]} {name}" for name in self.outcomes if self.counts[name])
         return (
             f"{self.done}/{self.total} nodules ({100 * self.done / max(self.total, 1):.0f} %), "
             f"{60 * self.done / elapsed:.1f} per minute, {left_text}"
             + (f": {parts}" if parts else "")
             + (f"; {self.further()}" if self.further else "")
         )
-
-    def _in_order(self) -> list[tuple[str, int]]:
-        return [(name, self.counts[name]) for name in OUTCOMES]

@@ -6,13 +6,15 @@ self-scheduling), so that Ray's driver has little to do for each nodule and the 
 
 from __future__ import annotations
 
+import datetime
 import logging
 import queue
+import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -25,11 +27,12 @@ from ray.data.block import BlockMetadata
 
 from raymat.engine.cluster import GIB, LIST_CPUS, data_settings, thread_environment
 from raymat.engine.ledger import open_ledger
+from raymat.engine.progress import Progress
 from raymat.engine.ray_private import pass_constructor_arguments_by_value
 from raymat.engine.stages import Pool, Work
 from raymat.engine.tries import MAX_TRIES, Marks
 from raymat.engine.worker import Worker, as_block, from_block
-from raymat.nodule import InputError
+from raymat.nodule import FAILED, InputError
 from raymat.places import Unreachable
 
 LARGEST_BATCH = 32
@@ -39,6 +42,8 @@ POLL_S = 1.0
 
 LIST_TASKS = 2
 NO_LIMIT_S = 10**8
+# The largest nodules take a minute or two.
+NODULE_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class Job:
     marks : of nodules that killed a worker
     session : unique to this run
     limit_s : seconds that one stage may take on one nodule
+    shared : what the workers fetch with ``raymat.engine.ledger.shared``
     """
 
     work: Work
@@ -82,7 +88,8 @@ class Job:
     pools: Sequence[Pool]
     marks: Marks
     session: str
-    limit_s: float
+    limit_s: float = NODULE_TIMEOUT_S
+    shared: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -177,7 +184,7 @@ def run(job: Job) -> Iterator[Update]:
     InputError
         The store cannot be used, or nothing has moved for longer than a nodule may take.
     """
-    ledger = open_ledger(job.session)
+    ledger = open_ledger(job.session, job.shared)
     arrived: queue.SimpleQueue = queue.SimpleQueue()
     threading.Thread(target=_forward, args=(stream(job), arrived), daemon=True).start()
     # One nodule may use up all its tries while nothing else is left to do.
@@ -211,6 +218,21 @@ def run(job: Job) -> Iterator[Update]:
                 "or none come; what is committed stands, the same command goes on from there"
             )
     ray.kill(ledger)
+
+
+def new_session() -> str:
+    """A name for one run that no other has."""
+    return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+
+
+def gather(job: Job, say: Callable[[str], None]) -> pa.Table:
+    """Run the job to its end with its progress told; all outcome rows."""
+    progress, rows = Progress(job.rows, say, outcomes=(FAILED,)), []
+    for update in run(job):
+        rows += update.rows
+        progress.show(update.counts)
+    job.marks.remove_all()
+    return pa.concat_tables(rows)
 
 
 def _forward(blocks: Iterator[tuple[str, pa.Table]], arrived: queue.SimpleQueue) -> None:

@@ -2,7 +2,8 @@
 
 A worker keeps a small file on its node that says which nodule and stage it is at; the kernel keeps it when the process
 is killed. The worker that gets the batch next reads it. A nodule that was named there gets a mark in the store,
-``died/KEY``, which outlives the driver; its neighbours in the batch get none. After ``MAX_TRIES`` marks it has failed.
+``died/KEY``, which outlives the driver; its neighbours in the batch get none. From then on each of its tries is counted
+there before it begins, and after ``MAX_TRIES`` of them it has failed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from raymat.engine.ray_private import log_folder
@@ -28,13 +29,13 @@ POSITION_BYTES = 512  # of the file; what the time limit writes comes after them
 
 @dataclass(frozen=True)
 class Deaths:
-    """What is known of a nodule that killed workers.
+    """What is known of a nodule that killed a worker.
 
     Attributes
     ----------
-    count : how many
+    count : its tries that began and came to no end
     too_long : how many of them were ended because a stage took too long
-    stage : the latest stage that one died in; empty where unknown
+    stage : the latest stage that a worker died in; empty where unknown
     """
 
     count: int = 0
@@ -68,12 +69,17 @@ class Marks:
                 found[name.partition("/")[2]] = _deaths(self.store.read(name))
         return found
 
-    def add(self, key: str, stage: str, too_long: bool) -> Deaths:
-        """One more death of the nodule, written before it is tried again."""
+    def blame(self, key: str, stage: str, too_long: bool) -> None:
+        """A worker died of the nodule: its first try is counted now, later ones were when they began."""
         before = self.read([key]).get(key, Deaths())
-        deaths = Deaths(before.count + 1, before.too_long + too_long, stage or before.stage)
+        self._write(key, Deaths(max(before.count, 1), before.too_long + too_long, stage or before.stage))
+
+    def begin(self, key: str, deaths: Deaths) -> None:
+        """The nodule is tried again: counted before it begins, so that a driver's death gives it no further try."""
+        self._write(key, replace(deaths, count=deaths.count + 1))
+
+    def _write(self, key: str, deaths: Deaths) -> None:
         self.store.write(f"{DIED}/{key}", json.dumps(asdict(deaths)).encode())
-        return deaths
 
     def remove(self, key: str) -> None:
         """Forget a nodule that has its outcome."""

@@ -131,6 +131,8 @@ class _Run:
                     outcome=FAILED, stage=died.stage or self._stages[0], reason=died.reason(self.limit_s), method=None
                 )
             else:
+                if died:
+                    self.marks.begin(item.key, died)
                 nodule = item.nodule
                 if self.pool.first:
                     with self.position.at(item.key, READ):
@@ -243,10 +245,10 @@ class _Run:
         keys = [item.key for item in items]
         before = self.position.before
         if before and before.key in keys:
-            self.marks.add(before.key, before.stage, before.too_long)
+            self.marks.blame(before.key, before.stage, before.too_long)
         elif self.pool.last or earlier >= MAX_TRIES:
             # Its node is gone with its file; it worked in this order.
-            self.marks.add(keys[0], "", too_long=False)
+            self.marks.blame(keys[0], "", too_long=False)
 
 
 def as_block(batch: str, column: str, table: pa.Table) -> pa.Table:

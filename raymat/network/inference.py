@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -73,6 +75,15 @@ class Ensemble:
         self.recipe = recipes[0]
         # What was trained on a GPU in half precision is used on any laptop.
         self.precision = self.recipe.precision if self.device.type == "cuda" else "float32"
+
+    @classmethod
+    def of_bytes(cls, weights: Sequence[bytes], device: str | torch.device = "cpu") -> Ensemble:
+        """The networks of weights that were read elsewhere."""
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [Path(folder) / f"{number}.pt" for number in range(len(weights))]
+            for path, data in zip(paths, weights, strict=True):
+                path.write_bytes(data)
+            return cls([str(path) for path in paths], device)
 
     @property
     def window(self) -> tuple[int, int, int]:

@@ -6,9 +6,7 @@ the driver sees of a nodule is its small outcome row.
 
 from __future__ import annotations
 
-import datetime
 import json
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,18 +21,16 @@ from raymat.engine.cluster import Pools, at_work, connected, size_pools
 from raymat.engine.log import count_committed
 from raymat.engine.progress import Progress
 from raymat.engine.stages import Pool, Stage, Work
-from raymat.engine.stream import Job, Part, run
+from raymat.engine.stream import NODULE_TIMEOUT_S, Job, Part, new_session, run
 from raymat.engine.tries import Marks
 from raymat.lock import held
-from raymat.nodule import ACCEPTED, FAILED, REJECTED, InputError, Nodule, to_table
+from raymat.nodule import ACCEPTED, FAILED, REJECTED, InputError, Nodule
 from raymat.places import Unreachable
 from raymat.sources import NoduleRef, Source
 from raymat.steps import SOLVE_KEY_LENGTH, BuildParameters, read_and_prepare, score, solve
-from raymat.store import BRIEF, MANIFEST, OUTCOME, Store, counts, shard_name
+from raymat.store import BRIEF, MANIFEST, OUTCOME, Store, counts
 from raymat.words import counted
 
-# The largest nodules take a minute or two.
-NODULE_TIMEOUT_S = 600.0
 INDEX_ROWS, INDEX_SECONDS = 5_000, 60.0
 PART_ROWS = 256
 # Nodules that a worker reads ahead: more of them where each request takes its time.
@@ -177,24 +173,10 @@ class Steps:
         return score(nodule, self.parameters, self.finish)
 
     def commit(self, nodules: list[Nodule]) -> pa.Table:
-        """Commit nodules and give their rows of ``OUTCOME``."""
-        sound = [nodule for nodule in nodules if nodule.outcome != FAILED]
-        commits = [self.store.commit(to_table(sound))] if sound else []
-        # A failed nodule has a file of its own, apart from other sessions' tries: a later success can take its place.
-        failed = [nodule for nodule in nodules if nodule.outcome == FAILED]
-        commits += [self.store.commit(to_table([nodule]), suffix=f"-{self.session}") for nodule in failed]
-        return pa.concat_tables(commits)
+        return self.store.commit_nodules(nodules, self.session)
 
     def recall(self, nodules: list[Nodule]) -> list[pa.Table]:
-        """The rows of ``OUTCOME`` of those that have a file of their own already."""
-        rows = []
-        for nodule in nodules:
-            for suffix in ("", f"-{self.session}"):
-                name = shard_name([nodule.key], suffix)
-                if self.store.exists(name):
-                    rows.append(self.store.outcomes_of_shard(name))
-                    break
-        return rows
+        return self.store.recall(nodules, self.session)
 
     def work(self, pools: Pools, group: int) -> Work:
         """What the engine runs."""
@@ -289,7 +271,7 @@ def build(
     InputError
         The source or the store cannot be used, another build is at work in it, or the pools would starve the build.
     """
-    session = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+    session = new_session()
     store, start = what.store, time.monotonic()
     with held(store, session):
         plan = plan_build(store, what.source, what.parameters, what.retry_failed)

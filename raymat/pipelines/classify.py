@@ -22,10 +22,8 @@ from itertools import product
 import pandas as pd
 import pyarrow as pa
 import ray
-import ray.data
 import torch
 from ray import tune
-from ray.data import TaskPoolStrategy
 from ray.util.queue import Queue
 from sklearn.metrics import roc_auc_score
 
@@ -43,28 +41,32 @@ from raymat.classification.samples import (
     sample_of,
 )
 from raymat.classification.training import Samples, train_classifier
-from raymat.engine.cluster import connected, data_settings, grows, quiet_ray
+from raymat.engine.cluster import connected, grows, quiet_ray
+from raymat.engine.stages import Pool, Stage, Work
+from raymat.engine.stream import Job, gather, new_session, part_of
+from raymat.engine.tries import Marks
 from raymat.evidence import diagnoses
 from raymat.evidence.files import BY_KIND, COMPARISONS, FIGURE, NODULES, PREDICTIONS, TABLE, TRIALS
 from raymat.evidence.files import CLASSIFY_NOTE as NOTE
 from raymat.evidence.inputs import CHOSEN, INPUTS
 from raymat.evidence.platt import calibrated
 from raymat.evidence_pictures import calibration_of_inputs, diagnoses_by_input
-from raymat.loading import Nodules
 from raymat.lock import held
-from raymat.nodule import InputError
+from raymat.nodule import ACCEPTED, FAILED, InputError, Nodule
 from raymat.pipelines.dataset import flatten
+from raymat.pipelines.nodules import SHARED, read_nodule, work_rows
 from raymat.pipelines.sweep import Trial, note_of, run_of, run_trials, sweep_runs, trials_at_once
 from raymat.pipelines.train import RESULT, Data, told
 from raymat.places import open_filesystem
 from raymat.sources import digest
 from raymat.splits import PARTS, REPETITIONS
+from raymat.steps import guarded
 from raymat.store import Store
 from raymat.tracking import EVIDENCE, Run, as_csv, how_to_look
 from raymat.version import __version__
 from raymat.words import counted, in_words
 
-NODULES_A_PART = 16
+NODULES_PER_PART = 16
 TEST, VALIDATION, TRAINING = "test", "validation", "training"
 
 
@@ -205,39 +207,55 @@ def prepare_samples(place: Store, data: Data, recipe: Recipe, say: Callable[[str
     InputError
         A nodule cannot be read or cut.
     """
-    places = list(range(len(data.nodules)))
-    chunks = [places[start : start + NODULES_A_PART] for start in range(0, len(places), NODULES_A_PART)]
-    names = [f"samples/{number:06d}.parquet" for number in range(len(chunks))]
-    before = set(place.listing("samples", ".parquet"))
-    work = [{"name": name, "places": chunk} for name, chunk in zip(names, chunks, strict=True) if name not in before]
-    if work:
-        say(f"cutting the crops of {counted(len(places), 'nodule')}")
+    parts = place.listing("samples", ".parquet")
+    cut = {nodule_id for name in parts for nodule_id in place.read_table(name, ["nodule_id"])["nodule_id"].to_pylist()}
+    todo = work_rows(data, [place for place, name in enumerate(data.nodules.ids) if name not in cut])
+    if todo:
+        say(f"cutting the crops of {counted(len(todo), 'nodule')}")
         here = int(ray.cluster_resources().get("CPU", 1))
-        at_once = len(work) if grows() else min(len(work), max(1, here))
-        with data_settings():
-            cut = ray.data.from_items(work, override_num_blocks=len(work)).map_batches(
-                _cut,
-                fn_kwargs={"place": place, "nodules": data.nodules, "recipe": recipe},
-                batch_size=1,
-                batch_format="pyarrow",
-                num_cpus=0.9,
-                compute=TaskPoolStrategy(at_once),
-            )
-        for row in cut.iter_rows():
-            if row["problem"]:
-                raise InputError(row["problem"])
-    return pa.concat_tables([place.read_table(name, FACTS) for name in names]).to_pandas()
+        session = new_session()
+        work = Cutting(place, recipe, session).work
+        pool = Pool(work.stages, min(len(todo), max(1, here)), len(todo) if grows() else None)
+        job = Job(work, [part_of(todo)], [pool], Marks(place), session, shared={SHARED: data.nodules})
+        failed = [row for row in gather(job, say).to_pylist() if row["outcome"] == FAILED]
+        if failed:
+            first = min(failed, key=lambda row: row["key"])
+            more = f" (and {counted(len(failed) - 1, 'other nodule')})" if len(failed) > 1 else ""
+            raise InputError(f"{first['reason']}{more}")
+    facts = pa.concat_tables([place.read_table(name, FACTS) for name in place.listing("samples", ".parquet")])
+    # In the dataset's order, whatever worker cut them.
+    return facts.to_pandas().drop_duplicates("nodule_id").set_index("nodule_id").loc[data.nodules.ids].reset_index()
 
 
-def _cut(table: pa.Table, place: Store, nodules: Nodules, recipe: Recipe) -> pa.Table:
-    (work,) = table.to_pylist()
-    problem = ""
-    try:
-        rows = [sample_of(nodules[number], recipe) for number in work["places"]]
-        place.write_table(work["name"], pa.Table.from_pylist(rows, schema=SAMPLE))
-    except InputError as error:
-        problem = str(error)
-    return pa.table({"name": [work["name"]], "problem": pa.array([problem], pa.string())})
+@dataclass(frozen=True)
+class Cutting:
+    """The steps that cut a nodule's crops, as the engine runs them; the nodules are shared with every worker."""
+
+    place: Store
+    recipe: Recipe
+    session: str
+
+    @property
+    def work(self) -> Work:
+        return Work(self.read, (Stage("cut", self.cut, cpus=0.9),), self.commit, group=NODULES_PER_PART)
+
+    def read(self, row: dict) -> Nodule:
+        return read_nodule(self.session, row)
+
+    def cut(self, nodule: Nodule) -> Nodule:
+        def work(nodule: Nodule) -> Nodule:
+            return nodule.without_arrays(outcome=ACCEPTED, metadata={"sample": sample_of(nodule, self.recipe)})
+
+        return guarded("cut", nodule, work)
+
+    def commit(self, nodules: list[Nodule]) -> pa.Table:
+        """Write the samples as one part."""
+        rows = [nodule.metadata["sample"] for nodule in nodules if nodule.outcome != FAILED]
+        if rows:
+            name = digest(*(row["nodule_id"] for row in rows))
+            self.place.write_table(f"samples/{name}.parquet", pa.Table.from_pylist(rows, schema=SAMPLE))
+        facts = [{"key": one.key, "outcome": one.outcome, "reason": one.reason} for one in nodules]
+        return pa.Table.from_pylist(facts, schema=pa.schema([(name, pa.string()) for name in facts[0]]))
 
 
 def _results(place: Store) -> list[dict]:

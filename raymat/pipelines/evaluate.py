@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-import ray.data
-from ray.data import ActorPoolStrategy
 
 from raymat import pictures
 from raymat.blocks import factor_of
-from raymat.engine.cluster import connected, data_settings, refuse_too_many
-from raymat.engine.progress import Progress
+from raymat.engine.cluster import connected, refuse_too_many
+from raymat.engine.ledger import shared
+from raymat.engine.stages import Pool, Stage, Work
+from raymat.engine.stream import Job, gather, new_session, part_of
+from raymat.engine.tries import Marks
 from raymat.evidence.files import EVALUATE_NOTE
-from raymat.loading import Nodules
 from raymat.network.evaluation import (
     CHOSEN,
     RAMP,
@@ -36,9 +35,11 @@ from raymat.network.evaluation import (
 from raymat.network.inference import Ensemble
 from raymat.network.samples import masks_of
 from raymat.network_pictures import error_bars, reliability, show_predictions
-from raymat.nodule import InputError, Nodule
+from raymat.nodule import ACCEPTED, FAILED, InputError, Nodule
+from raymat.pipelines.nodules import SHARED, read_nodule, work_rows
 from raymat.pipelines.train import WEIGHTS, Data
 from raymat.places import open_filesystem
+from raymat.steps import guarded
 from raymat.store import Store
 from raymat.tracking import TRAININGS, Run, as_csv, how_to_look
 from raymat.version import __version__
@@ -48,6 +49,19 @@ DRAWN = 4
 NETWORK, ABLATION = "3DMM", "3DMM‡"
 # MLflow's metric names know no such signs.
 PLAIN = str.maketrans({"+": "_plus", "‡": "_ablation", "'": "", ",": ""})
+
+JUDGED = pa.schema(
+    [
+        ("key", pa.string()),
+        ("nodule_id", pa.string()),
+        ("outcome", pa.string()),
+        ("reason", pa.string()),
+        ("split", pa.int32()),
+        ("errors", pa.string()),
+        ("masks", pa.string()),
+        ("picture", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -72,13 +86,13 @@ class EvaluateJob:
     address: str | None = None
 
 
-def evaluate(job: EvaluateJob, say: Callable[[str], None] = print) -> dict[str, dict]:
+def evaluate(job: EvaluateJob, say: Callable[[str], None] = print) -> tuple[dict[str, dict], int]:
     """Compare all methods on the test nodules of each re-split that every training has.
 
     Returns
     -------
-    dict
-        For each ground truth the table of ``raymat.network.evaluation.summarise``.
+    tables, failed
+        For each ground truth the table of ``raymat.network.evaluation.summarise``, and how many nodules failed.
 
     Raises
     ------
@@ -93,20 +107,15 @@ def evaluate(job: EvaluateJob, say: Callable[[str], None] = print) -> dict[str, 
     splits = sorted(set.intersection(*(set(weights) for _, weights in networks)))
     if not splits:
         raise InputError(f"{' and '.join(job.trainings)}: no re-split is finished in all; run raymat train to its end")
-    work = [{"split": split, "place": place} for split in splits for place in data.of(data.split(split).test)]
+    work = [row for split in splits for row in work_rows(data, data.of(data.split(split).test), split=split)]
     say(f"{counted(len(splits), 're-split')}, {counted(len(work), 'test nodule')}")
     weights = {(name, split): found[split] for name, found in networks for split in splits}
-    with connected(job.address):
-        refuse_too_many(job.workers)
-        progress, rows = Progress(len(work), say), []
-        for row in _stream(data.nodules, work, weights, job.workers):
-            rows.append(row)
-            progress.add(["judged"])
+    rows = _judge_all(job, data, work, weights, say)
     errors = [row | {"split": one["split"]} for one in rows for row in json.loads(one["errors"])]
     tables = {truth: summarise(errors, truth) for truth in (CHOSEN, TRUE)}
     tables = {truth: table for truth, table in tables.items() if table}
     _write(job, tables, errors, rows, names, say)
-    return tables
+    return tables, len(work) - len(rows)
 
 
 def _networks(path: str, data: Data) -> tuple[str, dict[int, bytes]]:
@@ -122,49 +131,80 @@ def _networks(path: str, data: Data) -> tuple[str, dict[int, bytes]]:
     return name, {int(n.split("/")[0].removeprefix("split-")): place.read(n) for n in finished}
 
 
-def _stream(nodules: Nodules, work: list[dict], weights: dict, workers: int) -> Iterator[dict]:
-    with data_settings():
-        judged = ray.data.from_items(work, override_num_blocks=len(work)).map_batches(
-            Evaluator,
-            # By reference: every actor would be sent its own copy of all weights.
-            fn_constructor_kwargs={"nodules": ray.put(nodules), "weights": ray.put(weights)},
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=workers),
-            num_cpus=0.9,
-        )
-    yield from judged.iter_rows()
+@dataclass(frozen=True)
+class Evaluation:
+    """The steps of an evaluation, as the engine runs them; the nodules and networks are shared with every worker."""
 
+    session: str
 
-class Evaluator:
-    """An actor that holds the networks and judges one nodule at a time."""
+    @property
+    def work(self) -> Work:
+        return Work(self.read, (Stage("judge", self.judge, cpus=0.9),), self.rows)
 
-    def __init__(self, nodules: ray.ObjectRef, weights: ray.ObjectRef) -> None:
-        self.nodules, self.ensembles = ray.get(nodules), {}
-        with tempfile.TemporaryDirectory() as folder:
-            for (name, split), data in ray.get(weights).items():
-                path = Path(folder) / f"{name}-split-{split}.pt"
-                path.write_bytes(data)
-                self.ensembles[name, split] = Ensemble([str(path)])
+    def read(self, row: dict) -> Nodule:
+        """A test nodule, which knows its split."""
+        nodule = read_nodule(self.session, row)
+        return replace(nodule, metadata={"split": row["split"]})
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        (work,) = table.to_pylist()
-        nodule = self.nodules[work["place"]]
-        split = work["split"]
-        mine = {name: ensemble for (name, of), ensemble in self.ensembles.items() if of == split}
-        factors = {name: factor_of(nodule, ensemble.recipe.model.spacing_mm) for name, ensemble in mine.items()}
-        seen = [factors[name] * np.array(ensemble.window) for name, ensemble in mine.items()]
+    def judge(self, nodule: Nodule) -> Nodule:
+        """The nodule without arrays, with the errors of every method and what is drawn of it."""
+        return guarded("judge", nodule, lambda nodule: self._judged(nodule, nodule.metadata["split"]))
+
+    def _judged(self, nodule: Nodule, split: int) -> Nodule:
+        ensembles = _ensembles(self.session, split)
+        factors = {name: factor_of(nodule, ensemble.recipe.model.spacing_mm) for name, ensemble in ensembles.items()}
+        seen = [factors[name] * np.array(ensemble.window) for name, ensemble in ensembles.items()]
         box = evaluation_box(nodule, np.max(seen, axis=0).tolist())
-        predicted = {name: ensemble.predict_finer(nodule.image[box], factors[name]) for name, ensemble in mine.items()}
-        first = next(iter(predicted.values()))
-        row = {
+        predicted = {name: each.predict_finer(nodule.image[box], factors[name]) for name, each in ensembles.items()}
+        judged = {
             "split": split,
-            "nodule_id": nodule.nodule_id,
             "errors": json.dumps(errors_of(nodule, box, predicted)),
             "masks": json.dumps({name: masks_score(nodule, box, found) for name, found in predicted.items()}),
-            "picture": json.dumps(_slice(nodule, box, first)),
+            "picture": json.dumps(_slice(nodule, box, next(iter(predicted.values())))),
         }
-        return pa.Table.from_pylist([row])
+        return nodule.without_arrays(outcome=ACCEPTED, metadata=judged)
+
+    def rows(self, nodules: list[Nodule]) -> pa.Table:
+        """What comes back of the nodules; nothing is stored of them."""
+        return pa.Table.from_pylist(
+            [
+                {
+                    "key": nodule.key,
+                    "nodule_id": nodule.nodule_id,
+                    "outcome": nodule.outcome,
+                    "reason": nodule.reason,
+                    **{name: nodule.metadata.get(name) for name in ("split", "errors", "masks", "picture")},
+                }
+                for nodule in nodules
+            ],
+            schema=JUDGED,
+        )
+
+
+@functools.cache
+def _ensembles(session: str, split: int) -> dict[str, Ensemble]:
+    """The networks of one split by name, once for each worker."""
+    weights = shared(session, "weights")
+    return {name: Ensemble.of_bytes([data]) for (name, of), data in weights.items() if of == split}
+
+
+def _judge_all(job: EvaluateJob, data: Data, work: list[dict], weights: dict, say: Callable[[str], None]) -> list[dict]:
+    """The rows of all test nodules that could be judged; the others are named."""
+    session = new_session()
+    evaluation = Evaluation(session)
+    with connected(job.address):
+        refuse_too_many(job.workers)
+        pool = Pool(evaluation.work.stages, min(job.workers, len(work)))
+        marks = Marks(Store(*open_filesystem(job.out)))
+        shared_values = {SHARED: data.nodules, "weights": weights}
+        what = Job(evaluation.work, [part_of(work)], [pool], marks, session, shared=shared_values)
+        rows = sorted(gather(what, say).to_pylist(), key=lambda row: row["key"])
+    failed = [row for row in rows if row["outcome"] == FAILED]
+    for row in failed:
+        say(f"failed {row['nodule_id']}: {row['reason']}")
+    if len(failed) == len(rows):
+        raise InputError(f"{job.dataset}: no test nodule could be judged; the reasons are above")
+    return [row for row in rows if row["outcome"] != FAILED]
 
 
 def _slice(nodule: Nodule, box: tuple[slice, ...], predicted) -> dict[str, list]:

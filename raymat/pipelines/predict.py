@@ -7,25 +7,30 @@ beside the image, and OUT/volumes holds them as NIfTI or NRRD, placed in the pat
 from __future__ import annotations
 
 import csv
+import functools
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import ray.data
-from ray.data import ActorPoolStrategy
 
-from raymat.engine.cluster import connected, data_settings, refuse_too_many
+from raymat.engine.cluster import connected, refuse_too_many
+from raymat.engine.ledger import shared
+from raymat.engine.stages import READ, Pool, Stage, Work
+from raymat.engine.stream import Job, gather, new_session, part_of
+from raymat.engine.tries import Marks
 from raymat.lock import held
 from raymat.network.inference import Ensemble, Predicted
 from raymat.network.training import read_checkpoint
-from raymat.nodule import ACCEPTED, FAILED, OUTCOMES, InputError, Matte, Nodule, to_table
+from raymat.nodule import ACCEPTED, FAILED, OUTCOMES, InputError, Matte, Nodule
 from raymat.prepare import FIELD_OF_VIEW_FLOOR, Crop
 from raymat.sources import digest
 from raymat.sources.dicom import index_tree, read_slab, slab_grid
+from raymat.steps import guarded
 from raymat.store import OUTCOME, Store
 from raymat.volume import Grid, read_volume, write_volume
 from raymat.words import counted
@@ -153,13 +158,14 @@ def predict(job: PredictJob, say: Callable[[str], None] = print) -> Counter[str]
     weights = [Path(path).read_bytes() for path in job.weights]
     made_by = digest(*(digest(data.hex()) for data in weights), job.size_mm, job.flips)
     store = Store.create(job.out)
-    with held(store):
-        return _predict(job, weights, made_by, store, say)
+    with held(store, session := new_session()):
+        return _predict(job, weights, made_by, Prediction(job, store, session), say)
 
 
 def _predict(
-    job: PredictJob, weights: list[bytes], made_by: str, store: Store, say: Callable[[str], None]
+    job: PredictJob, weights: list[bytes], made_by: str, prediction: Prediction, say: Callable[[str], None]
 ) -> Counter[str]:
+    store = prediction.store
     keys = {target: digest(repr(target), _state(target), made_by) for target in job.targets}
     store.write_manifest(_manifest_row(target, key) for target, key in keys.items())
     done = {row["key"] for row in store.index().select(["key", "outcome"]).to_pylist() if row["outcome"] != FAILED}
@@ -171,11 +177,11 @@ def _predict(
         if series:
             tree = index_tree(todo[0].image, series)
             slices = {uid: found.slices for uid, found in tree.series.items()}
-        work = [{**vars(target), "key": keys[target]} for target in todo]
+        rows = [_work_row(target, keys[target]) for target in todo]
         with connected(job.address):
             refuse_too_many(job.workers, job.gpu)
-            rows = pa.concat_tables([part.cast(OUTCOME) for part in _stream(store, work, slices, weights, job)])
-        store.add_to_index(rows)
+            what = prediction.engine_job(rows, {"weights": weights, "slices": slices})
+            store.add_to_index(gather(what, say).cast(OUTCOME))
     store.compact_index()
     store.remove_superseded()
     outcomes = store.outcomes().select(["nodule_id", "outcome", "reason"]).to_pylist()
@@ -202,61 +208,96 @@ def _manifest_row(target: Target, key: str) -> dict:
     return row | {"fingerprint": key, "location": target.image, "problem": "", "key": key}
 
 
-def _stream(store: Store, work: list[dict], slices: dict, weights: list[bytes], job: PredictJob) -> Iterator[pa.Table]:
-    with data_settings():
-        rows = [{"target": row} for row in work]
-        predicted = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            Predictor,
-            fn_constructor_kwargs={"store": store, "slices": slices, "weights": weights, "job": job},
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=job.workers),
-            num_cpus=0.9,
-            num_gpus=1 if job.gpu else None,
-        )
-    yield from predicted.iter_batches(batch_size=None, batch_format="pyarrow")
+def _work_row(target: Target, key: str) -> dict:
+    row = {"nodule_id": target.target_id, "patient_id": target.patient_id, "source": METHOD, "key": key}
+    return row | {"target": json.dumps(vars(target))}
 
 
-class Predictor:
-    """An actor that holds the networks and predicts one target at a time."""
+@dataclass(frozen=True)
+class Prediction:
+    """The steps of a prediction, as the engine runs them; known to every worker."""
 
-    def __init__(self, store: Store, slices: dict, weights: list[bytes], job: PredictJob) -> None:
-        self.store, self.slices, self.job = store, slices, job
-        with tempfile.TemporaryDirectory() as folder:
-            paths = [Path(folder) / f"{number}.pt" for number in range(len(weights))]
-            for path, data in zip(paths, weights, strict=True):
-                path.write_bytes(data)
-            self.ensemble = Ensemble([str(path) for path in paths], "cuda" if job.gpu else "cpu")
+    job: PredictJob
+    store: Store
+    session: str
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        row = table.to_pylist()[0]["target"]
-        key = row.pop("key")
-        target = Target(**{**row, "centre": tuple(row["centre"])})
-        nodule = Nodule(target.target_id, target.patient_id, METHOD, key=key, outcome=ACCEPTED, method=METHOD)
-        try:
-            image, scanner = read_around(target, self.slices.get(target.series, ()), self._sides_mm())
-            image, grid = around(target, image, scanner, self._sides_mm(), self.ensemble.recipe.model.spacing_mm)
-            found = self.ensemble.predict(image, self.job.flips)
-            nodule = with_prediction(nodule, target, image, grid, found)
+    def engine_job(self, rows: list[dict], shared: dict[str, object]) -> Job:
+        """What the engine runs for these rows, with what its workers share."""
+        job = replace(self, job=replace(self.job, targets=()))  # the workers need none but their own
+        stage = Stage("predict", job.predict, cpus=0.9, gpus=float(self.job.gpu))
+        work = Work(job.read, (stage,), job.commit, job.recall)
+        pool = Pool(work.stages, min(self.job.workers, len(rows)))
+        return Job(work, [part_of(rows)], [pool], Marks(self.store), self.session, shared=shared)
+
+    @property
+    def _ensemble(self) -> Ensemble:
+        return _ensemble_of(self.session, "cuda" if self.job.gpu else "cpu")
+
+    def read(self, row: dict) -> Nodule:
+        """The image around a target, resampled; it says where it came from."""
+        target = _target_of(row)
+        start = Nodule(target.target_id, target.patient_id, METHOD, key=row["key"])
+
+        def work(nodule: Nodule) -> Nodule:
+            slices = shared(self.session, "slices").get(target.series, ())
+            image, scanner = read_around(target, slices, self._sides_mm())
+            spacing_mm = self._ensemble.recipe.model.spacing_mm
+            image, grid = around(target, image, scanner, self._sides_mm(), spacing_mm)
+            metadata = {"centre": list(target.centre), "image": target.image}
             # What an export to DICOM needs to find its way back.
-            nodule.metadata |= {"series_uid": target.series, "scanner_spacing": list(scanner.spacing)}
-            nodule.metadata["slice_spacing"] = scanner.spacing[0]
-            if self.job.volumes:
-                self._write(nodule, grid)
-        except InputError as error:
-            nodule.outcome, nodule.stage, nodule.reason, nodule.method = FAILED, "predict", str(error), None
-        return self.store.commit(to_table([nodule]))
+            metadata |= {"series_uid": target.series, "scanner_spacing": list(scanner.spacing)}
+            metadata["slice_spacing"] = scanner.spacing[0]
+            return replace(
+                nodule,
+                image=image,
+                spacing=grid.spacing,
+                origin=grid.origin,
+                direction=np.asarray(grid.direction),
+                metadata=metadata,
+            )
+
+        return guarded(READ, start, work)
+
+    def predict(self, nodule: Nodule) -> Nodule:
+        """The nodule with matte, masks and spread as its candidates."""
+        return guarded(
+            "predict",
+            nodule,
+            lambda nodule: with_prediction(nodule, self._ensemble.predict(nodule.image, self.job.flips)),
+        )
+
+    def commit(self, nodules: list[Nodule]) -> pa.Table:
+        """The volumes first, as a committed nodule is done."""
+        for nodule in nodules:
+            if self.job.volumes and nodule.candidates:
+                self._write(nodule)
+        return self.store.commit_nodules(nodules, self.session)
+
+    def recall(self, nodules: list[Nodule]) -> list[pa.Table]:
+        return self.store.recall(nodules, self.session)
 
     def _sides_mm(self) -> tuple[float, ...]:
-        spacing = self.ensemble.recipe.model.spacing_mm
-        return tuple(max(side * spacing, self.job.size_mm or 0.0) for side in self.ensemble.window)
+        spacing = self._ensemble.recipe.model.spacing_mm
+        return tuple(max(side * spacing, self.job.size_mm or 0.0) for side in self._ensemble.window)
 
-    def _write(self, nodule: Nodule, grid: Grid) -> None:
+    def _write(self, nodule: Nodule) -> None:
+        grid = Grid(nodule.image.shape, nodule.spacing, nodule.origin, nodule.direction)
         with tempfile.TemporaryDirectory() as folder:
             for matte in nodule.candidates:
                 path = Path(folder) / f"{nodule.nodule_id.replace('/', '_')}.{matte.method}.{self.job.volumes}"
                 write_volume(path, matte.alpha, grid)
                 self.store.write(f"volumes/{path.name}", path.read_bytes())
+
+
+@functools.cache
+def _ensemble_of(session: str, device: str) -> Ensemble:
+    """The networks of a prediction, once for each worker."""
+    return Ensemble.of_bytes(shared(session, "weights"), device)
+
+
+def _target_of(row: dict) -> Target:
+    found = json.loads(row["target"])
+    return Target(**{**found, "centre": tuple(found["centre"])})
 
 
 def read_around(target: Target, slices: Sequence, sides_mm: Sequence[float]) -> tuple[np.ndarray, Grid]:
@@ -320,15 +361,8 @@ def around(
     return np.ascontiguousarray(values[box]), crop.grid.crop(first, sides)
 
 
-def with_prediction(nodule: Nodule, target: Target, image: np.ndarray, grid: Grid, found: Predicted) -> Nodule:
-    """The nodule with the image, and the matte, masks and spread as its candidates."""
-    nodule.image, nodule.spacing, nodule.origin = image, grid.spacing, grid.origin
-    nodule.direction = np.asarray(grid.direction)
-    nodule.candidates = [
-        Matte(METHOD, found.alpha),
-        Matte(f"{METHOD}-union", found.union),
-        Matte(f"{METHOD}-overlap", found.overlap),
-        Matte(f"{METHOD}-spread", found.spread),
-    ]
-    nodule.metadata = {"centre": list(target.centre), "image": target.image}
-    return nodule
+def with_prediction(nodule: Nodule, found: Predicted) -> Nodule:
+    """The nodule with the matte, masks and spread as its candidates, the matte chosen."""
+    mattes = {"": found.alpha, "-union": found.union, "-overlap": found.overlap, "-spread": found.spread}
+    candidates = [Matte(f"{METHOD}{name}", array) for name, array in mattes.items()]
+    return replace(nodule, candidates=candidates, outcome=ACCEPTED, method=METHOD)
