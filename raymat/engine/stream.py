@@ -56,7 +56,11 @@ class Part:
 
 def part_of(rows: list[dict], schema: pa.Schema | None = None) -> Part:
     """A part of rows that are at hand."""
-    return Part(len(rows), partial(pa.Table.from_pylist, rows, schema))
+    return Part(len(rows), partial(_as_table, rows, schema))
+
+
+def _as_table(rows: list[dict], schema: pa.Schema | None) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema)
 
 
 def batch_sizes(start: int, rows: int, total: int, workers: int) -> Iterator[int]:

@@ -260,11 +260,11 @@ class Prediction:
 
     def predict(self, nodule: Nodule) -> Nodule:
         """The nodule with matte, masks and spread as its candidates."""
-        return guarded(
-            "predict",
-            nodule,
-            lambda nodule: with_prediction(nodule, self._ensemble.predict(nodule.image, self.job.flips)),
-        )
+
+        def work(nodule: Nodule) -> Nodule:
+            return with_prediction(nodule, self._ensemble.predict(nodule.image, self.job.flips))
+
+        return guarded("predict", nodule, work)
 
     def commit(self, nodules: list[Nodule]) -> pa.Table:
         """The volumes first, as a committed nodule is done."""

@@ -171,7 +171,8 @@ def test_both_networks_and_the_solvers_are_compared_on_the_test_nodules_of_share
     without = write_training(tmp_path / "without", data, ablation, (0, 1))
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     out = tmp_path / "out"
-    tables = evaluate(EvaluateJob(data, (full, without), str(out), tracking_uri=uri), quiet)
+    tables, failed = evaluate(EvaluateJob(data, (full, without), str(out), tracking_uri=uri), quiet)
+    assert failed == 0
     assert {"3DMM", "3DMM‡", "knn+", "readers' mean"} <= set(tables["chosen matte"])
     assert "cf+" not in tables["chosen matte"]
     assert tables["true alpha"]["cf+"]["sad"] == (0.0, 0.0)
