@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
 
-from raymat.engine.cluster import connected
 from raymat.nodule import InputError
 from raymat.sources.cases import CasesSource
 from tests.support import REPOSITORY

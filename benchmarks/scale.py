@@ -1,0 +1,172 @@
+"""The real build over stand-in nodules that take a given time: what it does per second, and what each nodule costs.
+
+    python -m benchmarks.scale --nodules 2000 --seconds 0.2 --workers 16
+    python -m benchmarks.scale --nodules 2000 --seconds 0.2 --workers 16 --apart
+    python -m benchmarks.scale --nodules 10000 --seconds 0 --workers 2 --commit     # a small record for each
+
+A stand-in sleeps in ``read`` and is then excluded, so that what is left is the pipeline; a local Ray is told to have
+a CPU for each worker. With ``--commit`` it has a small image and readers instead, and is solved and committed as any
+nodule is. The rate is that between the commits of the first and the last nodule: the start of Ray and of the workers
+comes before it and is shown apart. *Possible* is workers / seconds. Processor and memory are the driver process's;
+requests to the store are those of all processes, counted where ``Store`` makes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from raymat.engine.cluster import Pools, connected
+from raymat.nodule import Nodule, NoduleExcluded
+from raymat.pipelines.build import Build, build
+from raymat.prepare import PrepareParameters
+from raymat.quality import QualityParameters
+from raymat.sources import NoduleRef
+from raymat.steps import BuildParameters
+from raymat.store import Store
+
+SHAPE = (10, 12, 12)
+
+
+@dataclass(frozen=True)
+class StandIns:
+    """``count`` nodules that each take ``seconds`` to read, and are excluded then."""
+
+    count: int
+    seconds: float
+
+    remote = False
+
+    def plan(self) -> Iterator[NoduleRef]:
+        for number in range(self.count):
+            yield NoduleRef(f"n{number:07d}", f"p{number // 2:07d}", "cases", 4, str(number), "{}")
+
+    def read(self, ref: NoduleRef) -> Nodule:
+        time.sleep(self.seconds)
+        raise NoduleExcluded("a stand-in")
+
+
+@dataclass(frozen=True)
+class Balls(StandIns):
+    """``count`` small nodules: a soft ball and four readers, on the grid that the build works on."""
+
+    def read(self, ref: NoduleRef) -> Nodule:
+        time.sleep(self.seconds)
+        rng = np.random.default_rng(int(ref.fingerprint))
+        distance = np.sqrt(sum((axis - n / 2) ** 2 for axis, n in zip(np.indices(SHAPE), SHAPE, strict=True)))
+        alpha = np.clip(3.5 - distance, 0, 1).astype(np.float32)
+        return Nodule(
+            ref.nodule_id,
+            ref.patient_id,
+            ref.source,
+            image=(-850 + 880 * alpha + rng.normal(0, 20, SHAPE)).astype(np.float32),
+            spacing=(1.0, 1.0, 1.0),
+            origin=(0.0, 0.0, 0.0),
+            direction=np.eye(3),
+            readers=[(distance < 3 + step).astype(np.uint8) for step in (-0.4, -0.2, 0.2, 0.4)],
+        )
+
+
+@dataclass
+class Counting(Store):
+    """A store that counts its requests, one byte for each in a file that all processes append to."""
+
+    record: str = ""
+
+    def _count(self) -> None:
+        with open(self.record, "ab", buffering=0) as file:
+            file.write(b".")
+
+
+def _counted(name: str):
+    plain = getattr(Store, name)
+
+    def request(self, *arguments, **named):
+        self._count()
+        return plain(self, *arguments, **named)
+
+    return request
+
+
+for _name in ("exists", "read", "write", "delete", "read_table", "_find"):
+    setattr(Counting, _name, _counted(_name))
+
+
+def commit_times(store: Store) -> list[float]:
+    """When each file of nodules was written, s."""
+    root = Path(store.root)
+    return sorted((root / name).stat().st_mtime_ns / 1e9 for name in store.listing("nodules"))
+
+
+def measure(options: argparse.Namespace) -> dict[str, float]:
+    """One build's figures."""
+    source = (Balls if options.commit else StandIns)(options.nodules, options.seconds)
+    grid = PrepareParameters(crop_px=SHAPE[1], spacing_mm=1.0, pad_slices=1)
+    parameters = BuildParameters(prepare=grid, quality=QualityParameters(floor=0.0))
+    if options.methods:
+        parameters = replace(parameters, matting=replace(parameters.matting, methods=tuple(options.methods.split(","))))
+    pools = Pools(workers=options.workers, cpus=0.9, memory_gib=0.05, apart=options.apart)
+    memory, process = [], psutil.Process()
+
+    def look(counts, seconds, finished) -> None:
+        memory.append(process.memory_info().rss / 2**20)
+
+    with tempfile.TemporaryDirectory() as folder, connected(num_cpus=options.workers + 1):
+        plain = Store.create(Path(folder) / "dataset")
+        store = Counting(plain.filesystem, plain.root, f"{folder}/requests")
+        begun, used = time.time(), time.process_time()
+        result = build(Build(store, source, parameters, pools), lambda line: None, look)
+        used = time.process_time() - used
+        times = commit_times(plain)
+        requests = os.path.getsize(store.record)
+        again = time.monotonic()
+        build(Build(plain, source, parameters, pools), lambda line: None)
+        again = time.monotonic() - again
+    per_file = options.nodules / len(times)
+    rate = per_file * (len(times) - 1) / max(times[-1] - times[0], 1e-9)
+    possible = options.workers / options.seconds if options.seconds else float("nan")
+    half = len(memory) // 2
+    return {
+        "nodules per second": rate,
+        "share of the possible": rate / possible,
+        "first commit after s": times[0] - begun,
+        "seconds in all": result.seconds,
+        "driver ms per nodule": 1_000 * used / options.nodules,
+        "driver MiB at half": memory[half],
+        "driver MiB at the end": memory[-1],
+        "driver MiB at most": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
+        "requests per nodule": requests / options.nodules,
+        "nothing to do s": again,
+    }
+
+
+def main() -> None:
+    command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.add_argument("--nodules", type=int, default=2_000)
+    command.add_argument("--seconds", type=float, default=0.2, help="of each nodule (default: %(default)s)")
+    command.add_argument("--workers", type=int, default=16)
+    command.add_argument("--apart", action="store_true", help="scoring and committing in workers of their own")
+    command.add_argument("--commit", action="store_true", help="small nodules with mattes instead of excluded ones")
+    command.add_argument("--methods", help="with --commit, solvers by comma (default: all eight)")
+    command.add_argument("--json", action="store_true")
+    options = command.parse_args()
+    found = measure(options)
+    if options.json:
+        print(json.dumps(found))
+        return
+    for name, value in found.items():
+        print(f"{name:<24}{value:10.3f}")
+
+
+if __name__ == "__main__":
+    main()
