@@ -53,7 +53,7 @@ class StandIns:
 
     def read(self, ref: NoduleRef) -> Nodule:
         time.sleep(self.seconds)
-        raise NoduleExcluded("a stand-in")
+        raise NoduleExcluded(f"a stand-in, read by process {os.getpid()}")
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,18 @@ def commit_times(store: Store) -> list[float]:
     return sorted((root / name).stat().st_mtime_ns / 1e9 for name in store.listing("nodules"))
 
 
+def full_rate(store: Store) -> float:
+    """Nodules per second from the first nodule of the last worker to come, to the end; NaN where they are not told."""
+    root, first, times = Path(store.root), {}, []
+    for row in store.outcomes(["reason", "shard"]).to_pylist():
+        written = (root / row["shard"]).stat().st_mtime_ns / 1e9
+        worker = (row["reason"] or "").rpartition(" ")[2]
+        first[worker] = min(first.get(worker, written), written)
+        times.append(written)
+    begun = max(first.values())
+    return sum(at > begun for at in times) / (max(times) - begun) if len(first) > 1 else float("nan")
+
+
 def measure(options: argparse.Namespace) -> dict[str, float]:
     """One build's figures."""
     source = (Balls if options.commit else StandIns)(options.nodules, options.seconds)
@@ -116,18 +128,20 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     if options.methods:
         parameters = replace(parameters, matting=replace(parameters.matting, methods=tuple(options.methods.split(","))))
     pools = Pools(workers=options.workers, cpus=0.9, memory_gib=0.05, apart=options.apart)
-    memory, process = [], psutil.Process()
+    memory, used, process = [], [], psutil.Process()
 
     def look(counts, seconds, finished) -> None:
         memory.append(process.memory_info().rss / 2**20)
+        used.append((time.process_time(), sum(counts.values())))
 
     with tempfile.TemporaryDirectory() as folder, connected(num_cpus=options.workers + 1):
         plain = Store.create(Path(folder) / "dataset")
         store = Counting(plain.filesystem, plain.root, f"{folder}/requests")
-        begun, used = time.time(), time.process_time()
+        begun, before = time.time(), time.process_time()
         result = build(Build(store, source, parameters, pools), lambda line: None, look)
-        used = time.process_time() - used
+        whole = time.process_time() - before
         times = commit_times(plain)
+        full = full_rate(plain)
         requests = os.path.getsize(store.record)
         again = time.monotonic()
         build(Build(plain, source, parameters, pools), lambda line: None)
@@ -136,12 +150,16 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     rate = per_file * (len(times) - 1) / max(times[-1] - times[0], 1e-9)
     possible = options.workers / options.seconds if options.seconds else float("nan")
     half = len(memory) // 2
+    begun_used = next(entry for entry in used if entry[1])
     return {
         "nodules per second": rate,
         "share of the possible": rate / possible,
+        "all workers up": full,
+        "share of the possible ": full / possible,
         "first commit after s": times[0] - begun,
         "seconds in all": result.seconds,
-        "driver ms per nodule": 1_000 * used / options.nodules,
+        "driver ms per nodule": 1_000 * (used[-1][0] - begun_used[0]) / (used[-1][1] - begun_used[1]),
+        "driver s before that": whole - (used[-1][0] - begun_used[0]),
         "driver MiB at half": memory[half],
         "driver MiB at the end": memory[-1],
         "driver MiB at most": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,

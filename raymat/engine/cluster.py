@@ -30,6 +30,9 @@ GIB = 2**30
 FIRST_NODE_S = 1800.0
 # Of the tasks that read the work list.
 LIST_CPUS, LIST_GIB = 0.05, 0.5
+# One driver's loop slows down with the number of its actors: more of them get drivers of their own.
+WORKERS_PER_PIPELINE = 400
+PIPELINE_CPUS = 0.25
 LEAST_STORE_BYTES = 100 << 20
 # Every BLAS, OpenMP, Numba and ITK pool that a worker could open; a worker uses the CPUs it asked for, no more.
 THREAD_VARIABLES = (
@@ -184,6 +187,7 @@ class Pools:
     memory_gib : memory that each of them declares to Ray
     apart : whether scoring and committing have workers of their own
     scorers, most_scorers : how many those are, likewise
+    pipelines : drivers that the work is dealt to; by the number of workers where None
     """
 
     workers: int | None = None
@@ -193,6 +197,7 @@ class Pools:
     apart: bool = False
     scorers: int | None = None
     most_scorers: int | None = None
+    pipelines: int | None = None
 
     score_cpus: float = 0.1
     score_memory_gib: float = 0.75
@@ -216,12 +221,14 @@ class Pools:
             # A little less than a CPU each leaves the work list its share; the solvers' threads are whole all the same.
             cpus=self.cpus or (0.9 if cpus >= 2 else 0.8),
             scorers=(self.scorers or max(1, math.ceil(cpus / 16))) if self.apart else None,
+            pipelines=self.pipelines or max(1, math.ceil((self.workers or cpus) / WORKERS_PER_PIPELINE)),
         )
         score_cpus, score_gib = pools._scoring
-        by_cpu = math.floor(min(cpus, (cpus - score_cpus - LIST_CPUS) / pools.cpus) + 1e-6)
+        ends_cpus = pools.pipelines * LIST_CPUS + (pools.pipelines * PIPELINE_CPUS if pools.pipelines > 1 else 0)
+        by_cpu = math.floor(min(cpus, (cpus - score_cpus - ends_cpus) / pools.cpus) + 1e-6)
         by_memory = math.floor((memory_gib - score_gib - LIST_GIB) / self.memory_gib)
         pools = replace(pools, workers=self.workers or max(1, min(by_cpu, by_memory)))
-        held_cpus = pools.workers * pools.cpus + score_cpus + LIST_CPUS
+        held_cpus = pools.workers * pools.cpus + score_cpus + ends_cpus
         if held_cpus > cpus + 1e-6:
             raise InputError(
                 f"the workers would hold {held_cpus:.2f} of the cluster's {cpus:g} CPUs: the build would never start. "
@@ -253,6 +260,7 @@ class Pools:
             now,
             workers=min(now.workers, most),
             most_workers=most,
+            pipelines=self.pipelines or max(1, math.ceil(most / WORKERS_PER_PIPELINE)),
             most_scorers=(self.scorers or max(now.scorers, math.ceil(most / 16))) if self.apart else None,
         )
 
@@ -265,7 +273,9 @@ class Pools:
     def __str__(self) -> str:
         growth = f" (up to {self.most_workers} as nodes come)" if self.most_workers else ""
         scorers = f", {counted(self.scorers, 'scorer')}" if self.apart else ""
-        return f"{counted(self.workers, 'worker')} of {self.cpus:g} CPU and {self.memory_gib:g} GiB{growth}{scorers}"
+        drivers = f", {self.pipelines} drivers" if self.pipelines and self.pipelines > 1 else ""
+        workers = f"{counted(self.workers, 'worker')} of {self.cpus:g} CPU and {self.memory_gib:g} GiB"
+        return f"{workers}{growth}{scorers}{drivers}"
 
 
 def size_pools(pools: Pools, nodules: int, say: Callable[[str], None]) -> Pools:

@@ -58,6 +58,11 @@ class Ledger:
         if batch in self.batches:
             self.batches[batch].rows.append(rows)
 
+    def take(self, label: str) -> list[tuple[str, pa.Table]]:
+        """The rows reported of all open batches whose names begin with ``label``; they are forgotten here."""
+        names = [name for name in self.batches if name.startswith(label)]
+        return [(name, pa.concat_tables(rows)) for name in names if (rows := self.batches.pop(name).rows)]
+
     def poll(self, received: list[str]) -> Counter[str]:
         """Forget batches whose rows the driver has; outcomes reported of all others, for progress."""
         for batch in received:

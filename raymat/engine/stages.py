@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -80,6 +80,16 @@ class Pool:
         """What Ray's dashboard shows: the stages."""
         names = [READ] * self.first + [stage.name for stage in self.stages] + [COMMIT] * self.last
         return "_".join(names)
+
+    def share(self, number: int, count: int) -> Pool:
+        """This pool's share of workers where there are ``count`` such pools; one at least."""
+
+        def of(workers: int) -> int:
+            return max(1, workers // count + (number < workers % count))
+
+        return replace(
+            self, workers=of(self.workers), most_workers=of(self.most_workers) if self.most_workers else None
+        )
 
     def most(self, resource: str) -> float:
         """The largest share that one of the stages asks for: a worker runs one at a time."""

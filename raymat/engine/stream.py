@@ -14,18 +14,19 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 import ray.exceptions
 from ray.data import ActorPoolStrategy, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from raymat.engine.cluster import GIB, LIST_CPUS, data_settings, thread_environment
+from raymat.engine.cluster import GIB, LIST_CPUS, PIPELINE_CPUS, data_settings, quiet_ray, thread_environment
 from raymat.engine.ledger import open_ledger
 from raymat.engine.progress import Progress
 from raymat.engine.ray_private import pass_constructor_arguments_by_value
@@ -42,6 +43,7 @@ POLL_S = 1.0
 
 LIST_TASKS = 2
 NO_LIMIT_S = 10**8
+PIPELINE_LIVES = 5
 # The largest nodules take a minute or two.
 NODULE_TIMEOUT_S = 600.0
 
@@ -85,6 +87,9 @@ class Job:
     session : unique to this run
     limit_s : seconds that one stage may take on one nodule
     shared : what the workers fetch with ``raymat.engine.ledger.shared``
+    pipelines : how many drivers the work is dealt to
+    label : what the names of its batches begin with
+    again : whether some of the nodules may be committed already
     """
 
     work: Work
@@ -94,6 +99,9 @@ class Job:
     session: str
     limit_s: float = NODULE_TIMEOUT_S
     shared: Mapping[str, object] = field(default_factory=dict)
+    pipelines: int = 1
+    label: str = ""
+    again: bool = False
 
     @property
     def rows(self) -> int:
@@ -102,6 +110,33 @@ class Job:
     @property
     def workers(self) -> int:
         return self.pools[0].most_workers or self.pools[0].workers
+
+    def dealt(self) -> list[Job]:
+        """A job for each pipeline: its share of the parts and of the workers."""
+        count = min(self.pipelines, len(self.parts))
+        return [
+            replace(
+                self,
+                parts=self.parts[number::count],
+                pools=[pool.share(number, count) for pool in self.pools],
+                label=f"{self.session}-{number}-",
+                shared={},
+                pipelines=1,
+            )
+            for number in range(count)
+        ]
+
+    def without(self, done: set[str]) -> Job:
+        """What is left of the job when these keys are done."""
+        tables = [part.load() for part in self.parts]
+        keys = pa.array(sorted(done), pa.string())
+        left = [table.filter(pc.invert(pc.is_in(table["key"], keys))) for table in tables]
+        parts = [Part(table.num_rows, partial(_same, table)) for table in left if table.num_rows]
+        return replace(self, parts=parts, label=f"{self.label}again-", again=True)
+
+
+def _same(table: pa.Table) -> pa.Table:
+    return table
 
 
 class WorkList(Datasource):
@@ -115,20 +150,20 @@ class WorkList(Datasource):
         return None
 
     def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None, data_context=None) -> list:
-        total, workers, session = self.job.rows, self.job.workers, self.job.session
+        label = self.job.label or f"{self.job.session}-"
         tasks, start = [], 0
         for part in self.job.parts:
-            batches = partial(_batches, part, start, total, workers, session)
+            batches = partial(_batches, part, start, self.job.rows, self.job.workers, label)
             metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
             tasks.append(ReadTask(batches, metadata, per_task_row_limit=per_task_row_limit))
             start += part.rows
         return tasks
 
 
-def _batches(part: Part, start: int, total: int, workers: int, session: str) -> Iterator[pa.Table]:
+def _batches(part: Part, start: int, total: int, workers: int, label: str) -> Iterator[pa.Table]:
     table, at = part.load(), 0
     for size in batch_sizes(start, part.rows, total, workers):
-        yield as_block(f"{session}-{start + at:08d}", "rows", table.slice(at, size))
+        yield as_block(f"{label}{start + at:08d}", "rows", table.slice(at, size))
         at += size
 
 
@@ -158,7 +193,7 @@ def _through(nodules: ray.data.Dataset, pool: Pool, job: Job) -> ray.data.Datase
     worker = type(pool.name, (Worker,), {})
     return nodules.map_batches(
         worker,
-        fn_constructor_args=(job.work, pool, job.marks, job.session, job.limit_s),
+        fn_constructor_args=(job.work, pool, job.marks, job.session, job.limit_s, job.again),
         batch_size=None,
         batch_format="pyarrow",
         # One at a time: a batch that waits behind a long nodule is one that no idle worker can have.
@@ -190,20 +225,23 @@ def run(job: Job) -> Iterator[Update]:
     """
     ledger = open_ledger(job.session, job.shared)
     arrived: queue.SimpleQueue = queue.SimpleQueue()
-    threading.Thread(target=_forward, args=(stream(job), arrived), daemon=True).start()
+    streams = [stream(job)] if job.pipelines == 1 else [_driven(part, ledger) for part in job.dealt()]
+    for blocks in streams:
+        threading.Thread(target=_forward, args=(blocks, arrived), daemon=True).start()
+    running = len(streams)
     # One nodule may use up all its tries while nothing else is left to do.
     stalled_s = (MAX_TRIES + 1) * job.limit_s + 300
     counts: Counter[str] = Counter()
-    received, rows, so_far, moved, over = [], [], Counter(), time.monotonic(), False
-    while not over:
+    received, rows, so_far, moved = [], [], Counter(), time.monotonic()
+    while running:
         deadline = time.monotonic() + POLL_S
-        while not over and (left := deadline - time.monotonic()) > 0:
+        while running and (left := deadline - time.monotonic()) > 0:
             try:
                 item = arrived.get(timeout=left)
             except queue.Empty:
                 break
             if item is None:
-                over = True
+                running -= 1
             elif isinstance(item, BaseException):
                 raise _as_input_error(item) from None
             else:
@@ -211,7 +249,7 @@ def run(job: Job) -> Iterator[Update]:
                 received.append(batch)
                 rows.append(table)
                 counts.update(table["outcome"].to_pylist())
-        open_counts = Counter() if over else ray.get(ledger.poll.remote(received))
+        open_counts = ray.get(ledger.poll.remote(received))
         if counts + open_counts != so_far:
             so_far, moved = counts + open_counts, time.monotonic()
         yield Update(rows, so_far)
@@ -222,6 +260,40 @@ def run(job: Job) -> Iterator[Update]:
                 "or none come; what is committed stands, the same command goes on from there"
             )
     ray.kill(ledger)
+
+
+@ray.remote(num_cpus=PIPELINE_CPUS)
+class Pipeline:
+    """A driver of its own for a share of a job."""
+
+    def run(self, job: Job) -> Iterator[tuple[str, pa.Table]]:
+        """``stream`` in this process."""
+        quiet_ray()
+        yield from stream(job)
+
+
+def _driven(job: Job, ledger: ray.actor.ActorHandle) -> Iterator[tuple[str, pa.Table]]:
+    """``stream`` in a process of its own; where that dies with its node, another takes over what is left."""
+    done: set[str] = set()
+    for _ in range(PIPELINE_LIVES):
+        pipeline = Pipeline.remote()
+        try:
+            for reference in pipeline.run.options(num_returns="streaming").remote(job):
+                batch, table = ray.get(reference)
+                done.update(table["key"].to_pylist())
+                yield batch, table
+            return
+        except ray.exceptions.RayActorError:
+            # What its workers had reported is committed; the rest is looked up as it is met again.
+            for batch, table in ray.get(ledger.take.remote(job.label)):
+                done.update(table["key"].to_pylist())
+                yield batch, table
+            job = job.without(done)
+            if not job.parts:
+                return
+    raise InputError(
+        f"a driver of the work died {PIPELINE_LIVES} times; what is committed stands, run the same command again"
+    )
 
 
 def new_session() -> str:

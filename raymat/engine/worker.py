@@ -51,10 +51,11 @@ class Worker:
     marks : of nodules that killed a worker
     session : names the ledger, see ``raymat.engine.ledger``
     limit_s : seconds that one stage may take on one nodule
+    again : whether some of the nodules may be committed already
     """
 
-    def __init__(self, work: Work, pool: Pool, marks: Marks, session: str, limit_s: float) -> None:
-        self.work, self.pool, self.marks, self.limit_s = work, pool, marks, limit_s
+    def __init__(self, work: Work, pool: Pool, marks: Marks, session: str, limit_s: float, again: bool = False) -> None:
+        self.work, self.pool, self.marks, self.limit_s, self.again = work, pool, marks, limit_s, again
         # By name: Ray cannot restart an actor that was given a handle once the object behind that is lost.
         self.ledger = find_ledger(session)
         self.readers = ThreadPoolExecutor(work.ahead, thread_name_prefix=READ)
@@ -66,8 +67,9 @@ class Worker:
         position = Position(batch, self.limit_s)
         run = _Run(self, batch, position)
         try:
-            if earlier:
+            if earlier or self.again:
                 items = run.leave_out_committed(items, reported)
+            if earlier:
                 run.blame(items, earlier)
             deaths = self._deaths(items, earlier)
             sound = [item for item in items if item.key not in deaths]

@@ -311,7 +311,9 @@ def _do(
             pools, nodules_per_shard(plan.total)
         )
         parts = [Part(rows, partial(store.read_table, name)) for name, rows in plan.work]
-        job = Job(work, parts, pools_of(work, pools), Marks(store), session, what.nodule_timeout_s)
+        job = Job(
+            work, parts, pools_of(work, pools), Marks(store), session, what.nodule_timeout_s, pipelines=pools.pipelines
+        )
         progress = Progress(plan.to_do, say, further=at_work if pools.most_workers else None)
         index = _IndexWriter(store)
         try:
