@@ -248,7 +248,7 @@ def _apply(p, f, count, mean, P, voxel_runs, window_runs, planes, extent, ny, nx
     gather = np.zeros((k, nx + 4))
     spread = np.zeros((k, nx + 4))
     gathered = np.zeros((len(p), k, ez, ny + 2, nx + 4))
-    spreaded = np.zeros((len(p), k, ez, ny + 2, nx + 4))
+    spread_rows = np.zeros((len(p), k, ez, ny + 2, nx + 4))
     U = np.empty((k, nx + 4))
 
     # Slices are taken before the loops along x: an index that starts at 0 needs no check, and the loop becomes SIMD.
@@ -271,7 +271,7 @@ def _apply(p, f, count, mean, P, voxel_runs, window_runs, planes, extent, ny, nx
                         _sum_along_x(gather[a, first + 2 :], into[a, y, first + 2 :], end - first, ex, 1)
             if w < 0:
                 continue
-            onto = spreaded[q, :, w % ez]
+            onto = spread_rows[q, :, w % ez]
             onto[:] = 0.0
             if z < nz:
                 r = planes[1, w]
@@ -292,7 +292,7 @@ def _apply(p, f, count, mean, P, voxel_runs, window_runs, planes, extent, ny, nx
                 y = row - w * ny
                 length = end - first
                 for a in range(k):
-                    _sum_of_rows(spreaded[q, a], y + 3 - ey, ey, first + 2, U[a, :length])
+                    _sum_of_rows(spread_rows[q, a], y + 3 - ey, ey, first + 2, U[a, :length])
                 y_run, p_run = y_out[q, rank : rank + length], p[q, rank : rank + length]
                 n_run, one = count[rank : rank + length], U[c]
                 for t in range(length):
