@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,8 +23,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from scipy import ndimage
 
+from raymat.arrays import triple
 from raymat.matting import METHODS
-from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, REJECTED, InputError, Nodule
+from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, REJECTED, InputError, Nodule, required
 
 LEVEL, WIDTH = -600.0, 1500.0  # lung window, HU
 MARGIN_MM = 10.0
@@ -103,7 +105,7 @@ def show_nodule(nodule: Nodule) -> Figure:
         The nodule has no image: there is nothing to show.
     """
     view = view_of(nodule, MARGIN_MM)
-    image = view.turn(nodule.image)
+    image = view.turn(required(nodule.image, nodule, "image"))
     columns: list[tuple[str, str, np.ndarray | None]] = [("image", "", None)]
     if nodule.readers:
         columns = [("image", "", None), ("readers", f"{len(nodule.readers)} masks", None)]
@@ -121,21 +123,20 @@ def show_nodule(nodule: Nodule) -> Figure:
     FigureCanvasAgg(figure)
     _head(figure, nodule, width, height)
     for column, (name, below, array) in enumerate(columns):
-        alpha = name in mattes
         chosen = name == nodule.method
         turned = None if array is None else view.turn(array)
         for plane in range(3):
             bottom = height - head - (plane + 1) * panel
             box = (left + column * panel, bottom, panel - 0.06, panel - 0.06)
-            axes = figure.add_axes([box[0] / width, box[1] / height, box[2] / width, box[3] / height])
+            axes = figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
             axes.set_label(f"{name} {PLANES[plane]}")
             extent = view.extent(image.shape, plane)
-            if name == "trimap":
+            if turned is not None and name == "trimap":
                 picture = view.cut(turned, plane)
                 axes.imshow(picture, cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="nearest")
             else:
                 picture = _grey(view.cut(image, plane))
-                if alpha:
+                if turned is not None:
                     picture = _overlay(picture, view.cut(turned, plane))
                 axes.imshow(picture, extent=extent, interpolation="bilinear")
             if name == "readers":
@@ -343,7 +344,7 @@ class _Tile:
 
     @classmethod
     def of(cls, nodule: Nodule) -> _Tile:
-        words = {
+        words: dict[str, Any] = {
             "nodule_id": nodule.nodule_id,
             "patient_id": nodule.patient_id,
             "outcome": nodule.outcome,
@@ -398,7 +399,7 @@ def view_of(nodule: Nodule, margin_mm: float) -> View:
         words = f" ({nodule.outcome}: {nodule.reason})" if nodule.outcome and nodule.reason else ""
         raise InputError(f"{nodule.nodule_id}: there is no image to show{words}")
     order, flips = _orientation(nodule.direction)
-    turned = View(order, flips, tuple(nodule.spacing[a] for a in order), (0, 0, 0), (0.0,) * 3, 0.0, False)
+    turned = View(order, flips, triple(nodule.spacing[a] for a in order), (0, 0, 0), (0.0,) * 3, 0.0, False)
     weight = turned.turn(_centre_of(nodule))
     region = turned.turn(_region_of(nodule))
     hits = [np.flatnonzero(region.any(axis=tuple(b for b in range(3) if b != a))) for a in range(3)]
@@ -407,9 +408,9 @@ def view_of(nodule: Nodule, margin_mm: float) -> View:
     # No wider than the crop itself: a margin that was never scanned shows nothing.
     side = float(min(((high - low + 1) * turned.spacing).max() + 2 * margin_mm, extents.max()))
     centre = [float(c) for c in ndimage.center_of_mass(weight)]
-    centre = [min(max(round(c), 0), n - 1) for c, n in zip(centre, weight.shape, strict=True)]
-    middle = tuple(((low + high) / 2).tolist())
-    return View(order, flips, turned.spacing, tuple(centre), middle, side, nodule.direction is not None)
+    nearest = [min(max(round(c), 0), n - 1) for c, n in zip(centre, weight.shape, strict=True)]
+    middle = triple(((low + high) / 2).tolist())
+    return View(order, flips, turned.spacing, triple(nearest), middle, side, nodule.direction is not None)
 
 
 def _orientation(direction: np.ndarray | None) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
@@ -424,7 +425,7 @@ def _orientation(direction: np.ndarray | None) -> tuple[tuple[int, int, int], tu
         order[patient] = int(index)
         left[patient, :] = -1
         left[:, index] = -1
-    return tuple(order), tuple(bool(direction[patient, index] < 0) for patient, index in enumerate(order))
+    return triple(order), triple(bool(direction[patient, index] < 0) for patient, index in enumerate(order))
 
 
 def _best(nodule: Nodule) -> np.ndarray | None:
@@ -450,7 +451,7 @@ def _region_of(nodule: Nodule) -> np.ndarray:
     if nodule.trimap is not None and nodule.trimap.any():
         return nodule.trimap > 0
     readers = [mask > 0 for mask in nodule.readers if mask.any()]
-    return np.logical_or.reduce(readers) if readers else np.ones(nodule.image.shape, bool)
+    return np.logical_or.reduce(readers) if readers else np.ones(required(nodule.image, nodule, "image").shape, bool)
 
 
 def _ordered(nodule: Nodule) -> list:
@@ -635,7 +636,7 @@ def _key(figure: Figure, nodule: Nodule, left: float, width: float, height: floa
             figure.text((x + 0.36) / width, (y + 0.065) / height, f"reader {reader + 1}", fontsize=9, va="center")
             x += 1.08
     if mattes:
-        bar = figure.add_axes([(width - 3.0) / width, (y - 0.0) / height, 1.9 / width, 0.13 / height])
+        bar = figure.add_axes(((width - 3.0) / width, (y - 0.0) / height, 1.9 / width, 0.13 / height))
         bar.set_label("key alpha")
         ramp = np.linspace(0, 1, 256, dtype=np.float32)[None, :]
         bar.imshow(_overlay(np.full((1, 256, 3), 0.1, np.float32), ramp), aspect="auto", extent=(0, 1, 0, 1))
@@ -650,7 +651,7 @@ def _tile_text(figure: Figure, tile: _Tile, x: float, top: float, wide: float, w
     lines = [(line, 9.5, "bold", INK) for line in textwrap.wrap(tile.nodule_id, 19)]
     if tile.patient_id and tile.patient_id not in tile.nodule_id:
         lines += [(line, 8, "normal", FAINT) for line in textwrap.wrap(tile.patient_id, 24)]
-    lines.append((tile.outcome or "not judged", 9, "bold", OUTCOME_COLOURS.get(tile.outcome, INK)))
+    lines.append((tile.outcome or "not judged", 9, "bold", OUTCOME_COLOURS.get(tile.outcome or "", INK)))
     if tile.line:
         lines += [(line, 8, "normal", INK) for line in textwrap.wrap(tile.line, 24)]
     lines += [(line, 7.5, "normal", FAINT) for line in textwrap.wrap(tile.reason, 27)[:8]]

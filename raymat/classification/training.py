@@ -71,7 +71,8 @@ def train_classifier(
     torch.manual_seed(seed)
     # A CPU convolves channels last a quarter faster (`python -m benchmarks.classifiers`).
     layout = torch.channels_last_3d if device.type == "cpu" else torch.contiguous_format
-    model = make_network(network, recipe.width, recipe.stem).to(device, memory_format=layout)
+    # torch documents memory_format; its annotations of Module.to leave it out.
+    model = make_network(network, recipe.width, recipe.stem).to(device, memory_format=layout)  # type: ignore[call-overload]
     positives = int(training.labels.sum())
     weight = (len(training.labels) - positives) / positives
     optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -112,7 +113,7 @@ def _epoch(
     """One pass over the training nodules, each augmented anew; the mean loss."""
     model.train()
     order = torch.randperm(len(crops), generator=generator("classifier order", seed, epoch)).tolist()
-    losses = []
+    losses: list[Tensor] = []
     for start in range(0, len(order), recipe.batch):
         places = order[start : start + recipe.batch]
         if len(places) < 2 and losses:

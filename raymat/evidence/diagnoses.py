@@ -135,7 +135,7 @@ def comparisons(predictions: pd.DataFrame) -> pd.DataFrame:
     table["holm"] = holm(table["p"])
     table["holm_chosen"] = np.nan
     mine = table["first"] == CHOSEN
-    table.loc[mine, "holm_chosen"] = holm(table.loc[mine, "p"])
+    table.loc[mine, "holm_chosen"] = holm(table["p"][mine])
     return table
 
 
@@ -186,7 +186,7 @@ def _resampled(nodules: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
     of: dict[str, dict[str, np.ndarray]] = {}
     for (network, name), part in nodules.groupby(["network", "input"], sort=False):
         mine = times[:, np.searchsorted(names, part["patient_id"])]
-        of.setdefault(network, {})[name] = np.stack(
+        of.setdefault(str(network), {})[str(name)] = np.stack(
             [areas(part["label"], part["score"], mine, sizes) for sizes in (None, part["diameter_mm"])]
         )
     return of

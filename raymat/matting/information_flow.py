@@ -3,8 +3,11 @@ for natural image matting", CVPR 2017; carried to three dimensions as in the pap
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import numpy as np
 
+from raymat.arrays import BoolArray, Float64Array, Int32Array, Int64Array, IntArray
 from raymat.matting import closed_form, knn
 from raymat.matting.compiled import compiled
 from raymat.matting.neighbors import Voxels
@@ -21,12 +24,20 @@ INTRA_WEIGHT = 0.01
 KNOWN_TO_UNKNOWN_WEIGHT = 0.05
 
 
+class Parameters(TypedDict, total=False):
+    """What may be set of `system`."""
+
+    known_to_unknown: bool
+    regularization: float
+    epsilon: float
+
+
 def system(
     voxels: Voxels,
-    step: np.ndarray,
-    unknown: np.ndarray,
-    foreground: np.ndarray,
-    background: np.ndarray,
+    step: Float64Array,
+    unknown: BoolArray,
+    foreground: BoolArray,
+    background: BoolArray,
     windows: Windows,
     known_to_unknown: bool = True,
     regularization: float = REGULARIZATION,
@@ -91,7 +102,7 @@ def system(
         pull[rank[u]] = KNOWN_TO_UNKNOWN_WEIGHT * confidence * a_hat
         diagonal += trust
 
-    def laplacian(p: np.ndarray) -> np.ndarray:
+    def laplacian(p: Float64Array) -> Float64Array:
         y = L_cm(p)
         y += L_iu(p)
         y += trust * p
@@ -112,17 +123,17 @@ class MixtureLaplacian:
     n: number of variables.
     """
 
-    def __init__(self, i: np.ndarray, j: np.ndarray, weight: np.ndarray, n: int) -> None:
+    def __init__(self, i: IntArray, j: IntArray, weight: Float64Array, n: int) -> None:
         self._i, self._j, self._weight = i.astype(np.uint32), j.astype(np.uint32), weight
         self.diagonal = _mixture_diagonal(self._i, self._j, weight, n)
 
-    def __call__(self, p: np.ndarray) -> np.ndarray:
+    def __call__(self, p: Float64Array) -> Float64Array:
         """L_cm p for each row of p, (k, n)."""
         return _mixture_apply(p, self._i, self._j, self._weight)
 
 
 @compiled
-def _mixture_diagonal(i, j, weight, n):
+def _mixture_diagonal(i: IntArray, j: IntArray, weight: Float64Array, n: int) -> Float64Array:
     diagonal = np.zeros(n)
     for r in range(len(i)):
         diagonal[i[r]] += 1.0
@@ -132,7 +143,7 @@ def _mixture_diagonal(i, j, weight, n):
 
 
 @compiled
-def _mixture_apply(p, i, j, weight):
+def _mixture_apply(p: Float64Array, i: IntArray, j: IntArray, weight: Float64Array) -> Float64Array:
     y = np.zeros_like(p)
     k, n = p.shape
     if k == 2:  # a method and its "+": one walk over the weights serves both
@@ -166,7 +177,7 @@ def _mixture_apply(p, i, j, weight):
 
 
 @compiled
-def _embedding(values, voxels, neighbors, regularization):
+def _embedding(values: Float64Array, voxels: Int64Array, neighbors: Int32Array, regularization: float) -> Float64Array:
     """Local-linear-embedding weights: w minimises `|f_i - sum w_j f_j|^2 + reg |w|^2` with sum 1.
 
     `w ~ (N N^T + reg I)^-1 1` with the k rows `N_j = f_j - f_i`. N has only c columns, so by the Woodbury identity
@@ -211,7 +222,14 @@ def _embedding(values, voxels, neighbors, regularization):
     return weight
 
 
-def _known_to_unknown(voxels, step, u, foreground, background, regularization):
+def _known_to_unknown(
+    voxels: Voxels,
+    step: Float64Array,
+    u: Int64Array,
+    foreground: BoolArray,
+    background: BoolArray,
+    regularization: float,
+) -> tuple[Float64Array, Float64Array]:
     """The colour mixture of the nearest known voxels: alpha as they see it, and how much to trust it."""
     values = voxels.values
     near_foreground = voxels.nearest(KNOWN_SPATIAL_WEIGHT * step, KNOWN_NEIGHBORS, u, foreground)

@@ -4,11 +4,12 @@ section 4.1."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict, Unpack
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from raymat.arrays import BoolArray, Float64Array, Int32Array, Int64Array
 from raymat.matting.compiled import compiled
 from raymat.matting.neighbors import Voxels
 from raymat.matting.solve import GraphLaplacian, System
@@ -18,17 +19,26 @@ NEIGHBORS = (20, 10)
 SPATIAL_WEIGHTS = (2.0, 0.1)
 
 
+class Parameters(TypedDict, total=False):
+    """What may be set of `edges` for a whole system."""
+
+    neighbors: Sequence[int]
+    spatial_weights: Sequence[float]
+    kernel: str
+    rings: int
+
+
 def edges(
     voxels: Voxels,
-    step: np.ndarray,
-    unknown: np.ndarray,
+    step: Float64Array,
+    unknown: BoolArray,
     neighbors: Sequence[int] = NEIGHBORS,
     spatial_weights: Sequence[float] = SPATIAL_WEIGHTS,
     kernel: str = "soft",
     rings: int = 1,
     within_unknown: bool = False,
     kernel_weight: float | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[Int32Array, Int32Array, Float64Array]:
     """The edges of the graph of the k nearest neighbours in `g = [f, w x]`, pass by pass.
 
     The weight of an edge is `max(0, 1 - |g_i - g_j|_1 / dim g)`, or 1 for the binary kernel. Passes add up.
@@ -56,9 +66,9 @@ def edges(
     spatial = np.where(step > 0, step, 1.0)
     passes = list(zip(neighbors, spatial_weights, strict=True))
     u = unknown.ravel()
-    Rows = list[tuple[np.ndarray, np.ndarray]]  # voxels and their neighbours, pass by pass
+    Rows = list[tuple[Int64Array, Int32Array]]  # voxels and their neighbours, pass by pass
 
-    def search(members: np.ndarray) -> Rows:
+    def search(members: Int64Array) -> Rows:
         among = unknown if within_unknown else None
         return [(members, voxels.nearest(w * spatial, k, members, among)) for k, w in passes]
 
@@ -88,7 +98,7 @@ def edges(
     return i, j, weight
 
 
-def system(voxels: Voxels, step: np.ndarray, unknown: np.ndarray, **parameters: Any) -> System:
+def system(voxels: Voxels, step: Float64Array, unknown: BoolArray, **parameters: Unpack[Parameters]) -> System:
     """`L = diag(W 1) - W` with `W = (W + W^T) / 2` over the edges, with the parameters of `edges`."""
     i, j, weight = edges(voxels, step, unknown, **parameters)
     joined = np.zeros(unknown.size, dtype=bool)
@@ -101,7 +111,7 @@ def system(voxels: Voxels, step: np.ndarray, unknown: np.ndarray, **parameters: 
 
 
 @compiled
-def _mark_joined(i, neighbors, near, joined):
+def _mark_joined(i: Int64Array, neighbors: Int32Array, near: BoolArray, joined: BoolArray) -> None:
     """Set `joined` for the voxels that share an edge with one in `near`."""
     for r in range(len(i)):
         for s in range(neighbors.shape[1]):
@@ -114,7 +124,15 @@ def _mark_joined(i, neighbors, near, joined):
 
 
 @compiled
-def _edges(i, neighbors, values, shape, step, dimensions, soft):
+def _edges(
+    i: Int64Array,
+    neighbors: Int32Array,
+    values: Float64Array,
+    shape: Int64Array,
+    step: Float64Array,
+    dimensions: int,
+    soft: bool,
+) -> tuple[Int32Array, Int32Array, Float64Array]:
     """Ends and weights of the edges i -> neighbors."""
     kept = 0
     for r in range(len(i)):

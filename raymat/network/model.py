@@ -141,6 +141,7 @@ def _group(inside: int, outside: int, blocks: int) -> nn.Sequential:
 
 def _head(width: int) -> nn.Conv3d:
     head = nn.Conv3d(width, 1, 1)
+    assert head.bias is not None
     nn.init.constant_(head.bias, PRIOR_LOGIT)
     return head
 

@@ -10,7 +10,7 @@ import io
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +29,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from raymat.arrays import triple
 from raymat.nodule import InputError
 from raymat.places import HEADER_BYTES, ObjectFolder, State, Unreachable, is_uri
 from raymat.volume import PLACEMENT_TOLERANCE_MM, Grid
@@ -135,7 +136,7 @@ class DicomTree:
     broken: list[BrokenFile]
 
 
-def index_tree(root: str | Path, wanted: Sequence[str] | set[str] | None = None) -> DicomTree:
+def index_tree(root: str | Path, wanted: Collection[str] | None = None) -> DicomTree:
     """Find the series of a folder tree by the SeriesInstanceUID in every file's header.
 
     Files that are no DICOM, and DICOM without an image in space (reports, structure sets, radiographs), are passed
@@ -343,7 +344,7 @@ def slab_grid(slices: Sequence[Slice], slice_spacing: float | None = None) -> Gr
     return Grid(
         (len(slices), *first.shape),
         (slice_spacing, *first.spacing),
-        tuple(float(p) for p in first.position),
+        triple(float(p) for p in first.position),
         direction,
     )
 

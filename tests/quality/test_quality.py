@@ -201,7 +201,7 @@ def test_assess_rejects_below_the_floor(sphere):
 
 def test_assess_names_what_is_missing(sphere):
     whole = nodule_of(sphere, cf=sphere[3])
-    with pytest.raises(InputError, match="N1: quality needs the nodule's trimap"):
+    with pytest.raises(InputError, match="N1: has no trimap"):
         assess(replace(whole, trimap=None))
     with pytest.raises(InputError, match="N1: there is no candidate"):
         assess(replace(whole, candidates=[]))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, DeflatedExplicitVRLittleEndian
 
 MANUFACTURER = "raymat phantom"
 # Identifies who wrote the file; a fixed one, so that a new pydicom does not change the bytes.
-IMPLEMENTATION = ("2.25.214318914602175923580175238712934523870", "RAYMAT PHANTOM")
+IMPLEMENTATION = (UID("2.25.214318914602175923580175238712934523870"), "RAYMAT PHANTOM")
 RESCALE_INTERCEPT = -1024
 
 

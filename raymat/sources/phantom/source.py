@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from raymat.nodule import InputError, Nodule
+from raymat.nodule import InputError, Nodule, required
 from raymat.places import ObjectFolder, is_uri
 from raymat.sources import NoduleRef, digest
 from raymat.sources.lidc import LidcSource
 from raymat.sources.phantom import choice, dicom
 from raymat.sources.phantom.draw import Phantom, draw_phantom
-from raymat.volume import Grid, read_volume, write_volume
+from raymat.volume import Grid, nodule_grid, read_volume, write_volume
 
 # Of the drawing: raised whenever the same seed gives another phantom.
 VERSION = 1
@@ -389,7 +389,7 @@ class PhantomSource:
 
     def _read(self, folder: Path, ref: NoduleRef) -> Nodule:
         record = _read_record(folder)
-        archive = LidcSource(folder)
+        archive = LidcSource(str(folder))
         found = [seen for seen in archive.plan() if seen.nodule_id == ref.nodule_id]
         if not found:
             raise InputError(f"{folder}: does not hold {ref.nodule_id}; remove the folder and run again")
@@ -418,11 +418,12 @@ def _read_table(root: str) -> list[dict]:
 def _on_grid(path: Path, nodule: Nodule) -> np.ndarray:
     """The true alpha of ``path`` on the nodule's grid, 0 beyond what was drawn; float32 (z, y, x)."""
     alpha, grid = read_volume(path)
-    shape = nodule.image.shape
-    step = np.asarray(nodule.direction) * np.asarray(nodule.spacing)
-    start = np.linalg.solve(step, np.asarray(grid.origin) - np.asarray(nodule.origin))
+    own = nodule_grid(nodule, required(nodule.image, nodule, "image"))
+    shape = own.shape
+    step = own.direction * np.asarray(own.spacing)
+    start = np.linalg.solve(step, np.asarray(grid.origin) - np.asarray(own.origin))
     first = np.rint(start).astype(int)
-    here = Grid(shape, nodule.spacing, nodule.origin, np.asarray(nodule.direction)).crop(first, alpha.shape)
+    here = own.crop(first, alpha.shape)
     if here.placement_difference(grid) > 0.1:
         raise InputError(f"{path}: is not on the grid of its image; remove the folder and draw it again")
     out = np.zeros(shape, np.float32)
