@@ -165,4 +165,5 @@ class Committed:
         self.store, self.rows = store, rows
 
     def __call__(self, position: int) -> Nodule:
+        """The nodule of a row."""
         return self.store.read_committed(self.rows["key"][position].as_py(), self.rows["shard"][position].as_py())

@@ -35,7 +35,7 @@ LABELS = (("R", "L", "A", "P"), ("R", "L", "S", "I"), ("A", "P", "S", "I"))  # l
 
 READERS_COLOURS = ("#00d5ff", "#ffd400", "#ff5cf4", "#5dff5d", "#ff9340", "#b79bff")
 OUTCOME_COLOURS = {ACCEPTED: "#1a7f37", REJECTED: "#b3261e", EXCLUDED: "#6b6b6b", FAILED: "#b3261e"}
-FRAME = "#00c853"
+FRAME, CHOSEN_TEXT = "#00c853", "#007a33"
 INK, FAINT = "#1b1b1b", "#666666"
 OUTSIDE = 0.13  # grey of what lies beyond the crop
 
@@ -106,16 +106,7 @@ def show_nodule(nodule: Nodule) -> Figure:
     """
     view = view_of(nodule, MARGIN_MM)
     image = view.turn(required(nodule.image, nodule, "image"))
-    columns: list[tuple[str, str, np.ndarray | None]] = [("image", "", None)]
-    if nodule.readers:
-        columns = [("image", "", None), ("readers", f"{len(nodule.readers)} masks", None)]
-    if nodule.trimap is not None:
-        columns.append(("trimap", "", nodule.trimap))
-    mattes = {matte.method for matte in nodule.candidates} | {"true"}
-    columns += [(matte.method, _score(matte.score), matte.alpha) for matte in _ordered(nodule)]
-    if nodule.true_alpha is not None:
-        columns.append(("true", "alpha", nodule.true_alpha))
-
+    columns = _columns_of(nodule)
     panel, left, head, foot = 1.62, 0.42, 1.42, 0.5
     width = max(left + len(columns) * panel + 0.12, 8.0)
     height = head + 3 * panel + foot
@@ -144,38 +135,37 @@ def show_nodule(nodule: Nodule) -> Figure:
                     _contour(axes, view.cut(view.turn(mask), plane), extent, reader, 1.1)
             _dress(axes, view.side, chosen)
             if plane == 0:
-                colour, weight = (FRAME, "bold") if chosen else (INK, "bold")
-                mark = name.upper() if name in METHODS else name.replace("3dmm", "3DMM")
-                axes.annotate(
-                    mark,
-                    (0.5, 1.0),
-                    (0, 17),
-                    xycoords="axes fraction",
-                    textcoords="offset points",
-                    ha="center",
-                    va="bottom",
-                    fontsize=11,
-                    color="#007a33" if chosen else colour,
-                    weight=weight,
-                )
-                axes.annotate(
-                    f"{below}  chosen" if chosen else below,
-                    (0.5, 1.0),
-                    (0, 5),
-                    xycoords="axes fraction",
-                    textcoords="offset points",
-                    ha="center",
-                    va="bottom",
-                    fontsize=9,
-                    color="#007a33" if chosen else FAINT,
-                )
+                _title(axes, name, below, chosen)
             if column == 0:
                 axes.set_ylabel(PLANES[plane], fontsize=11, color=INK, labelpad=5)
                 if view.oriented:
                     _sides(axes, LABELS[plane])
                 _scale_bar(axes, view.side)
-    _key(figure, nodule, left, width, height, any(name in mattes for name, *_ in columns))
+    mattes = bool(nodule.candidates) or nodule.true_alpha is not None
+    _key(figure, nodule, left, width, height, mattes)
     return figure
+
+
+def _columns_of(nodule: Nodule) -> list[tuple[str, str, np.ndarray | None]]:
+    """The columns of ``show_nodule``: name, what stands below it, and the array that is laid over the image."""
+    columns: list[tuple[str, str, np.ndarray | None]] = [("image", "", None)]
+    if nodule.readers:
+        columns.append(("readers", f"{len(nodule.readers)} masks", None))
+    if nodule.trimap is not None:
+        columns.append(("trimap", "", nodule.trimap))
+    columns += [(matte.method, _score(matte.score), matte.alpha) for matte in _ordered(nodule)]
+    if nodule.true_alpha is not None:
+        columns.append(("true", "alpha", nodule.true_alpha))
+    return columns
+
+
+def _title(axes: Axes, name: str, below: str, chosen: bool) -> None:
+    """A column's name and, below it, its score; green where it is chosen."""
+    at: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "center", "va": "bottom"}
+    mark = name.upper() if name in METHODS else name.replace("3dmm", "3DMM")
+    axes.annotate(mark, (0.5, 1.0), (0, 17), fontsize=11, color=CHOSEN_TEXT if chosen else INK, weight="bold", **at)
+    words = f"{below}  chosen" if chosen else below
+    axes.annotate(words, (0.5, 1.0), (0, 5), fontsize=9, color=CHOSEN_TEXT if chosen else FAINT, **at)
 
 
 def contact_sheet(nodules: Iterable[Nodule], title: str | None = None) -> Figure:
@@ -223,33 +213,38 @@ def contact_sheet(nodules: Iterable[Nodule], title: str | None = None) -> Figure
         axes.set_xlim(0, len(names))
         axes.set_ylim(3, 0)
         axes.set_aspect("auto")
-        if tile.mosaic is None:
-            axes.add_patch(Rectangle((0, 0.02), len(names), 2.96, facecolor="#f1f1f1", edgecolor="none"))
-            axes.text(0.2, 1.5, "no picture", color=FAINT, fontsize=9, va="center")
-            continue
-        axes.imshow(tile.mosaic, extent=(0, len(names), 3, 0), interpolation="nearest", aspect="auto")
-        for reader, mask, extent in tile.contours:
-            _contour(axes, mask, extent, reader, 0.8)
-        for column in tile.framed:
-            axes.add_patch(Rectangle((column + 0.015, 0.015), 0.97, 2.97, fill=False, edgecolor=FRAME, linewidth=1.8))
-        for column, score in tile.scores.items():
-            axes.text(
-                column + 0.06,
-                0.06,
-                score,
-                path_effects=HALO,
-                color="white",
-                fontsize=7.5,
-                va="top",
-                ha="left",
-                weight="bold",
-            )
-        if not tile.framed:
-            axes.text(len(names) - 0.5, 0.5, "none", color=FAINT, fontsize=8, ha="center", va="center")
-        bar = [0.1, 0.1 + tile.bar_mm / tile.side], [2.9, 2.9]
-        axes.plot(*bar, color="white", linewidth=1.6, solid_capstyle="butt", path_effects=HALO)
-        axes.text(0.1, 2.84, f"{tile.bar_mm} mm", color="white", fontsize=6.5, va="bottom", path_effects=HALO)
+        _draw_tile(axes, tile, len(names))
     return figure
+
+
+def _draw_tile(axes: Axes, tile: _Tile, columns: int) -> None:
+    """A nodule's pictures on axes of ``columns`` by 3 panels."""
+    if tile.mosaic is None:
+        axes.add_patch(Rectangle((0, 0.02), columns, 2.96, facecolor="#f1f1f1", edgecolor="none"))
+        axes.text(0.2, 1.5, "no picture", color=FAINT, fontsize=9, va="center")
+        return
+    axes.imshow(tile.mosaic, extent=(0, columns, 3, 0), interpolation="nearest", aspect="auto")
+    for reader, mask, extent in tile.contours:
+        _contour(axes, mask, extent, reader, 0.8)
+    for column in tile.framed:
+        axes.add_patch(Rectangle((column + 0.015, 0.015), 0.97, 2.97, fill=False, edgecolor=FRAME, linewidth=1.8))
+    for column, score in tile.scores.items():
+        axes.text(
+            column + 0.06,
+            0.06,
+            score,
+            path_effects=HALO,
+            color="white",
+            fontsize=7.5,
+            va="top",
+            ha="left",
+            weight="bold",
+        )
+    if not tile.framed:
+        axes.text(columns - 0.5, 0.5, "none", color=FAINT, fontsize=8, ha="center", va="center")
+    bar = [0.1, 0.1 + tile.bar_mm / tile.side], [2.9, 2.9]
+    axes.plot(*bar, color="white", linewidth=1.6, solid_capstyle="butt", path_effects=HALO)
+    axes.text(0.1, 2.84, f"{tile.bar_mm} mm", color="white", fontsize=6.5, va="bottom", path_effects=HALO)
 
 
 def method_histogram(counts: Mapping[str, int]) -> Figure:

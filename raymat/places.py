@@ -170,6 +170,7 @@ class ObjectFolder:
         return f"{open_filesystem(self.uri)[1]}/{name}"
 
     def where(self, name: str) -> str:
+        """The URI of a name, for messages."""
         return f"{self.uri}/{name}"
 
     def name_of(self, cell: str) -> str:

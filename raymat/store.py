@@ -186,12 +186,15 @@ class Store:
 
     @property
     def is_local(self) -> bool:
+        """Whether the dataset lies on a disk, not in an object store."""
         return isinstance(self.filesystem, pafs.LocalFileSystem)
 
     def path(self, name: str) -> str:
+        """The path of a name on the filesystem."""
         return f"{self.root}/{name}"
 
     def exists(self, name: str) -> bool:
+        """Whether there is such a file or folder."""
         with self._answering(name):
             return bool(self.filesystem.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
 
@@ -251,6 +254,7 @@ class Store:
             self.filesystem.delete_file(self.path(name))
 
     def delete_many(self, names: Iterable[str]) -> None:
+        """Delete files, several at once."""
         with ThreadPoolExecutor(DELETIONS) as pool:
             list(pool.map(self.delete, names))
 
@@ -272,6 +276,7 @@ class Store:
         return sorted(name for name in names if name.endswith(suffix) and not name.endswith(".tmp"))
 
     def write_table(self, name: str, table: pa.Table) -> None:
+        """Write a table as Parquet, whole or not at all."""
         self.write(name, as_parquet(table))
 
     def read_table(self, name: str, columns: Sequence[str] | None = None, row_group: int | None = None) -> pa.Table:
@@ -328,6 +333,7 @@ class Store:
         return taken
 
     def manifest_parts(self) -> list[str]:
+        """The names of the manifest's files, in its order."""
         return self.listing("manifest", ".parquet")
 
     def source_digest(self) -> str:

@@ -229,8 +229,9 @@ def as_markdown(table: pd.DataFrame, size: pd.DataFrame) -> str:
     for _, row in pd.concat([size, table]).iterrows():
         spread = f" (± {row['spread']:.3f})" if np.isfinite(row["spread"]) else ""
         cells = [row["network"], row["input"], f"{row['mean']:.3f}{spread}"]
-        for name in ("auroc", "matched"):
-            cells.append(f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})")
+        cells += [
+            f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})" for name in ("auroc", "matched")
+        ]
         lines.append("| " + " | ".join([*cells, f"{row['brier']:.3f}", f"{row['calibration_error']:.3f}"]) + " |")
     return "\n".join(lines)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TypeGuard, cast
 
 import numpy as np
@@ -14,15 +12,13 @@ import numpy as np
 from raymat.arrays import AnyArray, Box, Float32Array, Float64Array
 from raymat.matting import closed_form, information_flow, knn, learning_based
 from raymat.matting.calibration import HUWindow
-from raymat.matting.neighbors import Voxels
+from raymat.matting.region import BACKGROUND, FOREGROUND, UNKNOWN, Region
 from raymat.matting.solve import Solution, SolveInfo, System, solve
-from raymat.matting.windows import ProjectionParameters, WindowLaplacian, Windows, windows_around
+from raymat.matting.windows import ProjectionParameters, WindowLaplacian
 
 METHODS = ("cf", "knn", "lb", "if", "cf+", "knn+", "lb+", "if+")
 
 SOLVER_VERSION = "2"  # part of a build's keys: raised by every change that moves an alpha
-
-BACKGROUND, UNKNOWN, FOREGROUND = 0, 128, 255
 
 PARAMETERS = {
     "cf": ("epsilon",),
@@ -32,7 +28,7 @@ PARAMETERS = {
 }
 
 
-def estimate_alpha(
+def estimate_alpha(  # noqa: PLR0913 - the front door: what can be said of a matte, by keyword
     image: AnyArray,
     trimap: AnyArray,
     method: str,
@@ -113,7 +109,7 @@ def estimate_alpha(
     )[method]
 
 
-def estimate_all(
+def estimate_all(  # noqa: PLR0913 - as estimate_alpha
     image: AnyArray,
     trimap: AnyArray,
     methods: Iterable[str] = METHODS,
@@ -149,18 +145,8 @@ def estimate_all(
     values, trimap, axes = _checked_arrays(image, trimap, channel_axis)
     lengths = _checked_spacing(spacing, axes)
     ranges = _checked_ranges(intensity_range, values.shape[3])
-    if not (_is_number(constraint_weight) and 0 < constraint_weight < math.inf):
-        raise ValueError(f"constraint_weight must be a finite number above 0, not {constraint_weight!r}")
-    if roi_margin is not None and not (_is_number(roi_margin) and 0 <= roi_margin < math.inf):
-        raise ValueError(f"roi_margin must be a distance of 0 mm or more, or None, not {roi_margin!r}")
-    if any(m.endswith("+") for m in methods) and not isinstance(calibration, HUWindow):
-        raise ValueError(f"the methods with + need calibration=HUWindow(level, width), not {calibration!r}")
-
-    S = (trimap == FOREGROUND).astype(np.float64)
-    S_plus = S.copy()
-    if isinstance(calibration, HUWindow):
-        S_plus[trimap == FOREGROUND] = calibration.alpha(values[trimap == FOREGROUND][:, 0])
-    constraint = {name: S_plus if name.endswith("+") else S for name in methods}
+    _check_settings(methods, constraint_weight, roi_margin, calibration)
+    constraint = _constraints(values, trimap, methods, calibration)
     unknowns = int(np.count_nonzero(trimap == UNKNOWN))
     spatial_shape = trimap.shape[3 - axes :]
     if unknowns == 0:
@@ -178,7 +164,7 @@ def estimate_all(
     scaled = np.empty(values[box].shape)
     for a, (low, high) in enumerate(ranges):
         scaled[..., a] = (np.clip(values[box][..., a], low, high) - low) / (high - low)
-    region = _Region(scaled, trimap[box], lengths / longest)
+    region = Region(scaled, trimap[box], lengths / longest)
     shared = (time.perf_counter() - began) / len(methods)
 
     mattes: dict[str, tuple[Float32Array, Solution, str]] = {}
@@ -188,7 +174,7 @@ def estimate_all(
         if not pair:
             continue
         began = time.perf_counter()
-        system = region.system(base, constraint_weight, parameters.get(base, {}))
+        system = _system(region, base, constraint_weight, parameters.get(base, {}))
         known = region.trimap.ravel()[system.variables] != UNKNOWN
         held = [constraint[name][box].ravel()[system.variables] for name in pair]
         solutions = solve(system, known, held, constraint_weight)
@@ -207,41 +193,28 @@ def estimate_all(
     }
 
 
-@dataclass(frozen=True)
-class _Region:
-    """The region of interest: scaled features (z, y, x, c), its trimap, and the relative distance of voxels."""
+def _constraints(
+    values: Float64Array, trimap: AnyArray, methods: Sequence[str], calibration: HUWindow | None
+) -> dict[str, Float64Array]:
+    """S by method (paper, Eq. 2): alpha of the known voxels, calibrated inside the foreground for the "+" (Eq. 4)."""
+    S = (trimap == FOREGROUND).astype(np.float64)
+    S_plus = S.copy()
+    if isinstance(calibration, HUWindow):
+        S_plus[trimap == FOREGROUND] = calibration.alpha(values[trimap == FOREGROUND][:, 0])
+    return {name: S_plus if name.endswith("+") else S for name in methods}
 
-    features: Float64Array
-    trimap: AnyArray
-    step: Float64Array
 
-    @cached_property
-    def voxels(self) -> Voxels:
-        return Voxels(self.features)
-
-    @cached_property
-    def windows(self) -> Windows:
-        return windows_around(self.features, self.trimap == UNKNOWN)
-
-    def system(self, base: str, constraint_weight: float, parameters: Mapping[str, object]) -> System:
-        """The system of a pair: everything but its right-hand sides; `parameters` have been checked."""
-        if base in ("cf", "lb"):
-            project = closed_form.projection if base == "cf" else learning_based.projection
-            L = WindowLaplacian(self.windows, project(self.windows, **cast(ProjectionParameters, parameters)))
-            return System(self.windows.voxels, L, L.diagonal)
-        if base == "knn":
-            # A smaller lambda lets more through known voxels.
-            graph = cast(knn.Parameters, {"rings": 1 if constraint_weight >= 100 else 2, **parameters})
-            return knn.system(self.voxels, self.step, self.trimap == UNKNOWN, **graph)
-        return information_flow.system(
-            self.voxels,
-            self.step,
-            self.trimap == UNKNOWN,
-            self.trimap == FOREGROUND,
-            self.trimap == BACKGROUND,
-            self.windows,
-            **cast(information_flow.Parameters, parameters),
-        )
+def _system(region: Region, base: str, constraint_weight: float, parameters: Mapping[str, object]) -> System:
+    """The system of a method and its "+": everything but its right-hand sides; `parameters` have been checked."""
+    if base in ("cf", "lb"):
+        project = closed_form.projection if base == "cf" else learning_based.projection
+        L = WindowLaplacian(region.windows, project(region.windows, **cast(ProjectionParameters, parameters)))
+        return System(region.windows.voxels, L, L.diagonal)
+    if base == "knn":
+        # A smaller lambda lets more through known voxels.
+        graph = cast(knn.Parameters, {"rings": 1 if constraint_weight >= 100 else 2, **parameters})
+        return knn.system(region, **graph)
+    return information_flow.system(region, **cast(information_flow.Parameters, parameters))
 
 
 def _region_of_interest(trimap: AnyArray, spacing: Float64Array, margin: float | None) -> Box:
@@ -262,6 +235,17 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
+def _check_settings(
+    methods: Sequence[str], constraint_weight: float, roi_margin: float | None, calibration: HUWindow | None
+) -> None:
+    if not (_is_number(constraint_weight) and 0 < constraint_weight < math.inf):
+        raise ValueError(f"constraint_weight must be a finite number above 0, not {constraint_weight!r}")
+    if roi_margin is not None and not (_is_number(roi_margin) and 0 <= roi_margin < math.inf):
+        raise ValueError(f"roi_margin must be a distance of 0 mm or more, or None, not {roi_margin!r}")
+    if any(m.endswith("+") for m in methods) and not isinstance(calibration, HUWindow):
+        raise ValueError(f"the methods with + need calibration=HUWindow(level, width), not {calibration!r}")
+
+
 def _checked_methods(methods: Iterable[str]) -> tuple[str, ...]:
     names = (methods,) if isinstance(methods, str) else tuple(methods)
     if not names:
@@ -273,30 +257,34 @@ def _checked_methods(methods: Iterable[str]) -> tuple[str, ...]:
 
 
 def _checked_parameters(parameters: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
-    checked = {}
     for base, given in parameters.items():
         if base not in PARAMETERS:
             raise ValueError(f"parameters are given by method name without +, one of {', '.join(PARAMETERS)}: {base!r}")
         for name, value in given.items():
             if name not in PARAMETERS[base]:
                 raise ValueError(f"{base} has no parameter {name!r}: it takes {', '.join(PARAMETERS[base])}")
-            if name in ("epsilon", "regularization") and not (_is_number(value) and 0 < value < math.inf):
-                raise ValueError(f"{base}: {name} must be a finite number above 0, not {value!r}")
-            if name == "kernel" and value not in ("soft", "binary"):
-                raise ValueError(f"{base}: kernel must be 'soft' or 'binary', not {value!r}")
-            if name == "known_to_unknown" and not isinstance(value, (bool, np.bool_)):
-                raise ValueError(f"{base}: known_to_unknown must be True or False, not {value!r}")
+            _check_parameter(base, name, value)
         if base == "knn":
-            ks = given.get("neighbors", knn.NEIGHBORS)
-            ws = given.get("spatial_weights", knn.SPATIAL_WEIGHTS)
-            if not (isinstance(ks, Sequence) and isinstance(ws, Sequence) and len(ks) == len(ws) > 0):
-                raise ValueError(f"knn: neighbors and spatial_weights need an entry a pass each, not {ks!r} and {ws!r}")
-            if not all(isinstance(k, (int, np.integer)) and not isinstance(k, bool) and k > 0 for k in ks):
-                raise ValueError(f"knn: neighbors must be whole numbers above 0, not {ks!r}")
-            if not all(_is_number(w) and 0 < w < math.inf for w in ws):
-                raise ValueError(f"knn: spatial_weights must be finite and above 0, not {ws!r}")
-        checked[base] = dict(given)
-    return checked
+            _check_passes(given.get("neighbors", knn.NEIGHBORS), given.get("spatial_weights", knn.SPATIAL_WEIGHTS))
+    return {base: dict(given) for base, given in parameters.items()}
+
+
+def _check_parameter(base: str, name: str, value: object) -> None:
+    if name in ("epsilon", "regularization") and not (_is_number(value) and 0 < value < math.inf):
+        raise ValueError(f"{base}: {name} must be a finite number above 0, not {value!r}")
+    if name == "kernel" and value not in ("soft", "binary"):
+        raise ValueError(f"{base}: kernel must be 'soft' or 'binary', not {value!r}")
+    if name == "known_to_unknown" and not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{base}: known_to_unknown must be True or False, not {value!r}")
+
+
+def _check_passes(ks: object, ws: object) -> None:
+    if not (isinstance(ks, Sequence) and isinstance(ws, Sequence) and len(ks) == len(ws) > 0):
+        raise ValueError(f"knn: neighbors and spatial_weights need an entry a pass each, not {ks!r} and {ws!r}")
+    if not all(isinstance(k, (int, np.integer)) and not isinstance(k, bool) and k > 0 for k in ks):
+        raise ValueError(f"knn: neighbors must be whole numbers above 0, not {ks!r}")
+    if not all(_is_number(w) and 0 < w < math.inf for w in ws):
+        raise ValueError(f"knn: spatial_weights must be finite and above 0, not {ws!r}")
 
 
 def _checked_arrays(image: AnyArray, trimap: AnyArray, channel_axis: int | None) -> tuple[Float64Array, AnyArray, int]:

@@ -7,12 +7,12 @@ from typing import TypedDict
 
 import numpy as np
 
-from raymat.arrays import BoolArray, Float64Array, Int32Array, Int64Array, IntArray
+from raymat.arrays import Float64Array, Int32Array, Int64Array, IntArray
 from raymat.matting import closed_form, knn
 from raymat.matting.compiled import compiled
-from raymat.matting.neighbors import Voxels
+from raymat.matting.region import BACKGROUND, FOREGROUND, Region
 from raymat.matting.solve import GraphLaplacian, System
-from raymat.matting.windows import WindowLaplacian, Windows
+from raymat.matting.windows import WindowLaplacian
 
 TOLERANCE = 2e-6  # of the solve; alpha is then within about 2e-5
 REGULARIZATION = 1e-6
@@ -33,12 +33,7 @@ class Parameters(TypedDict, total=False):
 
 
 def system(
-    voxels: Voxels,
-    step: Float64Array,
-    unknown: BoolArray,
-    foreground: BoolArray,
-    background: BoolArray,
-    windows: Windows,
+    region: Region,
     known_to_unknown: bool = True,
     regularization: float = REGULARIZATION,
     epsilon: float = EPSILON,
@@ -52,18 +47,15 @@ def system(
 
     Parameters
     ----------
-    voxels: the voxels of the region.
-    step: (3,) distance of neighbouring voxels along each axis, as a part of the grid's longest side; 0 for an axis
-        that the image lacks.
-    unknown, foreground, background: bool arrays (z, y, x)
-    windows: the windows that touch unknown voxels.
+    region: the region of interest.
     known_to_unknown: whether to add that term.
     regularization: of the local-linear-embedding weights.
     epsilon: of the local affinity.
     """
+    voxels, windows = region.voxels, region.windows
     values = voxels.values
-    u = np.flatnonzero(unknown)
-    spatial = np.where(step > 0, step, 1.0)
+    u = np.flatnonzero(region.unknown)
+    spatial = np.where(region.step > 0, region.step, 1.0)
 
     mixture = voxels.nearest(spatial, MIXTURE_NEIGHBORS, u)
     # The voxels of the windows come first, in their order: the window sums then work on a stretch of every vector.
@@ -83,9 +75,7 @@ def system(
     L_local = WindowLaplacian(windows, closed_form.projection(windows, epsilon))
     normalise = 1 / windows.count
     i, j, intra = knn.edges(
-        voxels,
-        step,
-        unknown,
+        region,
         INTRA_NEIGHBORS,
         INTRA_SPATIAL_WEIGHTS,
         within_unknown=True,
@@ -97,7 +87,7 @@ def system(
     diagonal[:local] += normalise * L_local.diagonal
     trust, pull = np.zeros(len(variables)), np.zeros(len(variables))
     if known_to_unknown:
-        a_hat, confidence = _known_to_unknown(voxels, spatial, u, foreground, background, regularization)
+        a_hat, confidence = _known_to_unknown(region, spatial, u, regularization)
         trust[rank[u]] = KNOWN_TO_UNKNOWN_WEIGHT * confidence
         pull[rank[u]] = KNOWN_TO_UNKNOWN_WEIGHT * confidence * a_hat
         diagonal += trust
@@ -223,17 +213,12 @@ def _embedding(values: Float64Array, voxels: Int64Array, neighbors: Int32Array, 
 
 
 def _known_to_unknown(
-    voxels: Voxels,
-    step: Float64Array,
-    u: Int64Array,
-    foreground: BoolArray,
-    background: BoolArray,
-    regularization: float,
+    region: Region, step: Float64Array, u: Int64Array, regularization: float
 ) -> tuple[Float64Array, Float64Array]:
     """The colour mixture of the nearest known voxels: alpha as they see it, and how much to trust it."""
-    values = voxels.values
-    near_foreground = voxels.nearest(KNOWN_SPATIAL_WEIGHT * step, KNOWN_NEIGHBORS, u, foreground)
-    near_background = voxels.nearest(KNOWN_SPATIAL_WEIGHT * step, KNOWN_NEIGHBORS, u, background)
+    values, apart = region.voxels.values, KNOWN_SPATIAL_WEIGHT * step
+    near_foreground = region.voxels.nearest(apart, KNOWN_NEIGHBORS, u, region.trimap == FOREGROUND)
+    near_background = region.voxels.nearest(apart, KNOWN_NEIGHBORS, u, region.trimap == BACKGROUND)
     weight = _embedding(values, u, np.hstack([near_foreground, near_background]), regularization)
     in_foreground, in_background = weight[:, :KNOWN_NEIGHBORS], weight[:, KNOWN_NEIGHBORS:]
     # A missing neighbour has weight 0, so whichever voxel its -1 stands for adds nothing.

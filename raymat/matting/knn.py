@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_edt
 
 from raymat.arrays import BoolArray, Float64Array, Int32Array, Int64Array
 from raymat.matting.compiled import compiled
-from raymat.matting.neighbors import Voxels
+from raymat.matting.region import Region
 from raymat.matting.solve import GraphLaplacian, System
 
 TOLERANCE = 1e-5  # of the solve; alpha is then within about 2e-5
@@ -29,9 +29,7 @@ class Parameters(TypedDict, total=False):
 
 
 def edges(
-    voxels: Voxels,
-    step: Float64Array,
-    unknown: BoolArray,
+    region: Region,
     neighbors: Sequence[int] = NEIGHBORS,
     spatial_weights: Sequence[float] = SPATIAL_WEIGHTS,
     kernel: str = "soft",
@@ -49,10 +47,7 @@ def edges(
 
     Parameters
     ----------
-    voxels: the voxels of the region.
-    step: (3,) distance of neighbouring voxels along each axis, as a part of the grid's longest side; 0 for an axis
-        that the image lacks, which does not count in `dim g`.
-    unknown: bool array (z, y, x)
+    region: the region of interest. An axis that the image lacks does not count in `dim g`.
     neighbors, spatial_weights: k and w of every pass.
     kernel: "soft" or "binary".
     rings: how far from an unknown voxel a known one may be, in edges, whose own edges count.
@@ -63,6 +58,7 @@ def edges(
     -------
     (e,) flat index of a voxel, (e,) of a neighbour of it, (e,) the weight. An edge can come more than once.
     """
+    voxels, step, unknown = region.voxels, region.step, region.unknown
     spatial = np.where(step > 0, step, 1.0)
     passes = list(zip(neighbors, spatial_weights, strict=True))
     u = unknown.ravel()
@@ -98,13 +94,14 @@ def edges(
     return i, j, weight
 
 
-def system(voxels: Voxels, step: Float64Array, unknown: BoolArray, **parameters: Unpack[Parameters]) -> System:
+def system(region: Region, **parameters: Unpack[Parameters]) -> System:
     """`L = diag(W 1) - W` with `W = (W + W^T) / 2` over the edges, with the parameters of `edges`."""
-    i, j, weight = edges(voxels, step, unknown, **parameters)
-    joined = np.zeros(unknown.size, dtype=bool)
+    i, j, weight = edges(region, **parameters)
+    size = region.unknown.size
+    joined = np.zeros(size, dtype=bool)
     joined[i] = joined[j] = True
     vertices = np.flatnonzero(joined)
-    rank = np.full(unknown.size, -1, dtype=np.int32)
+    rank = np.full(size, -1, dtype=np.int32)
     rank[vertices] = np.arange(len(vertices))
     L = GraphLaplacian(rank[i], rank[j], weight, len(vertices))
     return System(vertices, L, L.diagonal, tolerance=TOLERANCE)

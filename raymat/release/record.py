@@ -196,6 +196,7 @@ def nodule_of(record: Mapping[str, pa.Scalar]) -> Nodule:
 
 
 def read_table(place: Store, name: str, group: int | None = None) -> pa.Table:
+    """A Parquet file, or one row group of it; raises InputError where it is damaged."""
     try:
         file = pq.ParquetFile(place.filesystem.open_input_file(place.path(name)))
         return file.read() if group is None else file.read_row_group(group)

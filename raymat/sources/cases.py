@@ -70,6 +70,7 @@ class CasesSource:
 
     @property
     def remote(self) -> bool:
+        """Whether the images lie in an object store."""
         return is_uri(self.table)
 
     def plan(self) -> Iterator[NoduleRef]:

@@ -54,6 +54,7 @@ class LidcSource:
 
     @property
     def remote(self) -> bool:
+        """Whether the images lie in an object store."""
         return is_uri(self.root)
 
     def plan(self) -> Iterator[NoduleRef]:
@@ -175,13 +176,12 @@ class LidcSource:
         low, high = _extent(known, marks)
         expected = self._expected(known, low, high)
         at = _by_index(known, series)
-        notes = []
-        for k in expected:
-            if len(at[k]) > 1:
-                notes.append(
-                    f"{len(at[k])} images lie at z = {known.slice_z[k]:g}: the one of this patient and of the lowest "
-                    "instance number is used"
-                )
+        notes = [
+            f"{len(at[k])} images lie at z = {known.slice_z[k]:g}: the one of this patient and of the lowest instance "
+            "number is used"
+            for k in expected
+            if len(at[k]) > 1
+        ]
         if len(marks) > READERS:
             notes.append(f"more than four marks ({len(marks)}): marks of neighbouring nodules may be taken for one")
         if len(marks) < READERS:

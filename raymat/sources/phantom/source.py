@@ -95,19 +95,7 @@ def _write_files(folder: Path, phantom: Phantom, case: choice.Case, seed: int) -
     window = (slice(None), slice(row, row + choice.WINDOW), slice(column, column + choice.WINDOW))
     image = np.full((len(heights), choice.MATRIX, choice.MATRIX), -1000, np.int16)
     image[window] = phantom.image
-    dicom.write_series(
-        folder,
-        image,
-        heights,
-        scan.pixel_spacing,
-        thickness_mm=scan.slice_thickness,
-        patient_id=scan.patient_id,
-        study_uid=scan.study_uid,
-        series_uid=scan.series_uid,
-        seed=seed,
-        version=VERSION,
-        kernel=phantom.scanner.kernel,
-    )
+    dicom.write_series(folder, image, heights, scan, phantom.scanner.kernel, seed=seed, version=VERSION)
     corner = dicom.corner_mm(choice.MATRIX, choice.MATRIX, scan.pixel_spacing)
     whole = Grid(image.shape, case.spacing, (float(heights[0]), *corner), np.eye(3))
     write_volume(folder / ALPHA, phantom.alpha, whole.crop((0, row, column), phantom.alpha.shape))
@@ -328,6 +316,7 @@ class PhantomSource:
 
     @property
     def remote(self) -> bool:
+        """Whether the images lie in an object store."""
         return is_uri(str(self.root))
 
     def plan(self) -> Iterator[NoduleRef]:
