@@ -62,6 +62,7 @@ class _Changes(TypedDict, total=False):
     outcome: str
     stage: str
     reason: str
+    method: str | None
     metadata: dict[str, object]
 
 

@@ -97,10 +97,12 @@ class Job:
 
     @property
     def rows(self) -> int:
+        """How many rows the work list has."""
         return sum(part.rows for part in self.parts)
 
     @property
     def workers(self) -> int:
+        """How many workers read, at most."""
         return self.pools[0].most_workers or self.pools[0].workers
 
 
@@ -112,9 +114,11 @@ class WorkList(Datasource):
         self.job = job
 
     def estimate_inmemory_data_size(self) -> int | None:
+        """Not known to Ray before the parts are read."""
         return None
 
     def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None, data_context=None) -> list:
+        """One task for each part."""
         total, workers, session = self.job.rows, self.job.workers, self.job.session
         tasks, start = [], 0
         for part in self.job.parts:
@@ -194,7 +198,10 @@ def run(job: Job) -> Iterator[Update]:
     # One nodule may use up all its tries while nothing else is left to do.
     stalled_s = (MAX_TRIES + 1) * job.limit_s + 300
     counts: Counter[str] = Counter()
-    received, rows, so_far, moved, over = [], [], Counter(), time.monotonic(), False
+    so_far: Counter[str] = Counter()
+    received: list[str] = []
+    rows: list[pa.Table] = []
+    moved, over = time.monotonic(), False
     while not over:
         deadline = time.monotonic() + POLL_S
         while not over and (left := deadline - time.monotonic()) > 0:
@@ -211,9 +218,11 @@ def run(job: Job) -> Iterator[Update]:
                 received.append(batch)
                 rows.append(table)
                 counts.update(table["outcome"].to_pylist())
-        open_counts = Counter() if over else ray.get(ledger.poll.remote(received))
-        if counts + open_counts != so_far:
-            so_far, moved = counts + open_counts, time.monotonic()
+        now = counts.copy()
+        if not over:
+            now.update(ray.get(ledger.poll.remote(received)))
+        if now != so_far:
+            so_far, moved = now, time.monotonic()
         yield Update(rows, so_far)
         received, rows = [], []
         if time.monotonic() - moved > stalled_s:
