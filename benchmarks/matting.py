@@ -22,7 +22,7 @@ import numpy as np
 from scipy import ndimage
 
 from raymat.matting import METHODS, closed_form, estimate_all, knn
-from raymat.matting.neighbors import Voxels
+from raymat.matting.region import Region
 from raymat.matting.solve import System, solve
 from raymat.matting.windows import WindowLaplacian, windows_around
 from raymat.nodule import Nodule
@@ -188,7 +188,7 @@ def compare_solvers(diameters: list[float]) -> None:
         step = np.full(3, 1 / (max(trimap.shape) - 1))
         unknown = trimap == 128
         windows = windows_around(f, unknown)
-        graph = knn.system(Voxels(f), step, unknown)
+        graph = knn.system(Region(f, trimap, step))
         operators = {
             "cf": (windows.voxels, WindowLaplacian(windows, closed_form.projection(windows))),
             "knn": (graph.variables, graph.laplacian),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from raymat.nodule import InputError, Nodule
+from raymat.nodule import InputError, Nodule, required
 
 
 def factor_of(nodule: Nodule, spacing_mm: float) -> int:
@@ -15,11 +15,12 @@ def factor_of(nodule: Nodule, spacing_mm: float) -> int:
     InputError
         It is no whole number, or not the same along every axis.
     """
-    factors = [spacing_mm / spacing for spacing in nodule.spacing]
+    own = required(nodule.spacing, nodule, "spacing")
+    factors = [spacing_mm / spacing for spacing in own]
     factor = round(factors[0])
     if factor < 1 or any(abs(f - factor) > 1e-3 for f in factors):
         raise InputError(
-            f"{nodule.nodule_id}: on a grid of {' x '.join(f'{s:g}' for s in nodule.spacing)} mm (z, y, x), of which "
+            f"{nodule.nodule_id}: on a grid of {' x '.join(f'{s:g}' for s in own)} mm (z, y, x), of which "
             f"{spacing_mm:g} mm is no whole multiple; build the dataset with another --spacing-mm"
         )
     return factor

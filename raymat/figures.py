@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from raymat.matting import METHODS
-from raymat.nodule import InputError, Nodule
+from raymat.nodule import InputError, Nodule, required
 from raymat.pictures import PLANES, View, panel, view_of
 
 MARGIN_MM = 6.0
@@ -27,7 +27,7 @@ def masks_and_matte(nodule: Nodule) -> Figure:
     InputError
         The nodule has no readers' masks, or no chosen matte.
     """
-    if not nodule.readers or nodule.alpha is None:
+    if not nodule.readers or nodule.alpha is None or nodule.method is None:
         raise InputError(f"{nodule.nodule_id}: this figure needs readers' masks and a chosen matte")
     columns: list[Column] = [("image", None)]
     columns += [(f"reader {number}", mask.astype(np.float32)) for number, mask in enumerate(nodule.readers, start=1)]
@@ -50,8 +50,12 @@ def methods_side_by_side(nodules: Iterable[Nodule]) -> Figure:
         missing = [method for method in METHODS if method not in nodule.mattes]
         if missing:
             raise InputError(f"{nodule.nodule_id}: this figure needs all eight mattes; there is no {missing[0]}")
-        mean = np.mean(nodule.readers, axis=0, dtype=np.float32) if nodule.readers else None
-        columns = [("image", None), ("mean mask", mean), *((method, nodule.mattes[method]) for method in METHODS)]
+        mean = np.asarray(np.mean(nodule.readers, axis=0, dtype=np.float32)) if nodule.readers else None
+        columns: list[Column] = [
+            ("image", None),
+            ("mean mask", mean),
+            *((method, nodule.mattes[method]) for method in METHODS),
+        ]
         rows.append((nodule.nodule_id, _row(nodule, view_of(nodule, MARGIN_MM), columns, 0)))
     if not rows:
         raise InputError("there are no nodules to draw")
@@ -59,7 +63,8 @@ def methods_side_by_side(nodules: Iterable[Nodule]) -> Figure:
 
 
 def _row(nodule: Nodule, view: View, columns: Sequence[Column], plane: int) -> list[np.ndarray]:
-    return [panel(view, nodule.image, plane, PANEL_PX, alpha) for _, alpha in columns]
+    image = required(nodule.image, nodule, "image")
+    return [panel(view, image, plane, PANEL_PX, alpha) for _, alpha in columns]
 
 
 def _grid(names: Sequence[str], rows: Sequence[tuple[str, list[np.ndarray]]]) -> Figure:
@@ -74,7 +79,7 @@ def _grid(names: Sequence[str], rows: Sequence[tuple[str, list[np.ndarray]]]) ->
         figure.text(0.16 / width, middle, title, rotation=90, ha="center", va="center", fontsize=8.5, color=INK)
         for column, picture in enumerate(panels):
             box = (left + column * PANEL_IN, bottom, PANEL_IN - 0.04, PANEL_IN - 0.04)
-            axes = figure.add_axes([box[0] / width, box[1] / height, box[2] / width, box[3] / height])
+            axes = figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
             axes.imshow(picture, interpolation="nearest")
             axes.axis("off")
     for column, name in enumerate(names):

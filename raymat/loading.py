@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import overload
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -41,7 +42,13 @@ class Nodules(Sequence[Nodule]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, which: int | str | slice):
+    @overload
+    def __getitem__(self, which: int | str) -> Nodule: ...
+
+    @overload
+    def __getitem__(self, which: slice) -> Nodules: ...
+
+    def __getitem__(self, which: int | str | slice) -> Nodule | Nodules:
         """The nodule at a position or of an id; of a slice a smaller collection, nothing read.
 
         Raises
@@ -158,4 +165,5 @@ class Committed:
         self.store, self.rows = store, rows
 
     def __call__(self, position: int) -> Nodule:
+        """The nodule of a row."""
         return self.store.read_committed(self.rows["key"][position].as_py(), self.rows["shard"][position].as_py())

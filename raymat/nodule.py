@@ -8,13 +8,19 @@ that plain pyarrow, pandas or DuckDB can open it without raymat:
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypedDict, TypeVar, Unpack, cast
 
 import numpy as np
 import pyarrow as pa
 
+from raymat.arrays import AnyArray, Box, Float32Array, Float64Array, UInt8Array, triple
+
 ACCEPTED, REJECTED, EXCLUDED, FAILED = OUTCOMES = ("accepted", "rejected", "excluded", "failed")
+
+
+T = TypeVar("T")
 
 
 class InputError(ValueError):
@@ -39,7 +45,7 @@ class Matte:
     """
 
     method: str
-    alpha: np.ndarray
+    alpha: Float32Array
     iterations: int = 0
     residual: float = 0.0
     converged: bool = True
@@ -48,6 +54,16 @@ class Matte:
     solver: str = ""
     scores: dict[str, float] = field(default_factory=dict)
     score: float = float("nan")
+
+
+class _Changes(TypedDict, total=False):
+    """Fields that say how it went with a nodule."""
+
+    outcome: str
+    stage: str
+    reason: str
+    method: str | None
+    metadata: dict[str, object]
 
 
 @dataclass
@@ -82,14 +98,14 @@ class Nodule:
     nodule_id: str
     patient_id: str
     source: str
-    image: np.ndarray | None = None
+    image: Float32Array | None = None
     spacing: tuple[float, float, float] | None = None
     origin: tuple[float, float, float] | None = None
-    direction: np.ndarray | None = None
-    readers: list[np.ndarray] = field(default_factory=list)
-    trimap: np.ndarray | None = None
-    true_alpha: np.ndarray | None = None
-    metadata: dict = field(default_factory=dict)
+    direction: Float64Array | None = None
+    readers: list[UInt8Array] = field(default_factory=list)
+    trimap: UInt8Array | None = None
+    true_alpha: Float32Array | None = None
+    metadata: dict[str, object] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     candidates: list[Matte] = field(default_factory=list)
     method: str | None = None
@@ -99,7 +115,7 @@ class Nodule:
     key: str = ""
 
     @property
-    def mattes(self) -> dict[str, np.ndarray]:
+    def mattes(self) -> dict[str, Float32Array]:
         """Method to alpha, float32 (z, y, x)."""
         return {matte.method: matte.alpha for matte in self.candidates}
 
@@ -109,13 +125,26 @@ class Nodule:
         return {matte.method: matte.score for matte in self.candidates}
 
     @property
-    def alpha(self) -> np.ndarray | None:
+    def alpha(self) -> Float32Array | None:
         """The chosen matte, float32 (z, y, x); None where none was chosen."""
         return self.mattes.get(self.method) if self.method else None
 
-    def without_arrays(self, **changes: object) -> Nodule:
+    def without_arrays(self, **changes: Unpack[_Changes]) -> Nodule:
         """A copy that keeps what is said of the nodule and none of its arrays, with ``changes`` of other fields."""
         return replace(self, image=None, readers=[], trimap=None, true_alpha=None, candidates=[], **changes)
+
+
+def required(value: T | None, nodule: Nodule, name: str) -> T:
+    """The value of a nodule's field that may be None, where it must not be.
+
+    Raises
+    ------
+    InputError
+        It is None.
+    """
+    if value is None:
+        raise InputError(f"{nodule.nodule_id}: has no {name}")
+    return value
 
 
 ARRAY = pa.struct([("data", pa.large_binary()), ("shape", pa.list_(pa.int32())), ("dtype", pa.string())])
@@ -157,7 +186,7 @@ SCHEMA = pa.schema(
 )
 
 
-def array_to_struct(array: np.ndarray | None) -> dict | None:
+def array_to_struct(array: AnyArray | None) -> dict[str, object] | None:
     """An array as the Arrow struct of bytes, shape and dtype."""
     if array is None:
         return None
@@ -166,7 +195,7 @@ def array_to_struct(array: np.ndarray | None) -> dict | None:
     return {"data": array.tobytes(), "shape": list(array.shape), "dtype": array.dtype.str}
 
 
-def struct_to_array(value: pa.StructScalar, copy: bool = True) -> np.ndarray | None:
+def struct_to_array(value: pa.StructScalar, copy: bool = True) -> AnyArray | None:
     """The inverse of ``array_to_struct``; without ``copy`` a read-only view of Arrow's memory.
 
     Raises
@@ -186,9 +215,36 @@ def struct_to_array(value: pa.StructScalar, copy: bool = True) -> np.ndarray | N
     return array.copy() if copy else array
 
 
-def to_row(nodule: Nodule, packed: bool = False) -> dict:
+def read_image(value: pa.StructScalar, copy: bool = True) -> Float32Array | None:
+    """``struct_to_array`` of an image or a matte, which the record keeps as float32."""
+    return cast("Float32Array | None", struct_to_array(value, copy))
+
+
+def read_mask(value: pa.StructScalar, copy: bool = True) -> UInt8Array | None:
+    """``struct_to_array`` of a reader's mask or a trimap, which the record keeps as uint8."""
+    return cast("UInt8Array | None", struct_to_array(value, copy))
+
+
+def read_masks(values: Iterable[pa.StructScalar], copy: bool = True) -> list[UInt8Array]:
+    """The readers' masks of a record.
+
+    Raises
+    ------
+    InputError
+        One of them is null or damaged.
+    """
+    masks = []
+    for value in values:
+        mask = read_mask(value, copy)
+        if mask is None:
+            raise InputError("an array of the record is damaged (a reader's mask is null)")
+        masks.append(mask)
+    return masks
+
+
+def to_row(nodule: Nodule, packed: bool = False) -> dict[str, object]:
     """The nodule as a row of ``SCHEMA``; its mattes ``packed`` as in ``to_table``."""
-    box = matte_box(nodule.trimap) if packed and nodule.candidates else ...
+    box = matte_box(required(nodule.trimap, nodule, "trimap")) if packed and nodule.candidates else ()
     return {
         "nodule_id": nodule.nodule_id,
         "patient_id": nodule.patient_id,
@@ -225,12 +281,12 @@ def to_row(nodule: Nodule, packed: bool = False) -> dict:
     }
 
 
-def matte_box(trimap: np.ndarray) -> tuple[slice, ...]:
+def matte_box(trimap: AnyArray) -> Box:
     """The smallest box that holds all of the trimap but background: outside it every matte is 0."""
     return box_around(trimap)
 
 
-def box_around(mask: np.ndarray, margin: Sequence[int] = (0, 0, 0)) -> tuple[slice, ...]:
+def box_around(mask: AnyArray, margin: Sequence[int] = (0, 0, 0)) -> Box:
     """The slices around what is not 0 in a mask, so many voxels wider where the mask's grid allows; empty for none.
 
     Parameters
@@ -261,14 +317,16 @@ def from_table(table: pa.Table, copy: bool = True) -> list[Nodule]:
 
 
 def _from_row(row: dict[str, pa.Scalar], copy: bool) -> Nodule:
-    def elements(scalar: pa.ListScalar) -> pa.Array | list:
-        return scalar.values if scalar.is_valid else []
+    def elements(scalar: pa.ListScalar) -> Iterable[pa.Scalar]:
+        return scalar.values if scalar.is_valid else ()
 
-    trimap = struct_to_array(row["trimap"], copy)
+    trimap = read_mask(row["trimap"], copy)
 
     def matte(struct: pa.StructScalar) -> Matte:
         plain = {name: struct[name].as_py() for name in struct if name not in ("alpha", "scores")}
-        alpha = struct_to_array(struct["alpha"], copy)
+        alpha = read_image(struct["alpha"], copy)
+        if alpha is None:
+            raise InputError(f"the matte by {plain['method']} has no alpha")
         if trimap is not None and alpha.shape != trimap.shape:
             packed, alpha = alpha, np.zeros(trimap.shape, alpha.dtype)
             alpha[matte_box(trimap)] = packed
@@ -278,13 +336,13 @@ def _from_row(row: dict[str, pa.Scalar], copy: bool) -> Nodule:
     spacing, origin, direction = (row[name].as_py() for name in ("spacing", "origin", "direction"))
     return Nodule(
         **plain,
-        image=struct_to_array(row["image"], copy),
-        spacing=tuple(spacing) if spacing else None,
-        origin=tuple(origin) if origin else None,
+        image=read_image(row["image"], copy),
+        spacing=triple(spacing) if spacing else None,
+        origin=triple(origin) if origin else None,
         direction=np.array(direction).reshape(3, 3) if direction else None,
-        readers=[struct_to_array(mask, copy) for mask in elements(row["readers"])],
+        readers=read_masks(elements(row["readers"]), copy),
         trimap=trimap,
-        true_alpha=struct_to_array(row["true_alpha"], copy),
+        true_alpha=read_image(row["true_alpha"], copy),
         metadata=json.loads(row["metadata"].as_py() or "{}"),
         notes=list(row["notes"].as_py() or []),
         candidates=[matte(struct) for struct in elements(row["mattes"])],

@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,8 +23,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from scipy import ndimage
 
+from raymat.arrays import triple
 from raymat.matting import METHODS
-from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, REJECTED, InputError, Nodule
+from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, REJECTED, InputError, Nodule, required
 
 LEVEL, WIDTH = -600.0, 1500.0  # lung window, HU
 MARGIN_MM = 10.0
@@ -33,7 +35,7 @@ LABELS = (("R", "L", "A", "P"), ("R", "L", "S", "I"), ("A", "P", "S", "I"))  # l
 
 READERS_COLOURS = ("#00d5ff", "#ffd400", "#ff5cf4", "#5dff5d", "#ff9340", "#b79bff")
 OUTCOME_COLOURS = {ACCEPTED: "#1a7f37", REJECTED: "#b3261e", EXCLUDED: "#6b6b6b", FAILED: "#b3261e"}
-FRAME = "#00c853"
+FRAME, CHOSEN_TEXT = "#00c853", "#007a33"
 INK, FAINT = "#1b1b1b", "#666666"
 OUTSIDE = 0.13  # grey of what lies beyond the crop
 
@@ -103,17 +105,8 @@ def show_nodule(nodule: Nodule) -> Figure:
         The nodule has no image: there is nothing to show.
     """
     view = view_of(nodule, MARGIN_MM)
-    image = view.turn(nodule.image)
-    columns: list[tuple[str, str, np.ndarray | None]] = [("image", "", None)]
-    if nodule.readers:
-        columns = [("image", "", None), ("readers", f"{len(nodule.readers)} masks", None)]
-    if nodule.trimap is not None:
-        columns.append(("trimap", "", nodule.trimap))
-    mattes = {matte.method for matte in nodule.candidates} | {"true"}
-    columns += [(matte.method, _score(matte.score), matte.alpha) for matte in _ordered(nodule)]
-    if nodule.true_alpha is not None:
-        columns.append(("true", "alpha", nodule.true_alpha))
-
+    image = view.turn(required(nodule.image, nodule, "image"))
+    columns = _columns_of(nodule)
     panel, left, head, foot = 1.62, 0.42, 1.42, 0.5
     width = max(left + len(columns) * panel + 0.12, 8.0)
     height = head + 3 * panel + foot
@@ -121,21 +114,20 @@ def show_nodule(nodule: Nodule) -> Figure:
     FigureCanvasAgg(figure)
     _head(figure, nodule, width, height)
     for column, (name, below, array) in enumerate(columns):
-        alpha = name in mattes
         chosen = name == nodule.method
         turned = None if array is None else view.turn(array)
         for plane in range(3):
             bottom = height - head - (plane + 1) * panel
             box = (left + column * panel, bottom, panel - 0.06, panel - 0.06)
-            axes = figure.add_axes([box[0] / width, box[1] / height, box[2] / width, box[3] / height])
+            axes = figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
             axes.set_label(f"{name} {PLANES[plane]}")
             extent = view.extent(image.shape, plane)
-            if name == "trimap":
+            if turned is not None and name == "trimap":
                 picture = view.cut(turned, plane)
                 axes.imshow(picture, cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="nearest")
             else:
                 picture = _grey(view.cut(image, plane))
-                if alpha:
+                if turned is not None:
                     picture = _overlay(picture, view.cut(turned, plane))
                 axes.imshow(picture, extent=extent, interpolation="bilinear")
             if name == "readers":
@@ -143,38 +135,37 @@ def show_nodule(nodule: Nodule) -> Figure:
                     _contour(axes, view.cut(view.turn(mask), plane), extent, reader, 1.1)
             _dress(axes, view.side, chosen)
             if plane == 0:
-                colour, weight = (FRAME, "bold") if chosen else (INK, "bold")
-                mark = name.upper() if name in METHODS else name.replace("3dmm", "3DMM")
-                axes.annotate(
-                    mark,
-                    (0.5, 1.0),
-                    (0, 17),
-                    xycoords="axes fraction",
-                    textcoords="offset points",
-                    ha="center",
-                    va="bottom",
-                    fontsize=11,
-                    color="#007a33" if chosen else colour,
-                    weight=weight,
-                )
-                axes.annotate(
-                    f"{below}  chosen" if chosen else below,
-                    (0.5, 1.0),
-                    (0, 5),
-                    xycoords="axes fraction",
-                    textcoords="offset points",
-                    ha="center",
-                    va="bottom",
-                    fontsize=9,
-                    color="#007a33" if chosen else FAINT,
-                )
+                _title(axes, name, below, chosen)
             if column == 0:
                 axes.set_ylabel(PLANES[plane], fontsize=11, color=INK, labelpad=5)
                 if view.oriented:
                     _sides(axes, LABELS[plane])
                 _scale_bar(axes, view.side)
-    _key(figure, nodule, left, width, height, any(name in mattes for name, *_ in columns))
+    mattes = bool(nodule.candidates) or nodule.true_alpha is not None
+    _key(figure, nodule, left, width, height, mattes)
     return figure
+
+
+def _columns_of(nodule: Nodule) -> list[tuple[str, str, np.ndarray | None]]:
+    """The columns of ``show_nodule``: name, what stands below it, and the array that is laid over the image."""
+    columns: list[tuple[str, str, np.ndarray | None]] = [("image", "", None)]
+    if nodule.readers:
+        columns.append(("readers", f"{len(nodule.readers)} masks", None))
+    if nodule.trimap is not None:
+        columns.append(("trimap", "", nodule.trimap))
+    columns += [(matte.method, _score(matte.score), matte.alpha) for matte in _ordered(nodule)]
+    if nodule.true_alpha is not None:
+        columns.append(("true", "alpha", nodule.true_alpha))
+    return columns
+
+
+def _title(axes: Axes, name: str, below: str, chosen: bool) -> None:
+    """A column's name and, below it, its score; green where it is chosen."""
+    at: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "center", "va": "bottom"}
+    mark = name.upper() if name in METHODS else name.replace("3dmm", "3DMM")
+    axes.annotate(mark, (0.5, 1.0), (0, 17), fontsize=11, color=CHOSEN_TEXT if chosen else INK, weight="bold", **at)
+    words = f"{below}  chosen" if chosen else below
+    axes.annotate(words, (0.5, 1.0), (0, 5), fontsize=9, color=CHOSEN_TEXT if chosen else FAINT, **at)
 
 
 def contact_sheet(nodules: Iterable[Nodule], title: str | None = None) -> Figure:
@@ -222,33 +213,38 @@ def contact_sheet(nodules: Iterable[Nodule], title: str | None = None) -> Figure
         axes.set_xlim(0, len(names))
         axes.set_ylim(3, 0)
         axes.set_aspect("auto")
-        if tile.mosaic is None:
-            axes.add_patch(Rectangle((0, 0.02), len(names), 2.96, facecolor="#f1f1f1", edgecolor="none"))
-            axes.text(0.2, 1.5, "no picture", color=FAINT, fontsize=9, va="center")
-            continue
-        axes.imshow(tile.mosaic, extent=(0, len(names), 3, 0), interpolation="nearest", aspect="auto")
-        for reader, mask, extent in tile.contours:
-            _contour(axes, mask, extent, reader, 0.8)
-        for column in tile.framed:
-            axes.add_patch(Rectangle((column + 0.015, 0.015), 0.97, 2.97, fill=False, edgecolor=FRAME, linewidth=1.8))
-        for column, score in tile.scores.items():
-            axes.text(
-                column + 0.06,
-                0.06,
-                score,
-                path_effects=HALO,
-                color="white",
-                fontsize=7.5,
-                va="top",
-                ha="left",
-                weight="bold",
-            )
-        if not tile.framed:
-            axes.text(len(names) - 0.5, 0.5, "none", color=FAINT, fontsize=8, ha="center", va="center")
-        bar = [0.1, 0.1 + tile.bar_mm / tile.side], [2.9, 2.9]
-        axes.plot(*bar, color="white", linewidth=1.6, solid_capstyle="butt", path_effects=HALO)
-        axes.text(0.1, 2.84, f"{tile.bar_mm} mm", color="white", fontsize=6.5, va="bottom", path_effects=HALO)
+        _draw_tile(axes, tile, len(names))
     return figure
+
+
+def _draw_tile(axes: Axes, tile: _Tile, columns: int) -> None:
+    """A nodule's pictures on axes of ``columns`` by 3 panels."""
+    if tile.mosaic is None:
+        axes.add_patch(Rectangle((0, 0.02), columns, 2.96, facecolor="#f1f1f1", edgecolor="none"))
+        axes.text(0.2, 1.5, "no picture", color=FAINT, fontsize=9, va="center")
+        return
+    axes.imshow(tile.mosaic, extent=(0, columns, 3, 0), interpolation="nearest", aspect="auto")
+    for reader, mask, extent in tile.contours:
+        _contour(axes, mask, extent, reader, 0.8)
+    for column in tile.framed:
+        axes.add_patch(Rectangle((column + 0.015, 0.015), 0.97, 2.97, fill=False, edgecolor=FRAME, linewidth=1.8))
+    for column, score in tile.scores.items():
+        axes.text(
+            column + 0.06,
+            0.06,
+            score,
+            path_effects=HALO,
+            color="white",
+            fontsize=7.5,
+            va="top",
+            ha="left",
+            weight="bold",
+        )
+    if not tile.framed:
+        axes.text(columns - 0.5, 0.5, "none", color=FAINT, fontsize=8, ha="center", va="center")
+    bar = [0.1, 0.1 + tile.bar_mm / tile.side], [2.9, 2.9]
+    axes.plot(*bar, color="white", linewidth=1.6, solid_capstyle="butt", path_effects=HALO)
+    axes.text(0.1, 2.84, f"{tile.bar_mm} mm", color="white", fontsize=6.5, va="bottom", path_effects=HALO)
 
 
 def method_histogram(counts: Mapping[str, int]) -> Figure:
@@ -343,7 +339,7 @@ class _Tile:
 
     @classmethod
     def of(cls, nodule: Nodule) -> _Tile:
-        words = {
+        words: dict[str, Any] = {
             "nodule_id": nodule.nodule_id,
             "patient_id": nodule.patient_id,
             "outcome": nodule.outcome,
@@ -398,7 +394,7 @@ def view_of(nodule: Nodule, margin_mm: float) -> View:
         words = f" ({nodule.outcome}: {nodule.reason})" if nodule.outcome and nodule.reason else ""
         raise InputError(f"{nodule.nodule_id}: there is no image to show{words}")
     order, flips = _orientation(nodule.direction)
-    turned = View(order, flips, tuple(nodule.spacing[a] for a in order), (0, 0, 0), (0.0,) * 3, 0.0, False)
+    turned = View(order, flips, triple(nodule.spacing[a] for a in order), (0, 0, 0), (0.0,) * 3, 0.0, False)
     weight = turned.turn(_centre_of(nodule))
     region = turned.turn(_region_of(nodule))
     hits = [np.flatnonzero(region.any(axis=tuple(b for b in range(3) if b != a))) for a in range(3)]
@@ -407,9 +403,9 @@ def view_of(nodule: Nodule, margin_mm: float) -> View:
     # No wider than the crop itself: a margin that was never scanned shows nothing.
     side = float(min(((high - low + 1) * turned.spacing).max() + 2 * margin_mm, extents.max()))
     centre = [float(c) for c in ndimage.center_of_mass(weight)]
-    centre = [min(max(round(c), 0), n - 1) for c, n in zip(centre, weight.shape, strict=True)]
-    middle = tuple(((low + high) / 2).tolist())
-    return View(order, flips, turned.spacing, tuple(centre), middle, side, nodule.direction is not None)
+    nearest = [min(max(round(c), 0), n - 1) for c, n in zip(centre, weight.shape, strict=True)]
+    middle = triple(((low + high) / 2).tolist())
+    return View(order, flips, turned.spacing, triple(nearest), middle, side, nodule.direction is not None)
 
 
 def _orientation(direction: np.ndarray | None) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
@@ -424,7 +420,7 @@ def _orientation(direction: np.ndarray | None) -> tuple[tuple[int, int, int], tu
         order[patient] = int(index)
         left[patient, :] = -1
         left[:, index] = -1
-    return tuple(order), tuple(bool(direction[patient, index] < 0) for patient, index in enumerate(order))
+    return triple(order), triple(bool(direction[patient, index] < 0) for patient, index in enumerate(order))
 
 
 def _best(nodule: Nodule) -> np.ndarray | None:
@@ -450,7 +446,7 @@ def _region_of(nodule: Nodule) -> np.ndarray:
     if nodule.trimap is not None and nodule.trimap.any():
         return nodule.trimap > 0
     readers = [mask > 0 for mask in nodule.readers if mask.any()]
-    return np.logical_or.reduce(readers) if readers else np.ones(nodule.image.shape, bool)
+    return np.logical_or.reduce(readers) if readers else np.ones(required(nodule.image, nodule, "image").shape, bool)
 
 
 def _ordered(nodule: Nodule) -> list:
@@ -635,7 +631,7 @@ def _key(figure: Figure, nodule: Nodule, left: float, width: float, height: floa
             figure.text((x + 0.36) / width, (y + 0.065) / height, f"reader {reader + 1}", fontsize=9, va="center")
             x += 1.08
     if mattes:
-        bar = figure.add_axes([(width - 3.0) / width, (y - 0.0) / height, 1.9 / width, 0.13 / height])
+        bar = figure.add_axes(((width - 3.0) / width, (y - 0.0) / height, 1.9 / width, 0.13 / height))
         bar.set_label("key alpha")
         ramp = np.linspace(0, 1, 256, dtype=np.float32)[None, :]
         bar.imshow(_overlay(np.full((1, 256, 3), 0.1, np.float32), ramp), aspect="auto", extent=(0, 1, 0, 1))
@@ -650,7 +646,7 @@ def _tile_text(figure: Figure, tile: _Tile, x: float, top: float, wide: float, w
     lines = [(line, 9.5, "bold", INK) for line in textwrap.wrap(tile.nodule_id, 19)]
     if tile.patient_id and tile.patient_id not in tile.nodule_id:
         lines += [(line, 8, "normal", FAINT) for line in textwrap.wrap(tile.patient_id, 24)]
-    lines.append((tile.outcome or "not judged", 9, "bold", OUTCOME_COLOURS.get(tile.outcome, INK)))
+    lines.append((tile.outcome or "not judged", 9, "bold", OUTCOME_COLOURS.get(tile.outcome or "", INK)))
     if tile.line:
         lines += [(line, 8, "normal", INK) for line in textwrap.wrap(tile.line, 24)]
     lines += [(line, 7.5, "normal", FAINT) for line in textwrap.wrap(tile.reason, 27)[:8]]

@@ -170,6 +170,7 @@ class ObjectFolder:
         return f"{open_filesystem(self.uri)[1]}/{name}"
 
     def where(self, name: str) -> str:
+        """The URI of a name, for messages."""
         return f"{self.uri}/{name}"
 
     def name_of(self, cell: str) -> str:
@@ -198,7 +199,8 @@ class ObjectFolder:
         with _reaching(self.uri):
             root = self._path("")
             found = self._filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True))
-        files = {info.path[len(root) :]: _state(info) for info in found if info.type == pafs.FileType.File}
+        states = {info.path[len(root) :]: _state(info) for info in found}
+        files = {name: state for name, state in states.items() if state is not None}
         ordered = sorted(files, key=lambda name: (posixpath.dirname(name).split("/"), name))
         for folder, names in groupby(ordered, key=posixpath.dirname):
             yield folder, {name: files[name] for name in names}

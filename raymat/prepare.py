@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from raymat.arrays import triple
 from raymat.nodule import InputError, Nodule, NoduleExcluded, box_around
 from raymat.volume import Grid
 
@@ -112,11 +113,10 @@ def prepare(nodule: Nodule, parameters: PrepareParameters | None = None) -> Nodu
     values = crop.resample(seen, fill=low)
     true_alpha = None if nodule.true_alpha is None else crop.resample(crop.cut(nodule.true_alpha), fill=0.0)
 
+    readers: list[np.ndarray] = []
     if nodule.trimap is not None:
-        readers = []
         trimap = _resampled_trimap(crop, nodule.trimap)
     else:
-        readers = []
         for number, mask in enumerate(nodule.readers, start=1):
             resampled = crop.resample_mask(mask != 0)
             if resampled.any():
@@ -241,9 +241,10 @@ def _checked(nodule: Nodule) -> tuple[np.ndarray, Grid]:
     masks = [nodule.trimap] if nodule.trimap is not None else list(nodule.readers)
     if not masks:
         raise InputError(f"{name}: neither readers' masks nor a trimap")
-    for mask in [*masks, *([] if nodule.true_alpha is None else [nodule.true_alpha])]:
-        if mask.shape != image.shape:
-            raise InputError(f"{name}: a mask of {mask.shape} voxels (z, y, x) on an image of {image.shape}")
+    shapes = [mask.shape for mask in masks] + ([] if nodule.true_alpha is None else [nodule.true_alpha.shape])
+    for shape in shapes:
+        if shape != image.shape:
+            raise InputError(f"{name}: a mask of {shape} voxels (z, y, x) on an image of {image.shape}")
     if not any((mask != 0).any() for mask in masks):
         raise InputError(f"{name}: every mask is empty")
     if nodule.trimap is not None:
@@ -251,7 +252,7 @@ def _checked(nodule: Nodule) -> tuple[np.ndarray, Grid]:
         if stray.any():
             some = ", ".join(str(v) for v in np.unique(nodule.trimap[stray])[:5])
             raise InputError(f"{name}: trimap values must be 0, 128 or 255; found {some}")
-    return image, Grid(image.shape, tuple(nodule.spacing), tuple(nodule.origin), np.asarray(nodule.direction))
+    return image, Grid(triple(image.shape), triple(nodule.spacing), triple(nodule.origin), np.asarray(nodule.direction))
 
 
 def _crop_box(inside: np.ndarray, grid: Grid, parameters: PrepareParameters, notes: list[str]):
@@ -291,7 +292,7 @@ class Crop:
         # Working voxel i has its centre at this index of the scanner's grid, axis by axis.
         index = [s - 0.5 + (np.arange(n) + 0.5) * spacing_mm / h for s, n, h in zip(start, shape, spacing, strict=True)]
         first = np.array([i[0] for i in index])
-        self.grid = Grid(tuple(shape), (spacing_mm,) * 3, tuple(grid.to_patient(first).tolist()), grid.direction)
+        self.grid = Grid(triple(shape), (spacing_mm,) * 3, triple(grid.to_patient(first).tolist()), grid.direction)
         self.offset = (first - self.start) * spacing
         inside = [(i >= -0.5) & (i <= n - 0.5) for i, n in zip(index, grid.shape, strict=True)]
         self.scanned = inside[0][:, None, None] & inside[1][:, None] & inside[2]

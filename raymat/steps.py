@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from raymat.matting import METHODS, SOLVER_VERSION, HUWindow, SolveInfo, estimate_all
-from raymat.nodule import EXCLUDED, FAILED, InputError, Matte, Nodule, NoduleExcluded
+from raymat.nodule import EXCLUDED, FAILED, InputError, Matte, Nodule, NoduleExcluded, required
 from raymat.places import Unreachable
 from raymat.prepare import PREPARE_VERSION, PrepareParameters, prepare
 from raymat.quality import QualityParameters, assess
@@ -151,9 +151,9 @@ def solve(nodule: Nodule, parameters: BuildParameters) -> Nodule:
     """The nodule with one candidate matte a method."""
 
     def work(nodule: Nodule) -> Nodule:
-        mattes = solve_volume(
-            nodule.image, nodule.trimap, nodule.spacing, parameters.prepare.intensity_range, parameters.matting
-        )
+        image, trimap = required(nodule.image, nodule, "image"), required(nodule.trimap, nodule, "trimap")
+        spacing = required(nodule.spacing, nodule, "spacing")
+        mattes = solve_volume(image, trimap, spacing, parameters.prepare.intensity_range, parameters.matting)
         candidates = [
             Matte(
                 method=method,

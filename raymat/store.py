@@ -22,7 +22,7 @@ import json
 import os
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -96,7 +96,7 @@ def counts(column: pa.ChunkedArray) -> Counter[str]:
     return Counter(dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)))
 
 
-def outcome_row(nodule: Nodule) -> dict:
+def outcome_row(nodule: Nodule) -> dict[str, object]:
     """The nodule's row of ``OUTCOME``, its shard still unnamed."""
     return {
         "nodule_id": nodule.nodule_id,
@@ -170,10 +170,10 @@ class Store:
         store.read_format()
         return store
 
-    def read_format(self) -> dict:
+    def read_format(self) -> dict[str, object]:
         """``dataset.json``; raises InputError where it is damaged or of an unknown version."""
         try:
-            note = json.loads(self.read("dataset.json"))
+            note: dict[str, object] = json.loads(self.read("dataset.json"))
             known = note["format"] == FORMAT and note["format_version"] == FORMAT_VERSION
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{self.root}/dataset.json: damaged ({error})") from error
@@ -186,19 +186,22 @@ class Store:
 
     @property
     def is_local(self) -> bool:
+        """Whether the dataset lies on a disk, not in an object store."""
         return isinstance(self.filesystem, pafs.LocalFileSystem)
 
     def path(self, name: str) -> str:
+        """The path of a name on the filesystem."""
         return f"{self.root}/{name}"
 
     def exists(self, name: str) -> bool:
+        """Whether there is such a file or folder."""
         with self._answering(name):
-            return self.filesystem.get_file_info(self.path(name)).type != pafs.FileType.NotFound
+            return bool(self.filesystem.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
 
     def read(self, name: str) -> bytes:
         """The bytes of a file; raises FileNotFoundError where it is not there, InputError where it cannot be read."""
         with self._answering(name), self.filesystem.open_input_stream(self.path(name)) as stream:
-            return stream.read()
+            return bytes(stream.read())
 
     @contextlib.contextmanager
     def _answering(self, name: str) -> Iterator[None]:
@@ -251,6 +254,7 @@ class Store:
             self.filesystem.delete_file(self.path(name))
 
     def delete_many(self, names: Iterable[str]) -> None:
+        """Delete files, several at once."""
         with ThreadPoolExecutor(DELETIONS) as pool:
             list(pool.map(self.delete, names))
 
@@ -262,7 +266,8 @@ class Store:
     def _find(self, folder: str, recursive: bool = True) -> list[pafs.FileInfo]:
         selector = pafs.FileSelector(self.path(folder).rstrip("/"), recursive=recursive, allow_not_found=True)
         with self._answering(folder):
-            return self.filesystem.get_file_info(selector)
+            found: list[pafs.FileInfo] = self.filesystem.get_file_info(selector)
+        return found
 
     def listing(self, folder: str, suffix: str = "") -> list[str]:
         """Names (relative to the root) of the files below ``folder`` ("" for all), sorted; no unfinished writes."""
@@ -271,6 +276,7 @@ class Store:
         return sorted(name for name in names if name.endswith(suffix) and not name.endswith(".tmp"))
 
     def write_table(self, name: str, table: pa.Table) -> None:
+        """Write a table as Parquet, whole or not at all."""
         self.write(name, as_parquet(table))
 
     def read_table(self, name: str, columns: Sequence[str] | None = None, row_group: int | None = None) -> pa.Table:
@@ -295,9 +301,10 @@ class Store:
 
     # Manifest ---------------------------------------------------------------------------------------------------------
 
-    def write_manifest(self, rows: Iterable[dict], part_rows: int = PART_ROWS) -> int:
+    def write_manifest(self, rows: Iterable[Mapping[str, object]], part_rows: int = PART_ROWS) -> int:
         """Write the manifest, part by part, and drop the parts of an earlier one. Returns the number of nodules."""
-        before, written, count = set(self.listing("manifest", ".parquet")), set(), 0
+        before, count = set(self.listing("manifest", ".parquet")), 0
+        written: set[str] = set()
         rows = iter(rows)
         while part := self._next_rows(rows, part_rows):
             data = as_parquet(pa.concat_tables(part))
@@ -316,7 +323,7 @@ class Store:
         return count
 
     @staticmethod
-    def _next_rows(rows: Iterator[dict], count: int) -> list[pa.Table]:
+    def _next_rows(rows: Iterator[Mapping[str, object]], count: int) -> list[pa.Table]:
         # A few thousand at a time: as Python's objects they are ten times as large as in a table.
         taken = []
         for size in [ROWS_AT_ONCE] * (count // ROWS_AT_ONCE) + [count % ROWS_AT_ONCE]:
@@ -326,6 +333,7 @@ class Store:
         return taken
 
     def manifest_parts(self) -> list[str]:
+        """The names of the manifest's files, in its order."""
         return self.listing("manifest", ".parquet")
 
     def source_digest(self) -> str:

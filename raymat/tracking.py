@@ -30,6 +30,7 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.pyfunc import PythonModel
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
@@ -45,16 +46,18 @@ LISTED = ["nodule_id", "patient_id", "outcome", "stage", "method", "reason"]
 ROWS_SHOWN = 1_000  # of the table that MLflow's page shows; outcomes.csv has them all
 
 
-class ServedNetwork(mlflow.pyfunc.PythonModel):
+class ServedNetwork(PythonModel):
     """3DMM as MLflow serves it: HU (z, y, x) on the network's grid in, alpha out."""
 
     def load_context(self, context) -> None:
+        """Read the weights, once per server."""
         # What logs a build needs no torch.
         from raymat.network.inference import Ensemble
 
         self.ensemble = Ensemble([context.artifacts["weights"]])
 
     def predict(self, context, model_input: np.ndarray, params: dict | None = None) -> np.ndarray:
+        """Alpha (z, y, x) of an image (z, y, x) in HU."""
         return self.ensemble.predict(np.asarray(model_input, np.float32)).alpha
 
 
@@ -137,7 +140,7 @@ class Run:
         # An unreachable server is to be known at once, not after minutes of retries.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        self.last = 0.0
+        self.uri, self.last = uri, 0.0
         try:
             self.client = MlflowClient(tracking_uri=uri)
             found = self.client.get_experiment_by_name(experiment)
@@ -169,7 +172,7 @@ class Run:
         """A run that another process began, to log to it from this one."""
         run = cls.__new__(cls)
         logging.getLogger("mlflow").setLevel(logging.ERROR)
-        run.client, run.id, run.last = MlflowClient(tracking_uri=uri), identifier, 0.0
+        run.uri, run.client, run.id, run.last = uri, MlflowClient(tracking_uri=uri), identifier, 0.0
         return run
 
     @property

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raymat.nodule import InputError
+from raymat.arrays import triple
+from raymat.nodule import InputError, Nodule, required
 
 if TYPE_CHECKING:
     # Imported where a voxel is read or written: a driver that plans for millions does without their 110 MB.
@@ -57,12 +58,30 @@ class Grid:
 
     def crop(self, start, shape) -> Grid:
         """The grid of ``shape`` voxels that begins at voxel ``start``, which may lie outside."""
-        return Grid(tuple(int(n) for n in shape), self.spacing, tuple(self.to_patient(start).tolist()), self.direction)
+        return Grid(
+            triple(int(n) for n in shape), self.spacing, triple(self.to_patient(start).tolist()), self.direction
+        )
 
     def placement_difference(self, other: Grid) -> float:
         """The largest distance in mm between the corners of two grids of one shape."""
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij")).reshape(3, -1).T
         return float(np.linalg.norm(self.to_patient(corners) - other.to_patient(corners), axis=1).max())
+
+
+def nodule_grid(nodule: Nodule, array: np.ndarray) -> Grid:
+    """The grid on which one of a nodule's arrays lies.
+
+    Raises
+    ------
+    InputError
+        The nodule has no spacing, origin or direction.
+    """
+    return Grid(
+        triple(array.shape),
+        required(nodule.spacing, nodule, "spacing"),
+        required(nodule.origin, nodule, "origin"),
+        np.asarray(required(nodule.direction, nodule, "direction")),
+    )
 
 
 def to_sitk(array: np.ndarray, grid: Grid) -> sitk.Image:
@@ -187,7 +206,7 @@ def _verify_nifti(path: str | Path) -> None:
 
     broken = (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError)
     try:
-        image = nibabel.load(path)
+        image = nibabel.nifti1.load(path)
         _verify_size(path, image.shape)
         values = np.asanyarray(image.dataobj)
     except InputError:

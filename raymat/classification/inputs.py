@@ -14,7 +14,7 @@ import numpy as np
 
 from raymat.blocks import block_means, factor_of
 from raymat.evidence.inputs import IMAGE, MEAN, OVERLAP, UNION
-from raymat.nodule import InputError, Nodule, matte_box
+from raymat.nodule import InputError, Nodule, matte_box, required
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,15 @@ class CropConfig:
         return self.side + 2 * self.margin
 
 
-def crops_of(nodule: Nodule, config: CropConfig) -> dict[str, np.ndarray | list[np.ndarray]]:
+def crops_of(nodule: Nodule, config: CropConfig) -> dict[str, np.ndarray]:
     """What the inputs of a nodule are made of.
 
     Returns
     -------
     dict
         ``image`` (0 to 1), ``mean``, ``overlap``, ``union`` and every method that the nodule has a matte of: float16
-        (stored, stored, stored), each voxel the mean of those of the dataset's grid in it; and ``readers``, a list of
-        such crops, from which ``random`` is drawn. 0 beyond the scan.
+        (stored, stored, stored), each voxel the mean of those of the dataset's grid in it; and ``readers``, such a crop
+        of each reader (readers, stored, stored, stored), from which ``random`` is drawn. 0 beyond the scan.
 
     Raises
     ------
@@ -73,11 +73,11 @@ def crops_of(nodule: Nodule, config: CropConfig) -> dict[str, np.ndarray | list[
     def cut(array: np.ndarray, fill: float = 0.0) -> np.ndarray:
         return coarse_cube(array, middle, config.stored, factor, fill)
 
-    crops = {IMAGE: np.clip((cut(nodule.image, low) - low) / (high - low), 0, 1)}
+    crops = {IMAGE: np.clip((cut(required(nodule.image, nodule, "image"), low) - low) / (high - low), 0, 1)}
     crops |= {MEAN: cut(masks.mean(axis=0)), OVERLAP: cut(masks.all(axis=0)), UNION: cut(masks.any(axis=0))}
     crops |= {method: cut(alpha) for method, alpha in nodule.mattes.items()}
     half = {name: crop.astype(np.float16) for name, crop in crops.items()}
-    return half | {"readers": [cut(mask).astype(np.float16) for mask in masks]}
+    return half | {"readers": np.stack([cut(mask).astype(np.float16) for mask in masks])}
 
 
 def coarse_cube(array: np.ndarray, middle: Sequence[int], side: int, factor: int, fill: float) -> np.ndarray:
@@ -119,9 +119,10 @@ def size_of(nodule: Nodule) -> tuple[float, float]:
     volume : mean over the readers' masks, mm3
     diameter : mean over the readers of the longest one in an axial slice, mm
     """
-    voxel = float(np.prod(nodule.spacing))
+    spacing = required(nodule.spacing, nodule, "spacing")
+    voxel = float(np.prod(spacing))
     volumes = [np.count_nonzero(mask) * voxel for mask in nodule.readers]
-    diameters = [axial_diameter(mask != 0, nodule.spacing) for mask in nodule.readers]
+    diameters = [axial_diameter(mask != 0, spacing) for mask in nodule.readers]
     return float(np.mean(volumes)), float(np.mean(diameters))
 
 

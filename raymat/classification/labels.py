@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ def malignancy_ratings(nodule: Nodule) -> list[float]:
     """
     ratings = nodule.metadata.get("ratings")
     source = ratings if isinstance(ratings, Mapping) else nodule.metadata
-    given = source.get(RATING)
+    given: Any = source.get(RATING)
     if given is None or given == "":
         return []
     parts = given.split(";") if isinstance(given, str) else given if isinstance(given, list | tuple) else [given]

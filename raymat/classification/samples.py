@@ -125,7 +125,7 @@ def labelled(facts: pd.DataFrame, recipe: Recipe, parts: Mapping[int, Mapping[st
             "(`ratings` of LIDC-IDRI, or a column `malignancy` of the case table, one number a reader by ;)"
         )
     labels = [label_of(rating, recipe.threshold, recipe.margin) for rating in facts["rating"]]
-    nodules = facts.assign(label=labels).dropna(subset="label")
+    nodules = facts.assign(label=np.array(labels, float)).dropna(subset="label")
     nodules["label"] = nodules["label"].astype(int)
     one = "benign and none malignant" if not nodules["label"].any() else "malignant and none benign"
     if nodules["label"].nunique() < 2:

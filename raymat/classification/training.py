@@ -32,6 +32,15 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class SplitSamples:
+    """What a training sees: all but the labels of the test nodules, whose crops are float16 (n, z, y, x)."""
+
+    training: Samples
+    validation: Samples
+    test_crops: np.ndarray
+
+
+@dataclass(frozen=True)
 class Trained:
     """What a training came to.
 
@@ -51,36 +60,34 @@ class Trained:
 def train_classifier(
     network: str,
     seed: int,
-    training: Samples,
-    validation: Samples,
-    test_crops: np.ndarray,
+    split: SplitSamples,
     recipe: Recipe,
     device: torch.device,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Trained:
-    """Train one network on one input; the labels of the test nodules are not needed and not given.
+    """Train one network on one input.
 
     Parameters
     ----------
     network : one of ``raymat.classification.networks.NETWORKS``
     seed : of the weights, the order and the augmentation; equal seeds see equal augmentation whatever the input
-    training, validation : both classes in each
-    test_crops : float16 (n, z, y, x)
+    split : both classes in training and validation
     on_epoch : called with each epoch's number, from 1, and its entry of the history
     """
     torch.manual_seed(seed)
     # A CPU convolves channels last a quarter faster (`python -m benchmarks.classifiers`).
     layout = torch.channels_last_3d if device.type == "cpu" else torch.contiguous_format
-    model = make_network(network, recipe.width, recipe.stem).to(device, memory_format=layout)
+    # torch documents memory_format; its annotations of Module.to leave it out.
+    model = make_network(network, recipe.width, recipe.stem).to(device, memory_format=layout)  # type: ignore[call-overload]
+    training, validation = split.training, split.validation
     positives = int(training.labels.sum())
     weight = (len(training.labels) - positives) / positives
     optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
-    labels = torch.from_numpy(training.labels.astype(np.float32)).to(device)
     history: list[dict[str, float]] = []
     best, best_epoch, kept = -1.0, 0, None
     for epoch in range(recipe.epochs):
-        loss = _epoch(model, optimizer, training.crops, labels, weight, recipe, seed, epoch)
+        loss = _epoch(model, optimizer, training, weight, recipe, seed, epoch)
         scheduler.step()
         given = predict(model, validation.crops, recipe, device)
         entry = {"loss": loss, "validation_auroc": float(roc_auc_score(validation.labels, given))}
@@ -94,7 +101,8 @@ def train_classifier(
     model.load_state_dict(kept)
     shift = math.log(weight)
     validated, tested = (
-        1 / (1 + np.exp(-(predict(model, crops, recipe, device) - shift))) for crops in (validation.crops, test_crops)
+        1 / (1 + np.exp(-(predict(model, crops, recipe, device) - shift)))
+        for crops in (validation.crops, split.test_crops)
     )
     return Trained(history, best_epoch, validated, tested)
 
@@ -102,8 +110,7 @@ def train_classifier(
 def _epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    crops: np.ndarray,
-    labels: Tensor,
+    training: Samples,
     weight: float,
     recipe: Recipe,
     seed: int,
@@ -111,13 +118,15 @@ def _epoch(
 ) -> float:
     """One pass over the training nodules, each augmented anew; the mean loss."""
     model.train()
+    device, crops = next(model.parameters()).device, training.crops
+    labels = torch.from_numpy(training.labels.astype(np.float32)).to(device)
     order = torch.randperm(len(crops), generator=generator("classifier order", seed, epoch)).tolist()
-    losses = []
+    losses: list[Tensor] = []
     for start in range(0, len(order), recipe.batch):
         places = order[start : start + recipe.batch]
         if len(places) < 2 and losses:
             continue  # nothing to normalise one nodule by; another epoch deals it elsewhere
-        volumes = [augmented(crops[place], recipe, seed, epoch, place, labels.device) for place in places]
+        volumes = [augmented(crops[place], recipe, seed, epoch, place, device) for place in places]
         given = model(torch.stack(volumes)).squeeze(1)
         loss = functional.binary_cross_entropy_with_logits(given, labels[places], pos_weight=labels.new_tensor(weight))
         optimizer.zero_grad(set_to_none=True)

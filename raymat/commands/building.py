@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from raymat.commands.options import positive, stated
 from raymat.matting import METHODS
@@ -103,7 +104,7 @@ def matting_parameters(options: argparse.Namespace, methods: tuple[str, ...]) ->
 def build_parameters(options: argparse.Namespace) -> BuildParameters:
     """``BuildParameters`` from the command line."""
     # Another range of intensities is another modality, where quality cannot know what pure lesion looks like.
-    other_modality = {"pure_lesion": None} if options.intensity_range else {}
+    other_modality: dict[str, Any] = {"pure_lesion": None} if options.intensity_range else {}
     return BuildParameters(
         min_readers=options.min_readers,
         prepare=prepare_parameters(options),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from raymat.nodule import InputError
 from raymat.places import is_uri
@@ -25,7 +26,7 @@ def positive(text: str) -> int:
     return value
 
 
-def stated(**values: object) -> dict[str, object]:
+def stated(**values: Any) -> dict[str, Any]:
     """Those of the options that were given."""
     return {name: value for name, value in values.items() if value is not None}
 

@@ -57,8 +57,8 @@ def usable_cpus() -> int:
         return max(1, min(cpus, int(float(quota) / float(period)))) if quota != "max" else cpus
     with contextlib.suppress(OSError, ValueError):
         group = Path("/sys/fs/cgroup/cpu")
-        quota, period = (int((group / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
-        return max(1, min(cpus, quota // period)) if quota > 0 else cpus
+        quota_us, period_us = (int((group / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        return max(1, min(cpus, quota_us // period_us)) if quota_us > 0 else cpus
     return cpus
 
 
@@ -216,32 +216,34 @@ class Pools:
         InputError
             The actors would take all CPUs or memory, so that the work list could not be read.
         """
+        # A little less than a CPU each leaves the work list its share; the solvers' threads are whole all the same.
+        each = self.cpus or (0.9 if cpus >= 2 else 0.8)
         pools = replace(
             self,
-            # A little less than a CPU each leaves the work list its share; the solvers' threads are whole all the same.
-            cpus=self.cpus or (0.9 if cpus >= 2 else 0.8),
+            cpus=each,
             scorers=(self.scorers or max(1, math.ceil(cpus / 16))) if self.apart else None,
             pipelines=self.pipelines or max(1, math.ceil((self.workers or cpus) / WORKERS_PER_PIPELINE)),
         )
         score_cpus, score_gib = pools._scoring
-        ends_cpus = pools.pipelines * LIST_CPUS + (pools.pipelines * PIPELINE_CPUS if pools.pipelines > 1 else 0)
-        by_cpu = math.floor(min(cpus, (cpus - score_cpus - ends_cpus) / pools.cpus) + 1e-6)
+        drivers = pools.pipelines or 1
+        ends_cpus = drivers * LIST_CPUS + (drivers * PIPELINE_CPUS if drivers > 1 else 0)
+        by_cpu = math.floor(min(cpus, (cpus - score_cpus - ends_cpus) / each) + 1e-6)
         by_memory = math.floor((memory_gib - score_gib - LIST_GIB) / self.memory_gib)
-        pools = replace(pools, workers=self.workers or max(1, min(by_cpu, by_memory)))
-        held_cpus = pools.workers * pools.cpus + score_cpus + ends_cpus
+        workers = self.workers or max(1, min(by_cpu, by_memory))
+        held_cpus = workers * each + score_cpus + ends_cpus
         if held_cpus > cpus + 1e-6:
             raise InputError(
                 f"the workers would hold {held_cpus:.2f} of the cluster's {cpus:g} CPUs: the build would never start. "
-                f"Ask for fewer workers or CPUs each (--workers {pools.workers}, --solve-cpus {pools.cpus:g})"
+                f"Ask for fewer workers or CPUs each (--workers {workers}, --solve-cpus {each:g})"
             )
-        held_gib = pools.workers * self.memory_gib + score_gib + LIST_GIB
+        held_gib = workers * self.memory_gib + score_gib + LIST_GIB
         if held_gib > memory_gib + 1e-6:
             raise InputError(
-                f"{pools.workers} workers of {self.memory_gib:g} GiB need {held_gib:.1f} GiB with all else, more than "
+                f"{workers} workers of {self.memory_gib:g} GiB need {held_gib:.1f} GiB with all else, more than "
                 f"the cluster's {memory_gib:.1f} GiB: the build would never start. Lower --workers or "
                 "--solve-memory-gib"
             )
-        return pools
+        return replace(pools, workers=workers)
 
     def growing(self, cpus: float, memory_gib: float, nodules: int) -> Pools:
         """The pools for a cluster that has ``cpus`` CPUs and ``memory_gib`` GiB and brings more as they are used.
@@ -256,12 +258,13 @@ class Pools:
         """
         most = min(self.workers or nodules, nodules)
         now = replace(self, workers=None).sized(cpus, memory_gib)
+        assert now.workers is not None
         return replace(
             now,
             workers=min(now.workers, most),
             most_workers=most,
             pipelines=self.pipelines or max(1, math.ceil(most / WORKERS_PER_PIPELINE)),
-            most_scorers=(self.scorers or max(now.scorers, math.ceil(most / 16))) if self.apart else None,
+            most_scorers=(self.scorers or max(now.scorers or 1, math.ceil(most / 16))) if self.apart else None,
         )
 
     def one_of_each(self) -> list[dict[str, float]]:
@@ -272,9 +275,9 @@ class Pools:
 
     def __str__(self) -> str:
         growth = f" (up to {self.most_workers} as nodes come)" if self.most_workers else ""
-        scorers = f", {counted(self.scorers, 'scorer')}" if self.apart else ""
+        scorers = f", {counted(self.scorers or 0, 'scorer')}" if self.apart else ""
         drivers = f", {self.pipelines} drivers" if self.pipelines and self.pipelines > 1 else ""
-        workers = f"{counted(self.workers, 'worker')} of {self.cpus:g} CPU and {self.memory_gib:g} GiB"
+        workers = f"{counted(self.workers or 0, 'worker')} of {self.cpus:g} CPU and {self.memory_gib:g} GiB"
         return f"{workers}{growth}{scorers}{drivers}"
 
 
@@ -294,6 +297,7 @@ def size_pools(pools: Pools, nodules: int, say: Callable[[str], None]) -> Pools:
     resources = ray.cluster_resources()
     has = resources.get("CPU", 0.0), resources.get("memory", 0.0) / GIB
     pools = pools.growing(*has, nodules) if growing else pools.sized(*has)
+    assert pools.workers is not None
     return replace(pools, workers=min(pools.workers, nodules))
 
 

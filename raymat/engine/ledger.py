@@ -68,9 +68,9 @@ class Ledger:
         for batch in received:
             self.batches.pop(batch, None)
         outcomes: Counter[str] = Counter()
-        for batch in self.batches.values():
+        for open_batch in self.batches.values():
             keys = set()
-            for rows in batch.rows:
+            for rows in open_batch.rows:
                 for key, outcome in zip(rows["key"].to_pylist(), rows["outcome"].to_pylist(), strict=True):
                     if key not in keys:
                         keys.add(key)
@@ -81,7 +81,8 @@ class Ledger:
 def open_ledger(session: str, shared: Mapping[str, object]) -> ray.actor.ActorHandle:
     """A new ``Ledger`` on the driver's own node, which no autoscaler takes away."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    ledger = Ledger.options(name=_name(session), scheduling_strategy=here).remote()
+    # The class has what ray.remote gives it; the annotations know the class as it was written.
+    ledger = Ledger.options(name=_name(session), scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     ray.get([ledger.share.remote(name, value) for name, value in shared.items()])
     return ledger
 

@@ -40,6 +40,7 @@ class Progress:
 
     @property
     def done(self) -> int:
+        """How many nodules have their outcome."""
         return sum(self.counts.values())
 
     def show(self, counts: Counter[str]) -> None:

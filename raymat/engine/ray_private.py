@@ -6,6 +6,7 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._private import ray_constants
@@ -33,7 +34,9 @@ def silence_autoscaler() -> None:
 
 def log_folder() -> Path:
     """Where this node's Ray keeps its logs, which its dashboard shows."""
-    return Path(ray._private.worker.global_worker.node.get_logs_dir_path())
+    node = ray._private.worker.global_worker.node
+    assert node is not None  # this process is connected
+    return Path(node.get_logs_dir_path())
 
 
 @functools.cache
@@ -47,7 +50,7 @@ def pass_constructor_arguments_by_value() -> None:
     start = ActorPoolMapOperator._start_actor
 
     @functools.wraps(start)
-    def by_value(self: ActorPoolMapOperator, *arguments: object, **named: object) -> object:
+    def by_value(self: ActorPoolMapOperator, *arguments: Any, **named: Any) -> Any:
         references = self._data_context_ref, self._map_transformer_ref
         self._data_context_ref, self._map_transformer_ref = ray.get(list(references))
         try:
@@ -55,4 +58,4 @@ def pass_constructor_arguments_by_value() -> None:
         finally:
             self._data_context_ref, self._map_transformer_ref = references
 
-    ActorPoolMapOperator._start_actor = by_value
+    ActorPoolMapOperator._start_actor = by_value  # type: ignore[method-assign] # replaced on purpose

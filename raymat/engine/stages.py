@@ -82,7 +82,7 @@ class Pool:
         return "_".join(names)
 
     def share(self, number: int, count: int) -> Pool:
-        """This pool's share of workers where there are ``count`` such pools; one at least."""
+        """The pool with its share of the workers where there are ``count`` such pools; one at least."""
 
         def of(workers: int) -> int:
             return max(1, workers // count + (number < workers % count))

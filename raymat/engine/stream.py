@@ -105,10 +105,12 @@ class Job:
 
     @property
     def rows(self) -> int:
+        """How many rows the work list has."""
         return sum(part.rows for part in self.parts)
 
     @property
     def workers(self) -> int:
+        """How many workers read, at most."""
         return self.pools[0].most_workers or self.pools[0].workers
 
     def dealt(self) -> list[Job]:
@@ -147,9 +149,11 @@ class WorkList(Datasource):
         self.job = job
 
     def estimate_inmemory_data_size(self) -> int | None:
+        """Not known to Ray before the parts are read."""
         return None
 
     def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None, data_context=None) -> list:
+        """One task for each part."""
         label = self.job.label or f"{self.job.session}-"
         tasks, start = [], 0
         for part in self.job.parts:
@@ -232,7 +236,10 @@ def run(job: Job) -> Iterator[Update]:
     # One nodule may use up all its tries while nothing else is left to do.
     stalled_s = (MAX_TRIES + 1) * job.limit_s + 300
     counts: Counter[str] = Counter()
-    received, rows, so_far, moved = [], [], Counter(), time.monotonic()
+    so_far: Counter[str] = Counter()
+    received: list[str] = []
+    rows: list[pa.Table] = []
+    moved = time.monotonic()
     while running:
         deadline = time.monotonic() + POLL_S
         while running and (left := deadline - time.monotonic()) > 0:
@@ -249,9 +256,10 @@ def run(job: Job) -> Iterator[Update]:
                 received.append(batch)
                 rows.append(table)
                 counts.update(table["outcome"].to_pylist())
-        open_counts = ray.get(ledger.poll.remote(received))
-        if counts + open_counts != so_far:
-            so_far, moved = counts + open_counts, time.monotonic()
+        now = counts.copy()
+        now.update(ray.get(ledger.poll.remote(received)))
+        if now != so_far:
+            so_far, moved = now, time.monotonic()
         yield Update(rows, so_far)
         received, rows = [], []
         if time.monotonic() - moved > stalled_s:
@@ -276,7 +284,7 @@ def _driven(job: Job, ledger: ray.actor.ActorHandle) -> Iterator[tuple[str, pa.T
     """``stream`` in a process of its own; where that dies with its node, another takes over what is left."""
     done: set[str] = set()
     for _ in range(PIPELINE_LIVES):
-        pipeline = Pipeline.remote()
+        pipeline = Pipeline.remote()  # type: ignore[attr-defined]
         try:
             for reference in pipeline.run.options(num_returns="streaming").remote(job):
                 batch, table = ray.get(reference)

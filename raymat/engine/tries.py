@@ -110,7 +110,7 @@ class LastPosition:
 
 
 class Position:
-    """This worker's file: nodule and stage that it is at, and the end that the time limit puts to it.
+    """The file of a worker: nodule and stage that it is at, and the end that the time limit puts to it.
 
     Parameters
     ----------

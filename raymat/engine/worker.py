@@ -38,6 +38,7 @@ class Item:
 
     @property
     def key(self) -> str:
+        """The nodule's key."""
         return self.nodule.key
 
 
@@ -62,7 +63,10 @@ class Worker:
         self.committer = ThreadPoolExecutor(COMMITS_BEHIND, thread_name_prefix=COMMIT)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        """Take a batch of rows through the stages; outcome rows as they come."""
         batch, items = _opened(table, self.pool.first)
+        earlier: int
+        reported: list[pa.Table]
         earlier, reported = ray.get(self.ledger.begin.remote(batch))
         position = Position(batch, self.limit_s)
         run = _Run(self, batch, position)
@@ -152,6 +156,7 @@ class _Run:
 
     def _read(self, item: Item) -> Nodule:
         with logged(READ, item.nodule.nodule_id):
+            assert item.row is not None  # the first pool is given rows
             return self.work.read(item.row)
 
     def _through(self, nodule: Nodule) -> Nodule:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 RESAMPLES = 2_000
 LEVEL = 0.95
@@ -38,7 +39,7 @@ def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def mean_by_patient(values: Sequence[float], patients: Sequence[str], seed: int = 0) -> Estimate:
+def mean_by_patient(values: npt.ArrayLike, patients: npt.ArrayLike, seed: int = 0) -> Estimate:
     """The mean over all values, NaN left out, and its interval over patients."""
     given = np.asarray(values, float)
     names, place = np.unique(np.asarray(patients), return_inverse=True)

@@ -40,7 +40,8 @@ def delong(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> Compari
     m, n = int(labels.sum()), int((~labels).sum())
     if m < 2 or n < 2:
         raise ValueError(f"DeLong's test needs two cases of each class at least, not {m} and {n}")
-    areas, v10, v01 = [], [], []
+    areas: list[float] = []
+    v10, v01 = [], []
     for scores in (np.asarray(first, float), np.asarray(second, float)):
         x, y = scores[labels], scores[~labels]
         among_all = rankdata(np.concatenate([x, y]))
@@ -49,9 +50,10 @@ def delong(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> Compari
         areas.append(float(v10[-1].mean()))
     s = np.cov(v10) / m + np.cov(v01) / n
     variance = float(s[0, 0] + s[1, 1] - 2 * s[0, 1])
-    difference = areas[0] - areas[1]
+    area, other = areas
+    difference = area - other
     if variance <= 1e-15:
         # Scores that order all pairs alike: nothing tells them apart.
-        return Comparison(*areas, difference, 0.0, 1.0 if abs(difference) < 1e-12 else 0.0)
+        return Comparison(area, other, difference, 0.0, 1.0 if abs(difference) < 1e-12 else 0.0)
     error = variance**0.5
-    return Comparison(*areas, difference, error, float(2 * norm.sf(abs(difference) / error)))
+    return Comparison(area, other, difference, error, float(2 * norm.sf(abs(difference) / error)))

@@ -135,7 +135,7 @@ def comparisons(predictions: pd.DataFrame) -> pd.DataFrame:
     table["holm"] = holm(table["p"])
     table["holm_chosen"] = np.nan
     mine = table["first"] == CHOSEN
-    table.loc[mine, "holm_chosen"] = holm(table.loc[mine, "p"])
+    table.loc[mine, "holm_chosen"] = holm(table["p"][mine])
     return table
 
 
@@ -186,7 +186,7 @@ def _resampled(nodules: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
     of: dict[str, dict[str, np.ndarray]] = {}
     for (network, name), part in nodules.groupby(["network", "input"], sort=False):
         mine = times[:, np.searchsorted(names, part["patient_id"])]
-        of.setdefault(network, {})[name] = np.stack(
+        of.setdefault(str(network), {})[str(name)] = np.stack(
             [areas(part["label"], part["score"], mine, sizes) for sizes in (None, part["diameter_mm"])]
         )
     return of
@@ -229,8 +229,9 @@ def as_markdown(table: pd.DataFrame, size: pd.DataFrame) -> str:
     for _, row in pd.concat([size, table]).iterrows():
         spread = f" (± {row['spread']:.3f})" if np.isfinite(row["spread"]) else ""
         cells = [row["network"], row["input"], f"{row['mean']:.3f}{spread}"]
-        for name in ("auroc", "matched"):
-            cells.append(f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})")
+        cells += [
+            f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})" for name in ("auroc", "matched")
+        ]
         lines.append("| " + " | ".join([*cells, f"{row['brier']:.3f}", f"{row['calibration_error']:.3f}"]) + " |")
     return "\n".join(lines)
 

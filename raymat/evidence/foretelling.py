@@ -8,6 +8,7 @@ seen the image. Of both together the plain average is taken; nothing is fitted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
@@ -15,7 +16,7 @@ from scipy.stats import rankdata
 
 from raymat import metrics
 from raymat.matting import METHODS
-from raymat.nodule import Nodule, NoduleExcluded, box_around
+from raymat.nodule import Nodule, NoduleExcluded, box_around, required
 from raymat.prepare import UNKNOWN
 
 VERSION = "1"
@@ -69,8 +70,12 @@ def distance_ramp(readers: Sequence[np.ndarray], spacing: Sequence[float]) -> np
 def predictions(nodule: Nodule) -> dict[str, np.ndarray]:
     """What each way foretells: baselines, mattes, the chosen one, and both combined; name to (z, y, x), 0 to 1."""
     best = max(nodule.candidates, key=lambda matte: matte.score)
-    given = {MEAN: np.mean(nodule.readers, axis=0), DISTANCE: distance_ramp(nodule.readers, nodule.spacing)}
-    mattes = {**nodule.mattes, CHOSEN: best.alpha}
+    spacing = required(nodule.spacing, nodule, "spacing")
+    given: dict[str, np.ndarray] = {
+        MEAN: np.mean(nodule.readers, axis=0),
+        DISTANCE: distance_ramp(nodule.readers, spacing),
+    }
+    mattes: dict[str, np.ndarray] = {**nodule.mattes, CHOSEN: best.alpha}
     given |= mattes
     given |= {f"{name}{AND_MEAN}": (alpha + given[MEAN]) / 2 for name, alpha in mattes.items()}
     given[f"{CHOSEN}{AND_DISTANCE}"] = (best.alpha + given[DISTANCE]) / 2
@@ -89,10 +94,10 @@ def measure(nodule: Nodule) -> Nodule:
     NoduleExcluded
         The left-out reader's mask vanishes on the working grid.
     """
-    truth = nodule.true_alpha >= 0.5
+    truth = required(nodule.true_alpha, nodule, "true alpha") >= 0.5
     if not truth.any():
         raise NoduleExcluded("the mask of the reader who was left out vanishes on the working grid")
-    unknown = nodule.trimap == UNKNOWN
+    unknown = required(nodule.trimap, nodule, "trimap") == UNKNOWN
     found = {}
     for name, given in predictions(nodule).items():
         here, there = given[unknown], truth[unknown]
@@ -111,17 +116,18 @@ def measure(nodule: Nodule) -> Nodule:
 
 def rows_of(nodule: Nodule) -> list[dict]:
     """A row a way of foretelling, of what ``measure`` left."""
-    facts = nodule.metadata["unknown_region"]
+    metadata: dict[str, Any] = nodule.metadata
+    facts = metadata["unknown_region"]
     start = {
-        "nodule_id": nodule.metadata["nodule"],
+        "nodule_id": metadata["nodule"],
         "patient_id": nodule.patient_id,
-        "left_out": nodule.metadata["left_out"],
+        "left_out": metadata["left_out"],
         "chosen": facts["best"],
         "voxels": facts["voxels"],
         "inside": facts["inside"],
     }
     rows = []
-    for method, found in nodule.metadata[FORETOLD].items():
+    for method, found in metadata[FORETOLD].items():
         count, given, inside = found["bins"]
         values = {name: found[name] for name in ("brier", "auroc", "dice_unknown", "dice")}
         rows.append(

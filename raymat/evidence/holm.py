@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+import numpy.typing as npt
 
 
-def holm(p: Sequence[float]) -> np.ndarray:
+def holm(p: npt.ArrayLike) -> np.ndarray:
     """Adjusted p values, in the order given: reject those below the level, and no more than one in 20 families errs."""
     values = np.asarray(p, float)
     order = np.argsort(values, kind="stable")

@@ -34,6 +34,7 @@ class LeftOutSource:
 
     @property
     def remote(self) -> bool:
+        """Whether the images lie in an object store."""
         return self.source.remote
 
     def plan(self) -> Iterator[NoduleRef]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from raymat.matting import METHODS
-from raymat.nodule import Nodule
+from raymat.nodule import Nodule, required
 from raymat.prepare import UNKNOWN
 
 MEAN_MASK, CHOSEN = "mean of the readers' masks", "the chosen matte"
@@ -17,10 +17,10 @@ Errors = dict[str, tuple[float, float]]
 
 def errors_of(nodule: Nodule) -> Errors:
     """Mean absolute and mean squared error inside the unknown region of a phantom, by name of the matte."""
-    unknown = nodule.trimap == UNKNOWN
-    truth = nodule.true_alpha[unknown]
-    guesses = {MEAN_MASK: np.mean(nodule.readers, axis=0)} | nodule.mattes
-    if nodule.method:
+    unknown = required(nodule.trimap, nodule, "trimap") == UNKNOWN
+    truth = required(nodule.true_alpha, nodule, "true alpha")[unknown]
+    guesses: dict[str, np.ndarray] = {MEAN_MASK: np.mean(nodule.readers, axis=0)} | nodule.mattes
+    if nodule.alpha is not None:
         guesses[CHOSEN] = nodule.alpha
     differences = {name: guess[unknown] - truth for name, guess in guesses.items()}
     return {name: (float(np.abs(d).mean()), float(np.square(d).mean())) for name, d in differences.items()}

@@ -35,7 +35,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
         ``calibration_error``. Intervals are 95 %, over patients.
     """
     rows = rows.set_index(["nodule_id", "left_out"])
-    by_method = {method: part.sort_index() for method, part in rows.groupby("method")}
+    by_method = {str(method): part.sort_index() for method, part in rows.groupby("method")}
     reference = by_method[MEAN]
     table = []
     for method in ordered(by_method):

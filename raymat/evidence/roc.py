@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+import numpy.typing as npt
 
 from raymat.evidence.bootstrap import Estimate, draws, interval
 
@@ -12,10 +11,10 @@ SIZE_RATIO = 1.2
 
 
 def auroc_by_patient(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    patients: Sequence[str],
-    diameters: np.ndarray | None = None,
+    labels: npt.ArrayLike,
+    scores: npt.ArrayLike,
+    patients: npt.ArrayLike,
+    diameters: npt.ArrayLike | None = None,
     ratio: float = SIZE_RATIO,
     seed: int = 0,
 ) -> Estimate:
@@ -45,10 +44,10 @@ def with_all_once(times: np.ndarray) -> np.ndarray:
 
 
 def areas(
-    labels: np.ndarray,
-    scores: np.ndarray,
+    labels: npt.ArrayLike,
+    scores: npt.ArrayLike,
     times: np.ndarray,
-    diameters: np.ndarray | None = None,
+    diameters: npt.ArrayLike | None = None,
     ratio: float = SIZE_RATIO,
 ) -> np.ndarray:
     """``auroc_by_patient`` in each of several resamples, so that scores can be compared in the same ones.
@@ -62,9 +61,9 @@ def areas(
     float (resamples)
         NaN in a resample without a pair.
     """
-    labels, scores = np.asarray(labels).astype(bool), np.asarray(scores, float)
-    ones, zeros = np.flatnonzero(labels), np.flatnonzero(~labels)
-    difference = scores[ones][:, None] - scores[zeros][None, :]
+    malignant, values = np.asarray(labels).astype(bool), np.asarray(scores, float)
+    ones, zeros = np.flatnonzero(malignant), np.flatnonzero(~malignant)
+    difference = values[ones][:, None] - values[zeros][None, :]
     right = (difference > 0) + 0.5 * (difference == 0)
     counted = np.ones(right.shape)
     if diameters is not None:
@@ -75,7 +74,7 @@ def areas(
         return ((of_ones @ (right * counted)) * of_zeros).sum(axis=1) / ((of_ones @ counted) * of_zeros).sum(axis=1)
 
 
-def matched_pairs(labels: np.ndarray, diameters: np.ndarray, ratio: float = SIZE_RATIO) -> int:
+def matched_pairs(labels: npt.ArrayLike, diameters: npt.ArrayLike, ratio: float = SIZE_RATIO) -> int:
     """How many pairs of a malignant and a benign nodule have like diameters."""
-    labels, logs = np.asarray(labels).astype(bool), np.log(np.asarray(diameters, float))
-    return int((np.abs(logs[labels][:, None] - logs[~labels][None, :]) <= np.log(ratio) + 1e-12).sum())
+    malignant, logs = np.asarray(labels).astype(bool), np.log(np.asarray(diameters, float))
+    return int((np.abs(logs[malignant][:, None] - logs[~malignant][None, :]) <= np.log(ratio) + 1e-12).sum())

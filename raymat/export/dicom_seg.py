@@ -7,8 +7,9 @@ Fractional, type OCCUPANCY: a voxel's value is the share of it that is lesion, w
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -18,17 +19,18 @@ from highdicom.seg import SegmentationFractionalTypeValues, SegmentationTypeValu
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from raymat.nodule import InputError, Nodule
+from raymat.loading import Nodules
+from raymat.nodule import InputError, Nodule, required
 from raymat.sources.dicom import Series, Slice, index_tree, slab_grid
 from raymat.version import __version__
-from raymat.volume import Grid, to_sitk
+from raymat.volume import Grid, nodule_grid, to_sitk
 
 MAKER = "raymat"
 LEVELS = 255  # steps of alpha in a fractional segmentation
 SERIES_NUMBER = 900  # beyond those that scanners give
 
 
-def find_series(nodules: Mapping[str, Nodule], ids: Sequence[str], root: str) -> dict[str, Series]:
+def find_series(nodules: Nodules, ids: Sequence[str], root: str) -> dict[str, Series]:
     """Nodule id to its source series in a folder tree; only headers are read.
 
     Raises
@@ -72,7 +74,8 @@ def write_segmentation(nodule: Nodule, series: Series, root: str, path: Path, le
     where = f"{nodule.nodule_id}: series {series.uid}"
     slices = covering(nodule, series.slices, where)
     try:
-        grid = slab_grid(slices, nodule.metadata.get("slice_spacing"))
+        metadata: dict[str, Any] = nodule.metadata
+        grid = slab_grid(slices, metadata.get("slice_spacing"))
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     alpha = on_grid(nodule, grid)
@@ -132,17 +135,19 @@ def covering(nodule: Nodule, slices: Sequence[Slice], where: str) -> list[Slice]
         The series begins after or ends before the matte.
     """
     # A network's alpha is nowhere quite 0; what rounds to 0 is not written.
-    inside = np.argwhere(np.rint(nodule.alpha * LEVELS) > 0)
+    alpha = required(nodule.alpha, nodule, "chosen matte")
+    inside = np.argwhere(np.rint(alpha * LEVELS) > 0)
     if not len(inside):
         raise InputError(f"{where}: the matte is empty")
-    grid = Grid(nodule.alpha.shape, nodule.spacing, nodule.origin, np.asarray(nodule.direction))
+    grid = nodule_grid(nodule, alpha)
     # The corners of the matte's box give its ends.
     low, high = inside.min(axis=0), inside.max(axis=0)
     corners = np.array(np.meshgrid(*zip(low, high, strict=True), indexing="ij")).reshape(3, -1).T
     z = grid.to_patient(corners)[:, 0]
     at = np.array([item.z for item in slices])
     through = np.flatnonzero((at >= z.min()) & (at <= z.max()))
-    step = nodule.metadata.get("scanner_spacing", [np.inf])[0]
+    metadata: dict[str, Any] = nodule.metadata
+    step = metadata.get("scanner_spacing", [np.inf])[0]
     if not len(through) or at[0] > z.min() + step or at[-1] < z.max() - step:
         raise InputError(
             f"{where}: the folder has its slices from z = {at[0]:g} to {at[-1]:g}, the matte lies from {z.min():g} to "
@@ -153,11 +158,10 @@ def covering(nodule: Nodule, slices: Sequence[Slice], where: str) -> list[Slice]
 
 def on_grid(nodule: Nodule, grid: Grid) -> np.ndarray:
     """The chosen matte at the voxels of a grid, linearly interpolated; 0 beyond its crop. float32 (z, y, x)."""
-    own = Grid(nodule.alpha.shape, nodule.spacing, nodule.origin, np.asarray(nodule.direction))
+    alpha = required(nodule.alpha, nodule, "chosen matte")
+    own = nodule_grid(nodule, alpha)
     reference = to_sitk(np.zeros(grid.shape, np.uint8), grid)
-    moved = sitk.Resample(
-        to_sitk(nodule.alpha, own), reference, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32
-    )
+    moved = sitk.Resample(to_sitk(alpha, own), reference, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32)
     return np.clip(sitk.GetArrayFromImage(moved), 0.0, 1.0)
 
 

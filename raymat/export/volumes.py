@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from raymat.nodule import InputError, Nodule
-from raymat.volume import Grid, write_volume
+from raymat.nodule import InputError, Nodule, required
+from raymat.volume import nodule_grid, write_volume
 
 
 def write_volumes(nodule: Nodule, folder: Path, ending: str) -> Path:
@@ -23,8 +23,12 @@ def write_volumes(nodule: Nodule, folder: Path, ending: str) -> Path:
     """
     if nodule.alpha is None:
         raise InputError(f"{nodule.nodule_id}: it has no chosen matte to export")
-    grid = Grid(nodule.image.shape, nodule.spacing, nodule.origin, np.asarray(nodule.direction))
-    volumes = {"image": nodule.image, "alpha": nodule.alpha, "trimap": nodule.trimap}
+    volumes: dict[str, np.ndarray] = {
+        "image": required(nodule.image, nodule, "image"),
+        "alpha": nodule.alpha,
+        "trimap": required(nodule.trimap, nodule, "trimap"),
+    }
+    grid = nodule_grid(nodule, volumes["image"])
     volumes |= {f"reader{number}": mask for number, mask in enumerate(nodule.readers, start=1)}
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raymat.arrays import AnyArray, Float64Array
+
 
 @dataclass(frozen=True)
 class HUWindow:
@@ -48,7 +50,7 @@ class HUWindow:
         """The intensity from which a foreground voxel is pure lesion, in HU."""
         return self.level + self.width / 2
 
-    def alpha(self, intensity: np.ndarray) -> np.ndarray:
+    def alpha(self, intensity: AnyArray) -> Float64Array:
         """Calibrated alpha of foreground voxels.
 
         Parameters
@@ -60,9 +62,10 @@ class HUWindow:
         -------
         float64 array of the same shape, in [0, 1].
         """
-        intensity = np.asarray(intensity, dtype=np.float64)
-        q = np.clip((intensity - (self.level - self.width / 2)) / self.width, 0.0, 1.0)
+        hu = np.asarray(intensity, dtype=np.float64)
+        q: Float64Array = np.clip((hu - (self.level - self.width / 2)) / self.width, 0.0, 1.0)
         if math.isinf(self.l_high):
             return q
-        p = np.clip(1.0 - (intensity - self.l_high) / (self.fall or self.width), 0.0, 1.0)
-        return np.minimum(p, q)
+        p: Float64Array = np.clip(1.0 - (hu - self.l_high) / (self.fall or self.width), 0.0, 1.0)
+        both: Float64Array = np.minimum(p, q)
+        return both

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from raymat.arrays import Float64Array
 from raymat.matting.windows import Windows, invert
 
 EPSILON = 1e-7  # the value of Levin's own code
 
 
-def projection(windows: Windows, epsilon: float = EPSILON) -> np.ndarray:
+def projection(windows: Windows, epsilon: float = EPSILON) -> Float64Array:
     """P of every window, so that its part of the Laplacian is `delta_ij - x_i^T P x_j` with `x = [f - mu, 1]`.
 
     Eq. 3: `delta_ij - (1/m) (1 + (f_i - mu)^T (Sigma + (epsilon/m) I)^-1 (f_j - mu))`.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 from numba import njit
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
     """Compile `function` with Numba: one thread, IEEE arithmetic in the written order, machine code kept on disk.
 
     No fastmath and no parallel loops: the same input gives the same bits, whatever the number of workers. Numba keeps

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeGuard, cast
 
 import numpy as np
 
+from raymat.arrays import AnyArray, Box, Float32Array, Float64Array
 from raymat.matting import closed_form, information_flow, knn, learning_based
 from raymat.matting.calibration import HUWindow
-from raymat.matting.neighbors import Voxels
+from raymat.matting.region import BACKGROUND, FOREGROUND, UNKNOWN, Region
 from raymat.matting.solve import Solution, SolveInfo, System, solve
-from raymat.matting.windows import WindowLaplacian, Windows, windows_around
+from raymat.matting.windows import ProjectionParameters, WindowLaplacian
 
 METHODS = ("cf", "knn", "lb", "if", "cf+", "knn+", "lb+", "if+")
 
 SOLVER_VERSION = "2"  # part of a build's keys: raised by every change that moves an alpha
-
-BACKGROUND, UNKNOWN, FOREGROUND = 0, 128, 255
 
 PARAMETERS = {
     "cf": ("epsilon",),
@@ -31,9 +28,9 @@ PARAMETERS = {
 }
 
 
-def estimate_alpha(
-    image: np.ndarray,
-    trimap: np.ndarray,
+def estimate_alpha(  # noqa: PLR0913 - the front door: what can be said of a matte, by keyword
+    image: AnyArray,
+    trimap: AnyArray,
     method: str,
     *,
     spacing: Sequence[float] | None = None,
@@ -42,8 +39,8 @@ def estimate_alpha(
     constraint_weight: float = 100.0,
     roi_margin: float | None = 8.0,
     channel_axis: int | None = None,
-    **method_parameters: Any,
-) -> tuple[np.ndarray, SolveInfo]:
+    **method_parameters: object,
+) -> tuple[Float32Array, SolveInfo]:
     """Alpha matte of one image by one method (paper, section 4).
 
     Parameters
@@ -112,9 +109,9 @@ def estimate_alpha(
     )[method]
 
 
-def estimate_all(
-    image: np.ndarray,
-    trimap: np.ndarray,
+def estimate_all(  # noqa: PLR0913 - as estimate_alpha
+    image: AnyArray,
+    trimap: AnyArray,
     methods: Iterable[str] = METHODS,
     *,
     spacing: Sequence[float] | None = None,
@@ -123,8 +120,8 @@ def estimate_all(
     constraint_weight: float = 100.0,
     roi_margin: float | None = 8.0,
     channel_axis: int | None = None,
-    parameters: Mapping[str, Mapping[str, Any]] | None = None,
-) -> dict[str, tuple[np.ndarray, SolveInfo]]:
+    parameters: Mapping[str, Mapping[str, object]] | None = None,
+) -> dict[str, tuple[Float32Array, SolveInfo]]:
     """Alpha mattes of one image by several methods; a method and its "+" share everything but S.
 
     Parameters
@@ -145,21 +142,11 @@ def estimate_all(
     """
     methods = _checked_methods(methods)
     parameters = _checked_parameters(parameters or {})
-    image, trimap, axes = _checked_arrays(image, trimap, channel_axis)
-    spacing = _checked_spacing(spacing, axes)
-    ranges = _checked_ranges(intensity_range, image.shape[3])
-    if not (_is_number(constraint_weight) and 0 < constraint_weight < math.inf):
-        raise ValueError(f"constraint_weight must be a finite number above 0, not {constraint_weight!r}")
-    if roi_margin is not None and not (_is_number(roi_margin) and 0 <= roi_margin < math.inf):
-        raise ValueError(f"roi_margin must be a distance of 0 mm or more, or None, not {roi_margin!r}")
-    if any(m.endswith("+") for m in methods) and not isinstance(calibration, HUWindow):
-        raise ValueError(f"the methods with + need calibration=HUWindow(level, width), not {calibration!r}")
-
-    S = (trimap == FOREGROUND).astype(np.float64)
-    S_plus = S.copy()
-    if isinstance(calibration, HUWindow):
-        S_plus[trimap == FOREGROUND] = calibration.alpha(image[trimap == FOREGROUND][:, 0])
-    constraint = {name: S_plus if name.endswith("+") else S for name in methods}
+    values, trimap, axes = _checked_arrays(image, trimap, channel_axis)
+    lengths = _checked_spacing(spacing, axes)
+    ranges = _checked_ranges(intensity_range, values.shape[3])
+    _check_settings(methods, constraint_weight, roi_margin, calibration)
+    constraint = _constraints(values, trimap, methods, calibration)
     unknowns = int(np.count_nonzero(trimap == UNKNOWN))
     spatial_shape = trimap.shape[3 - axes :]
     if unknowns == 0:
@@ -170,24 +157,24 @@ def estimate_all(
             raise ValueError(f"the trimap has unknown voxels but no {label}: there is nothing to tell them apart by")
 
     began = time.perf_counter()
-    box = _region_of_interest(trimap, spacing, roi_margin)
+    box = _region_of_interest(trimap, lengths, roi_margin)
     # Distances in KNN and IF are relative to the longest side of the whole grid, so that they do not change with the
     # region of interest. An axis that a 2D image lacks has no length.
-    longest = float(((np.array(trimap.shape) - 1) * spacing).max())
-    scaled = np.empty(image[box].shape)
+    longest = float(((np.array(trimap.shape) - 1) * lengths).max())
+    scaled = np.empty(values[box].shape)
     for a, (low, high) in enumerate(ranges):
-        scaled[..., a] = (np.clip(image[box][..., a], low, high) - low) / (high - low)
-    region = _Region(scaled, trimap[box], spacing / longest)
+        scaled[..., a] = (np.clip(values[box][..., a], low, high) - low) / (high - low)
+    region = Region(scaled, trimap[box], lengths / longest)
     shared = (time.perf_counter() - began) / len(methods)
 
-    mattes: dict[str, tuple[np.ndarray, Solution, str]] = {}
+    mattes: dict[str, tuple[Float32Array, Solution, str]] = {}
     seconds: dict[str, float] = {}
     for base in PARAMETERS:
         pair = [name for name in methods if name.removesuffix("+") == base]
         if not pair:
             continue
         began = time.perf_counter()
-        system = region.system(base, constraint_weight, parameters.get(base, {}))
+        system = _system(region, base, constraint_weight, parameters.get(base, {}))
         known = region.trimap.ravel()[system.variables] != UNKNOWN
         held = [constraint[name][box].ravel()[system.variables] for name in pair]
         solutions = solve(system, known, held, constraint_weight)
@@ -206,44 +193,31 @@ def estimate_all(
     }
 
 
-@dataclass(frozen=True)
-class _Region:
-    """The region of interest: scaled features (z, y, x, c), its trimap, and the relative distance of voxels."""
-
-    features: np.ndarray
-    trimap: np.ndarray
-    step: np.ndarray
-
-    @cached_property
-    def voxels(self) -> Voxels:
-        return Voxels(self.features)
-
-    @cached_property
-    def windows(self) -> Windows:
-        return windows_around(self.features, self.trimap == UNKNOWN)
-
-    def system(self, base: str, constraint_weight: float, parameters: Mapping[str, Any]) -> System:
-        """The system of a pair: everything but its right-hand sides."""
-        if base in ("cf", "lb"):
-            build: Callable[..., np.ndarray] = closed_form.projection if base == "cf" else learning_based.projection
-            L = WindowLaplacian(self.windows, build(self.windows, **parameters))
-            return System(self.windows.voxels, L, L.diagonal)
-        if base == "knn":
-            # A smaller lambda lets more through known voxels.
-            rings = 1 if constraint_weight >= 100 else 2
-            return knn.system(self.voxels, self.step, self.trimap == UNKNOWN, rings=rings, **parameters)
-        return information_flow.system(
-            self.voxels,
-            self.step,
-            self.trimap == UNKNOWN,
-            self.trimap == FOREGROUND,
-            self.trimap == BACKGROUND,
-            self.windows,
-            **parameters,
-        )
+def _constraints(
+    values: Float64Array, trimap: AnyArray, methods: Sequence[str], calibration: HUWindow | None
+) -> dict[str, Float64Array]:
+    """S by method (paper, Eq. 2): alpha of the known voxels, calibrated inside the foreground for the "+" (Eq. 4)."""
+    S = (trimap == FOREGROUND).astype(np.float64)
+    S_plus = S.copy()
+    if isinstance(calibration, HUWindow):
+        S_plus[trimap == FOREGROUND] = calibration.alpha(values[trimap == FOREGROUND][:, 0])
+    return {name: S_plus if name.endswith("+") else S for name in methods}
 
 
-def _region_of_interest(trimap: np.ndarray, spacing: np.ndarray, margin: float | None) -> tuple[slice, slice, slice]:
+def _system(region: Region, base: str, constraint_weight: float, parameters: Mapping[str, object]) -> System:
+    """The system of a method and its "+": everything but its right-hand sides; `parameters` have been checked."""
+    if base in ("cf", "lb"):
+        project = closed_form.projection if base == "cf" else learning_based.projection
+        L = WindowLaplacian(region.windows, project(region.windows, **cast(ProjectionParameters, parameters)))
+        return System(region.windows.voxels, L, L.diagonal)
+    if base == "knn":
+        # A smaller lambda lets more through known voxels.
+        graph = cast(knn.Parameters, {"rings": 1 if constraint_weight >= 100 else 2, **parameters})
+        return knn.system(region, **graph)
+    return information_flow.system(region, **cast(information_flow.Parameters, parameters))
+
+
+def _region_of_interest(trimap: AnyArray, spacing: Float64Array, margin: float | None) -> Box:
     """Box around all voxels that are not background, grown by `margin` mm and at least two voxels."""
     box = []
     for axis in range(3):
@@ -257,8 +231,19 @@ def _region_of_interest(trimap: np.ndarray, spacing: np.ndarray, margin: float |
     return tuple(box)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def _check_settings(
+    methods: Sequence[str], constraint_weight: float, roi_margin: float | None, calibration: HUWindow | None
+) -> None:
+    if not (_is_number(constraint_weight) and 0 < constraint_weight < math.inf):
+        raise ValueError(f"constraint_weight must be a finite number above 0, not {constraint_weight!r}")
+    if roi_margin is not None and not (_is_number(roi_margin) and 0 <= roi_margin < math.inf):
+        raise ValueError(f"roi_margin must be a distance of 0 mm or more, or None, not {roi_margin!r}")
+    if any(m.endswith("+") for m in methods) and not isinstance(calibration, HUWindow):
+        raise ValueError(f"the methods with + need calibration=HUWindow(level, width), not {calibration!r}")
 
 
 def _checked_methods(methods: Iterable[str]) -> tuple[str, ...]:
@@ -271,36 +256,38 @@ def _checked_methods(methods: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _checked_parameters(parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    checked = {}
+def _checked_parameters(parameters: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
     for base, given in parameters.items():
         if base not in PARAMETERS:
             raise ValueError(f"parameters are given by method name without +, one of {', '.join(PARAMETERS)}: {base!r}")
         for name, value in given.items():
             if name not in PARAMETERS[base]:
                 raise ValueError(f"{base} has no parameter {name!r}: it takes {', '.join(PARAMETERS[base])}")
-            if name in ("epsilon", "regularization") and not (_is_number(value) and 0 < value < math.inf):
-                raise ValueError(f"{base}: {name} must be a finite number above 0, not {value!r}")
-            if name == "kernel" and value not in ("soft", "binary"):
-                raise ValueError(f"{base}: kernel must be 'soft' or 'binary', not {value!r}")
-            if name == "known_to_unknown" and not isinstance(value, (bool, np.bool_)):
-                raise ValueError(f"{base}: known_to_unknown must be True or False, not {value!r}")
+            _check_parameter(base, name, value)
         if base == "knn":
-            ks = given.get("neighbors", knn.NEIGHBORS)
-            ws = given.get("spatial_weights", knn.SPATIAL_WEIGHTS)
-            if not (isinstance(ks, Sequence) and isinstance(ws, Sequence) and len(ks) == len(ws) > 0):
-                raise ValueError(f"knn: neighbors and spatial_weights need an entry a pass each, not {ks!r} and {ws!r}")
-            if not all(isinstance(k, (int, np.integer)) and not isinstance(k, bool) and k > 0 for k in ks):
-                raise ValueError(f"knn: neighbors must be whole numbers above 0, not {ks!r}")
-            if not all(_is_number(w) and 0 < w < math.inf for w in ws):
-                raise ValueError(f"knn: spatial_weights must be finite and above 0, not {ws!r}")
-        checked[base] = dict(given)
-    return checked
+            _check_passes(given.get("neighbors", knn.NEIGHBORS), given.get("spatial_weights", knn.SPATIAL_WEIGHTS))
+    return {base: dict(given) for base, given in parameters.items()}
 
 
-def _checked_arrays(
-    image: np.ndarray, trimap: np.ndarray, channel_axis: int | None
-) -> tuple[np.ndarray, np.ndarray, int]:
+def _check_parameter(base: str, name: str, value: object) -> None:
+    if name in ("epsilon", "regularization") and not (_is_number(value) and 0 < value < math.inf):
+        raise ValueError(f"{base}: {name} must be a finite number above 0, not {value!r}")
+    if name == "kernel" and value not in ("soft", "binary"):
+        raise ValueError(f"{base}: kernel must be 'soft' or 'binary', not {value!r}")
+    if name == "known_to_unknown" and not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{base}: known_to_unknown must be True or False, not {value!r}")
+
+
+def _check_passes(ks: object, ws: object) -> None:
+    if not (isinstance(ks, Sequence) and isinstance(ws, Sequence) and len(ks) == len(ws) > 0):
+        raise ValueError(f"knn: neighbors and spatial_weights need an entry a pass each, not {ks!r} and {ws!r}")
+    if not all(isinstance(k, (int, np.integer)) and not isinstance(k, bool) and k > 0 for k in ks):
+        raise ValueError(f"knn: neighbors must be whole numbers above 0, not {ks!r}")
+    if not all(_is_number(w) and 0 < w < math.inf for w in ws):
+        raise ValueError(f"knn: spatial_weights must be finite and above 0, not {ws!r}")
+
+
+def _checked_arrays(image: AnyArray, trimap: AnyArray, channel_axis: int | None) -> tuple[Float64Array, AnyArray, int]:
     """Image as float64 (z, y, x, c), trimap as (z, y, x), and the number of spatial axes given."""
     image, trimap = np.asarray(image), np.asarray(trimap)
     if not (np.issubdtype(image.dtype, np.integer) or np.issubdtype(image.dtype, np.floating)):
@@ -320,20 +307,20 @@ def _checked_arrays(
         raise ValueError(f"image and trimap differ in spatial shape: {image.shape[:-1]} and {trimap.shape}")
     if trimap.size == 0 or image.size == 0:
         raise ValueError(f"the image is empty: shape {image.shape}")
-    image = image.astype(np.float64)
-    if not np.isfinite(image).all():
-        bad = int(np.count_nonzero(~np.isfinite(image)))
+    values = image.astype(np.float64)
+    if not np.isfinite(values).all():
+        bad = int(np.count_nonzero(~np.isfinite(values)))
         raise ValueError(f"the image holds {bad} NaN or infinite values: fill them first, in CT with air (-1024)")
     stray = ~np.isin(trimap, (BACKGROUND, UNKNOWN, FOREGROUND))
     if stray.any():
         some = ", ".join(str(v) for v in np.unique(trimap[stray])[:5])
         raise ValueError(f"the trimap holds {some}: only 0 (background), 128 (unknown) and 255 (foreground) may occur")
     if axes == 2:
-        image, trimap = image[None], trimap[None]
-    return image, trimap, axes
+        values, trimap = values[None], trimap[None]
+    return values, trimap, axes
 
 
-def _checked_spacing(spacing: Sequence[float] | None, axes: int) -> np.ndarray:
+def _checked_spacing(spacing: Sequence[float] | None, axes: int) -> Float64Array:
     """Spacing along z, y, x in mm, 0 along the axis that a 2D image lacks."""
     values = np.ones(axes) if spacing is None else np.asarray(spacing, dtype=np.float64)
     if values.shape != (axes,) or not np.isfinite(values).all() or (values <= 0).any():
@@ -341,7 +328,7 @@ def _checked_spacing(spacing: Sequence[float] | None, axes: int) -> np.ndarray:
     return np.concatenate([np.zeros(3 - axes), values])
 
 
-def _checked_ranges(intensity_range: Any, channels: int) -> np.ndarray:
+def _checked_ranges(intensity_range: Sequence[float] | Sequence[Sequence[float]], channels: int) -> Float64Array:
     """One (low, high) a channel."""
     try:
         ranges = np.asarray(intensity_range, dtype=np.float64)

@@ -3,13 +3,16 @@ for natural image matting", CVPR 2017; carried to three dimensions as in the pap
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import numpy as np
 
+from raymat.arrays import Float64Array, Int32Array, Int64Array, IntArray
 from raymat.matting import closed_form, knn
 from raymat.matting.compiled import compiled
-from raymat.matting.neighbors import Voxels
+from raymat.matting.region import BACKGROUND, FOREGROUND, Region
 from raymat.matting.solve import GraphLaplacian, System
-from raymat.matting.windows import WindowLaplacian, Windows
+from raymat.matting.windows import WindowLaplacian
 
 TOLERANCE = 2e-6  # of the solve; alpha is then within about 2e-5
 REGULARIZATION = 1e-6
@@ -21,13 +24,16 @@ INTRA_WEIGHT = 0.01
 KNOWN_TO_UNKNOWN_WEIGHT = 0.05
 
 
+class Parameters(TypedDict, total=False):
+    """What may be set of `system`."""
+
+    known_to_unknown: bool
+    regularization: float
+    epsilon: float
+
+
 def system(
-    voxels: Voxels,
-    step: np.ndarray,
-    unknown: np.ndarray,
-    foreground: np.ndarray,
-    background: np.ndarray,
-    windows: Windows,
+    region: Region,
     known_to_unknown: bool = True,
     regularization: float = REGULARIZATION,
     epsilon: float = EPSILON,
@@ -41,18 +47,15 @@ def system(
 
     Parameters
     ----------
-    voxels: the voxels of the region.
-    step: (3,) distance of neighbouring voxels along each axis, as a part of the grid's longest side; 0 for an axis
-        that the image lacks.
-    unknown, foreground, background: bool arrays (z, y, x)
-    windows: the windows that touch unknown voxels.
+    region: the region of interest.
     known_to_unknown: whether to add that term.
     regularization: of the local-linear-embedding weights.
     epsilon: of the local affinity.
     """
+    voxels, windows = region.voxels, region.windows
     values = voxels.values
-    u = np.flatnonzero(unknown)
-    spatial = np.where(step > 0, step, 1.0)
+    u = np.flatnonzero(region.unknown)
+    spatial = np.where(region.step > 0, region.step, 1.0)
 
     mixture = voxels.nearest(spatial, MIXTURE_NEIGHBORS, u)
     # The voxels of the windows come first, in their order: the window sums then work on a stretch of every vector.
@@ -72,9 +75,7 @@ def system(
     L_local = WindowLaplacian(windows, closed_form.projection(windows, epsilon))
     normalise = 1 / windows.count
     i, j, intra = knn.edges(
-        voxels,
-        step,
-        unknown,
+        region,
         INTRA_NEIGHBORS,
         INTRA_SPATIAL_WEIGHTS,
         within_unknown=True,
@@ -86,12 +87,12 @@ def system(
     diagonal[:local] += normalise * L_local.diagonal
     trust, pull = np.zeros(len(variables)), np.zeros(len(variables))
     if known_to_unknown:
-        a_hat, confidence = _known_to_unknown(voxels, spatial, u, foreground, background, regularization)
+        a_hat, confidence = _known_to_unknown(region, spatial, u, regularization)
         trust[rank[u]] = KNOWN_TO_UNKNOWN_WEIGHT * confidence
         pull[rank[u]] = KNOWN_TO_UNKNOWN_WEIGHT * confidence * a_hat
         diagonal += trust
 
-    def laplacian(p: np.ndarray) -> np.ndarray:
+    def laplacian(p: Float64Array) -> Float64Array:
         y = L_cm(p)
         y += L_iu(p)
         y += trust * p
@@ -112,17 +113,17 @@ class MixtureLaplacian:
     n: number of variables.
     """
 
-    def __init__(self, i: np.ndarray, j: np.ndarray, weight: np.ndarray, n: int) -> None:
+    def __init__(self, i: IntArray, j: IntArray, weight: Float64Array, n: int) -> None:
         self._i, self._j, self._weight = i.astype(np.uint32), j.astype(np.uint32), weight
         self.diagonal = _mixture_diagonal(self._i, self._j, weight, n)
 
-    def __call__(self, p: np.ndarray) -> np.ndarray:
+    def __call__(self, p: Float64Array) -> Float64Array:
         """L_cm p for each row of p, (k, n)."""
         return _mixture_apply(p, self._i, self._j, self._weight)
 
 
 @compiled
-def _mixture_diagonal(i, j, weight, n):
+def _mixture_diagonal(i: IntArray, j: IntArray, weight: Float64Array, n: int) -> Float64Array:
     diagonal = np.zeros(n)
     for r in range(len(i)):
         diagonal[i[r]] += 1.0
@@ -132,7 +133,7 @@ def _mixture_diagonal(i, j, weight, n):
 
 
 @compiled
-def _mixture_apply(p, i, j, weight):
+def _mixture_apply(p: Float64Array, i: IntArray, j: IntArray, weight: Float64Array) -> Float64Array:
     y = np.zeros_like(p)
     k, n = p.shape
     if k == 2:  # a method and its "+": one walk over the weights serves both
@@ -166,7 +167,7 @@ def _mixture_apply(p, i, j, weight):
 
 
 @compiled
-def _embedding(values, voxels, neighbors, regularization):
+def _embedding(values: Float64Array, voxels: Int64Array, neighbors: Int32Array, regularization: float) -> Float64Array:
     """Local-linear-embedding weights: w minimises `|f_i - sum w_j f_j|^2 + reg |w|^2` with sum 1.
 
     `w ~ (N N^T + reg I)^-1 1` with the k rows `N_j = f_j - f_i`. N has only c columns, so by the Woodbury identity
@@ -211,11 +212,13 @@ def _embedding(values, voxels, neighbors, regularization):
     return weight
 
 
-def _known_to_unknown(voxels, step, u, foreground, background, regularization):
+def _known_to_unknown(
+    region: Region, step: Float64Array, u: Int64Array, regularization: float
+) -> tuple[Float64Array, Float64Array]:
     """The colour mixture of the nearest known voxels: alpha as they see it, and how much to trust it."""
-    values = voxels.values
-    near_foreground = voxels.nearest(KNOWN_SPATIAL_WEIGHT * step, KNOWN_NEIGHBORS, u, foreground)
-    near_background = voxels.nearest(KNOWN_SPATIAL_WEIGHT * step, KNOWN_NEIGHBORS, u, background)
+    values, apart = region.voxels.values, KNOWN_SPATIAL_WEIGHT * step
+    near_foreground = region.voxels.nearest(apart, KNOWN_NEIGHBORS, u, region.trimap == FOREGROUND)
+    near_background = region.voxels.nearest(apart, KNOWN_NEIGHBORS, u, region.trimap == BACKGROUND)
     weight = _embedding(values, u, np.hstack([near_foreground, near_background]), regularization)
     in_foreground, in_background = weight[:, :KNOWN_NEIGHBORS], weight[:, KNOWN_NEIGHBORS:]
     # A missing neighbour has weight 0, so whichever voxel its -1 stands for adds nothing.

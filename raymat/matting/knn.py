@@ -4,13 +4,14 @@ section 4.1."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict, Unpack
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from raymat.arrays import BoolArray, Float64Array, Int32Array, Int64Array
 from raymat.matting.compiled import compiled
-from raymat.matting.neighbors import Voxels
+from raymat.matting.region import Region
 from raymat.matting.solve import GraphLaplacian, System
 
 TOLERANCE = 1e-5  # of the solve; alpha is then within about 2e-5
@@ -18,17 +19,24 @@ NEIGHBORS = (20, 10)
 SPATIAL_WEIGHTS = (2.0, 0.1)
 
 
+class Parameters(TypedDict, total=False):
+    """What may be set of `edges` for a whole system."""
+
+    neighbors: Sequence[int]
+    spatial_weights: Sequence[float]
+    kernel: str
+    rings: int
+
+
 def edges(
-    voxels: Voxels,
-    step: np.ndarray,
-    unknown: np.ndarray,
+    region: Region,
     neighbors: Sequence[int] = NEIGHBORS,
     spatial_weights: Sequence[float] = SPATIAL_WEIGHTS,
     kernel: str = "soft",
     rings: int = 1,
     within_unknown: bool = False,
     kernel_weight: float | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[Int32Array, Int32Array, Float64Array]:
     """The edges of the graph of the k nearest neighbours in `g = [f, w x]`, pass by pass.
 
     The weight of an edge is `max(0, 1 - |g_i - g_j|_1 / dim g)`, or 1 for the binary kernel. Passes add up.
@@ -39,10 +47,7 @@ def edges(
 
     Parameters
     ----------
-    voxels: the voxels of the region.
-    step: (3,) distance of neighbouring voxels along each axis, as a part of the grid's longest side; 0 for an axis
-        that the image lacks, which does not count in `dim g`.
-    unknown: bool array (z, y, x)
+    region: the region of interest. An axis that the image lacks does not count in `dim g`.
     neighbors, spatial_weights: k and w of every pass.
     kernel: "soft" or "binary".
     rings: how far from an unknown voxel a known one may be, in edges, whose own edges count.
@@ -53,12 +58,13 @@ def edges(
     -------
     (e,) flat index of a voxel, (e,) of a neighbour of it, (e,) the weight. An edge can come more than once.
     """
+    voxels, step, unknown = region.voxels, region.step, region.unknown
     spatial = np.where(step > 0, step, 1.0)
     passes = list(zip(neighbors, spatial_weights, strict=True))
     u = unknown.ravel()
-    Rows = list[tuple[np.ndarray, np.ndarray]]  # voxels and their neighbours, pass by pass
+    Rows = list[tuple[Int64Array, Int32Array]]  # voxels and their neighbours, pass by pass
 
-    def search(members: np.ndarray) -> Rows:
+    def search(members: Int64Array) -> Rows:
         among = unknown if within_unknown else None
         return [(members, voxels.nearest(w * spatial, k, members, among)) for k, w in passes]
 
@@ -88,20 +94,21 @@ def edges(
     return i, j, weight
 
 
-def system(voxels: Voxels, step: np.ndarray, unknown: np.ndarray, **parameters: Any) -> System:
+def system(region: Region, **parameters: Unpack[Parameters]) -> System:
     """`L = diag(W 1) - W` with `W = (W + W^T) / 2` over the edges, with the parameters of `edges`."""
-    i, j, weight = edges(voxels, step, unknown, **parameters)
-    joined = np.zeros(unknown.size, dtype=bool)
+    i, j, weight = edges(region, **parameters)
+    size = region.unknown.size
+    joined = np.zeros(size, dtype=bool)
     joined[i] = joined[j] = True
     vertices = np.flatnonzero(joined)
-    rank = np.full(unknown.size, -1, dtype=np.int32)
+    rank = np.full(size, -1, dtype=np.int32)
     rank[vertices] = np.arange(len(vertices))
     L = GraphLaplacian(rank[i], rank[j], weight, len(vertices))
     return System(vertices, L, L.diagonal, tolerance=TOLERANCE)
 
 
 @compiled
-def _mark_joined(i, neighbors, near, joined):
+def _mark_joined(i: Int64Array, neighbors: Int32Array, near: BoolArray, joined: BoolArray) -> None:
     """Set `joined` for the voxels that share an edge with one in `near`."""
     for r in range(len(i)):
         for s in range(neighbors.shape[1]):
@@ -114,7 +121,15 @@ def _mark_joined(i, neighbors, near, joined):
 
 
 @compiled
-def _edges(i, neighbors, values, shape, step, dimensions, soft):
+def _edges(
+    i: Int64Array,
+    neighbors: Int32Array,
+    values: Float64Array,
+    shape: Int64Array,
+    step: Float64Array,
+    dimensions: int,
+    soft: bool,
+) -> tuple[Int32Array, Int32Array, Float64Array]:
     """Ends and weights of the edges i -> neighbors."""
     kept = 0
     for r in range(len(i)):

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from raymat.arrays import Float64Array
 from raymat.matting.windows import Windows, invert
 
 EPSILON = 1e-7  # the value of the authors' own code
 
 
-def projection(windows: Windows, epsilon: float = EPSILON) -> np.ndarray:
+def projection(windows: Windows, epsilon: float = EPSILON) -> Float64Array:
     """P of every window, so that `(I - F)(I - F)^T = delta_ij - x_i^T P x_j` with `x = [f - mu, 1]`.
 
     With `X = [f, 1]`, `G = X^T X` and `M = (G + epsilon I)^-1`, `F = X M X^T` and

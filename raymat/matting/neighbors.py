@@ -18,6 +18,7 @@ from functools import cached_property
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from raymat.arrays import BoolArray, Float64Array, Int32Array, Int64Array
 from raymat.matting.compiled import compiled
 
 BALL = 12_000  # voxels looked at in the order of space before a voxel is looked up in another way
@@ -37,18 +38,18 @@ class Voxels:
     features: float64 array (z, y, x, c)
     """
 
-    def __init__(self, features: np.ndarray) -> None:
+    def __init__(self, features: Float64Array) -> None:
         self.shape = np.array(features.shape[:3])
         self.values = np.ascontiguousarray(features.reshape(-1, features.shape[3]))
 
     @cached_property
-    def _by_intensity(self) -> np.ndarray:
+    def _by_intensity(self) -> Int64Array:
         """Flat indices in the order of the first feature."""
         return np.argsort(self.values[:, 0], kind="stable")
 
     def nearest(
-        self, step: np.ndarray, k: int, queries: np.ndarray, candidates: np.ndarray | None = None
-    ) -> np.ndarray:
+        self, step: Float64Array, k: int, queries: Int64Array, candidates: BoolArray | None = None
+    ) -> Int32Array:
         """The k nearest voxels of each query, itself left out, by Euclidean distance in `[f, step * index]`.
 
         Where candidates lie at the same distance the choice is always the same for the same input, but not symmetric.
@@ -80,7 +81,7 @@ class Voxels:
             found[left] = self._nearest_far(step, k, queries[left], None)
         return found
 
-    def _nearest_far(self, step: np.ndarray, k: int, queries: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    def _nearest_far(self, step: Float64Array, k: int, queries: Int64Array, mask: BoolArray | None) -> Int32Array:
         """`nearest` in the order of intensity or by blocks, whichever some of the queries show to be cheaper."""
         order = self._by_intensity if mask is None else self._by_intensity[mask[self._by_intensity]]
         found = np.full((len(queries), k), -1, dtype=np.int32)
@@ -95,7 +96,7 @@ class Voxels:
             _by_blocks(self.values, self.shape, step, among, queries, found)
         return found
 
-    def within_reach(self, step: np.ndarray, k: int, queries: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    def within_reach(self, step: Float64Array, k: int, queries: Int64Array, reach: Float64Array) -> BoolArray:
         """The queries that may have a voxel of some set among their k nearest; the others surely have not.
 
         Parameters
@@ -112,13 +113,13 @@ class Voxels:
         return _uncrowded(self.values, self.shape, offsets, squared, _safe(self.shape, offsets), queries, k, within)
 
 
-def _safe(shape: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def _safe(shape: Int64Array, offsets: Int64Array) -> Int64Array:
     """How many offsets, from the first on, stay inside the grid for a voxel that many voxels from its border."""
     border = np.abs(offsets[:, shape > 1]).max(axis=1, initial=0)
     return np.searchsorted(np.maximum.accumulate(border), np.arange(shape.max() + 1), side="right").astype(np.int64)
 
 
-def _ball(shape: np.ndarray, step: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray, bool]:
+def _ball(shape: Int64Array, step: Float64Array, limit: int) -> tuple[Int64Array, Float64Array, bool]:
     """Offsets (n, 3) by growing distance, their squared distances, and whether they reach all of the grid.
 
     The radius is chosen for about `limit` offsets.
@@ -143,7 +144,15 @@ def _ball(shape: np.ndarray, step: np.ndarray, limit: int) -> tuple[np.ndarray, 
 
 
 @compiled
-def _search(values, shape, offsets, squared, safe, queries, found):
+def _search(
+    values: Float64Array,
+    shape: Int64Array,
+    offsets: Int64Array,
+    squared: Float64Array,
+    safe: Int64Array,
+    queries: Int64Array,
+    found: Int32Array,
+) -> BoolArray:
     nz, ny, nx = shape
     c = values.shape[1]
     k = found.shape[1]
@@ -209,7 +218,7 @@ def _search(values, shape, offsets, squared, safe, queries, found):
 
 
 @compiled
-def _border(i, nz, ny, nx):
+def _border(i: int, nz: int, ny: int, nx: int) -> tuple[int, int, int, int]:
     """Voxel i as (z, y, x), and its voxels to the nearest border along the axes longer than 1."""
     x = i % nx
     y = (i // nx) % ny
@@ -225,7 +234,16 @@ def _border(i, nz, ny, nx):
 
 
 @compiled
-def _uncrowded(values, shape, offsets, squared, safe, queries, k, enough):
+def _uncrowded(
+    values: Float64Array,
+    shape: Int64Array,
+    offsets: Int64Array,
+    squared: Float64Array,
+    safe: Int64Array,
+    queries: Int64Array,
+    k: int,
+    enough: Float64Array,
+) -> BoolArray:
     nz, ny, nx = shape
     c = values.shape[1]
     total = len(offsets)
@@ -262,7 +280,15 @@ def _uncrowded(values, shape, offsets, squared, safe, queries, k, enough):
 
 
 @compiled
-def _sweep(values, shape, step, order, queries, found, limit):
+def _sweep(
+    values: Float64Array,
+    shape: Int64Array,
+    step: Float64Array,
+    order: Int64Array,
+    queries: Int64Array,
+    found: Int32Array,
+    limit: int,
+) -> int:
     """The same in the order of intensity. Ends early, with what it looked at so far, beyond `limit` looks."""
     ny, nx = shape[1], shape[2]
     c = values.shape[1]
@@ -322,10 +348,17 @@ def _sweep(values, shape, step, order, queries, found, limit):
     return looked
 
 
-def _by_blocks(values, shape, step, among, queries, found):
+def _by_blocks(
+    values: Float64Array,
+    shape: Int64Array,
+    step: Float64Array,
+    among: Int64Array,
+    queries: Int64Array,
+    found: Int32Array,
+) -> None:
     """The same among the voxels `among`, ascending flat indices, block by block."""
     long = shape > 1
-    length = (BLOCK * np.prod(step[long])) ** (1 / max(1, np.count_nonzero(long)))
+    length = (BLOCK * np.prod(step[long])) ** (1 / max(1, int(np.count_nonzero(long))))
     edge = np.clip(np.rint(length / step), 1, shape).astype(np.int64)
     blocks = -(-shape // edge)
     start, voxels, points, low, high = _fill_blocks(values, shape, step, edge, blocks, among)
@@ -345,7 +378,14 @@ def _by_blocks(values, shape, step, among, queries, found):
 
 
 @compiled
-def _fill_blocks(values, shape, step, edge, blocks, among):
+def _fill_blocks(
+    values: Float64Array,
+    shape: Int64Array,
+    step: Float64Array,
+    edge: Int64Array,
+    blocks: Int64Array,
+    among: Int64Array,
+) -> tuple[Int64Array, Int64Array, Float64Array, Float64Array, Float64Array]:
     """Voxels block by block, their points (first feature, z, y, x) and each block's least and greatest of these."""
     ny, nx = shape[1], shape[2]
     n = len(among)
@@ -380,8 +420,22 @@ def _fill_blocks(values, shape, step, edge, blocks, among):
 
 @compiled
 def _search_blocks(
-    values, shape, step, edge, blocks, offsets, least, begin, start, voxels, points, low, high, queries, found
-):
+    values: Float64Array,
+    shape: Int64Array,
+    step: Float64Array,
+    edge: Int64Array,
+    blocks: Int64Array,
+    offsets: Int64Array,
+    least: Float64Array,
+    begin: Int64Array,
+    start: Int64Array,
+    voxels: Int64Array,
+    points: Float64Array,
+    low: Float64Array,
+    high: Float64Array,
+    queries: Int64Array,
+    found: Int32Array,
+) -> None:
     ny, nx = shape[1], shape[2]
     c = values.shape[1]
     k = found.shape[1]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raymat.arrays import BoolArray, Float32Array, Float64Array, Int64Array, IntArray
 from raymat.matting.compiled import compiled
 
 # The relative residual at which a solve ends: |b - A a| / |b|, rows divided by their diagonal entries. That is what a
@@ -53,10 +54,10 @@ class System:
     tolerance: the relative residual at which a solve ends.
     """
 
-    variables: np.ndarray
-    laplacian: Callable[[np.ndarray], np.ndarray]
-    diagonal: np.ndarray
-    pull: np.ndarray | None = None
+    variables: Int64Array
+    laplacian: Callable[[Float64Array], Float64Array]
+    diagonal: Float64Array
+    pull: Float64Array | None = None
     symmetric: bool = True
     tolerance: float = TOLERANCE
 
@@ -81,16 +82,18 @@ class GraphLaplacian:
     diagonal: (n,) row sums of W.
     """
 
-    def __init__(self, i: np.ndarray, j: np.ndarray, weight: np.ndarray, n: int) -> None:
+    def __init__(self, i: IntArray, j: IntArray, weight: Float64Array, n: int) -> None:
         self.start, self.column, self.weight, self.diagonal = _both_ways(i, j, weight, n)
 
-    def __call__(self, p: np.ndarray) -> np.ndarray:
+    def __call__(self, p: Float64Array) -> Float64Array:
         """L p for each row of p, (k, n)."""
         return _graph_apply(p, self.start, self.column, self.weight, self.diagonal)
 
 
 @compiled
-def _both_ways(i, j, weight, n):
+def _both_ways(
+    i: IntArray, j: IntArray, weight: Float64Array, n: int
+) -> tuple[Int64Array, IntArray, Float32Array, Float64Array]:
     """Compressed rows of (W + W^T) / 2, columns ascending, and its row sums.
 
     Weights are kept in single precision, which halves what a product reads; both directions hold the same number, and
@@ -136,7 +139,9 @@ def _both_ways(i, j, weight, n):
 
 
 @compiled
-def _graph_apply(p, start, column, weight, degree):
+def _graph_apply(
+    p: Float64Array, start: Int64Array, column: IntArray, weight: Float32Array, degree: Float64Array
+) -> Float64Array:
     y = np.empty_like(p)
     k, n = p.shape
     if k == 2:  # a method and its "+": one walk over the edges serves both
@@ -164,13 +169,13 @@ def _graph_apply(p, start, column, weight, degree):
 class Solution:
     """What a solver returns: a (n,), its steps, the relative residual of a, and whether that is small enough."""
 
-    a: np.ndarray
+    a: Float64Array
     iterations: int
     residual: float
     converged: bool
 
 
-def solve(system: System, known: np.ndarray, S: Sequence[np.ndarray], constraint_weight: float) -> list[Solution]:
+def solve(system: System, known: BoolArray, S: Sequence[Float64Array], constraint_weight: float) -> list[Solution]:
     """Solve `(L + lambda D) a = lambda D S + pull` by a Krylov method with the diagonal as preconditioner.
 
     Several S are solved side by side: every product with L serves all of them. Each takes the steps it would take
@@ -187,7 +192,7 @@ def solve(system: System, known: np.ndarray, S: Sequence[np.ndarray], constraint
     -------
     list of Solution, not clipped.
     """
-    penalty = constraint_weight * known
+    penalty = np.asarray(constraint_weight * known, dtype=np.float64)
     diagonal = system.diagonal + penalty
     # A voxel that nothing ties (edges of weight 0, say) has an empty row: it keeps its start.
     inverse = np.where(diagonal > 0, 1.0 / np.where(diagonal > 0, diagonal, 1.0), 0.0)
@@ -213,11 +218,11 @@ def solve(system: System, known: np.ndarray, S: Sequence[np.ndarray], constraint
     return [solutions[which] for which in range(len(S))]
 
 
-Steps = Generator[np.ndarray, np.ndarray, Solution]
+Steps = Generator[Float64Array, Float64Array, Solution]
 
 
 def conjugate_gradients(
-    b: np.ndarray, x: np.ndarray, inverse_diagonal: np.ndarray, tolerance: float, max_iterations: int
+    b: Float64Array, x: Float64Array, inverse_diagonal: Float64Array, tolerance: float, max_iterations: int
 ) -> Steps:
     """Preconditioned conjugate gradients (Y. Saad, "Iterative methods for sparse linear systems", 2003, algorithm 9.1).
 
@@ -259,7 +264,7 @@ def conjugate_gradients(
 
 
 def stabilised_biconjugate_gradients(
-    b: np.ndarray, x: np.ndarray, inverse_diagonal: np.ndarray, tolerance: float, max_iterations: int
+    b: Float64Array, x: Float64Array, inverse_diagonal: Float64Array, tolerance: float, max_iterations: int
 ) -> Steps:
     """BiCGSTAB (H. A. van der Vorst, 1992; Y. Saad, "Iterative methods for sparse linear systems", algorithm 7.7),
     preconditioned from the right, for matrices that are not quite symmetric. Two products a step.
@@ -305,7 +310,7 @@ def stabilised_biconjugate_gradients(
 # Sums in eight interleaved parts: fast without fastmath, in the same order on every machine and for any number of
 # threads, which a BLAS does not promise.
 @compiled
-def _dot(a, b):
+def _dot(a: Float64Array, b: Float64Array) -> float:
     part = np.zeros(8)
     whole = len(a) - len(a) % 8
     for i in range(0, whole, 8):
@@ -313,16 +318,20 @@ def _dot(a, b):
             part[s] += a[i + s] * b[i + s]
     for i in range(whole, len(a)):
         part[0] += a[i] * b[i]
-    return ((part[0] + part[1]) + (part[2] + part[3])) + ((part[4] + part[5]) + (part[6] + part[7]))
+    total: float = ((part[0] + part[1]) + (part[2] + part[3])) + ((part[4] + part[5]) + (part[6] + part[7]))
+    return total
 
 
-def _norm(r, inverse_diagonal):
+def _norm(r: Float64Array, inverse_diagonal: Float64Array) -> float:
     z = inverse_diagonal * r
-    return np.sqrt(_dot(z, z))
+    norm: float = np.sqrt(_dot(z, z))
+    return norm
 
 
 @compiled
-def _step(length, x, r, p, Ap, inverse_diagonal):
+def _step(
+    length: float, x: Float64Array, r: Float64Array, p: Float64Array, Ap: Float64Array, inverse_diagonal: Float64Array
+) -> tuple[float, float]:
     for i in range(len(x)):
         x[i] += length * p[i]
         r[i] -= length * Ap[i]
@@ -345,12 +354,12 @@ def _step(length, x, r, p, Ap, inverse_diagonal):
 
 
 @compiled
-def _turn(beta, p, r, inverse_diagonal):
+def _turn(beta: float, p: Float64Array, r: Float64Array, inverse_diagonal: Float64Array) -> None:
     for i in range(len(p)):
         p[i] = inverse_diagonal[i] * r[i] + beta * p[i]
 
 
 @compiled
-def _add_product(y, a, b):
+def _add_product(y: Float64Array, a: Float64Array, b: Float64Array) -> None:
     for i in range(len(y)):
         y[i] += a[i] * b[i]

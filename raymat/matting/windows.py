@@ -16,9 +16,11 @@ Only windows that touch an unknown voxel are built: the others tie known voxels 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
+from raymat.arrays import BoolArray, Box, Float64Array, Int64Array
 from raymat.matting.compiled import compiled
 
 
@@ -41,21 +43,21 @@ class Windows:
         first in the list); a window stands at its first voxel.
     """
 
-    extent: np.ndarray
+    extent: Int64Array
     size: int
-    box: tuple[slice, slice, slice]
+    box: Box
     shape: tuple[int, int, int]
-    voxels: np.ndarray
-    features: np.ndarray
-    count: np.ndarray
-    mean: np.ndarray
-    covariance: np.ndarray
-    place: np.ndarray
-    voxel_runs: np.ndarray
-    window_runs: np.ndarray
+    voxels: Int64Array
+    features: Float64Array
+    count: Float64Array
+    mean: Float64Array
+    covariance: Float64Array
+    place: Int64Array
+    voxel_runs: Int64Array
+    window_runs: Int64Array
 
 
-def windows_around(features: np.ndarray, unknown: np.ndarray) -> Windows:
+def windows_around(features: Float64Array, unknown: BoolArray) -> Windows:
     """The windows of 3 voxels along every axis, wholly inside the grid, that hold at least one unknown voxel.
 
     An axis of fewer than 3 voxels holds no such window; there a window spans the whole axis, so that a single slice is
@@ -104,7 +106,7 @@ def windows_around(features: np.ndarray, unknown: np.ndarray) -> Windows:
     )
 
 
-def _spread(mask: np.ndarray, extent: np.ndarray, forward: bool) -> np.ndarray:
+def _spread(mask: BoolArray, extent: Int64Array, forward: bool) -> BoolArray:
     """Set every voxel up to extent - 1 steps after (forward) or before a set one, along each axis in turn."""
     for axis in range(3):
         grown = mask.copy()
@@ -119,7 +121,7 @@ def _spread(mask: np.ndarray, extent: np.ndarray, forward: bool) -> np.ndarray:
     return mask
 
 
-def _runs(mask: np.ndarray) -> np.ndarray:
+def _runs(mask: BoolArray) -> Int64Array:
     """Unbroken stretches of a (z, y, x) mask along x: (row, first x, end x, rank of the first set voxel)."""
     rows = mask.reshape(-1, mask.shape[2])
     edge = np.diff(np.pad(rows, ((0, 0), (1, 1))).astype(np.int8), axis=1)
@@ -130,7 +132,9 @@ def _runs(mask: np.ndarray) -> np.ndarray:
 
 
 @compiled
-def _statistics(f, corners, extent, place, n):
+def _statistics(
+    f: Float64Array, corners: Int64Array, extent: Int64Array, place: Int64Array, n: int
+) -> tuple[Float64Array, Float64Array, Float64Array]:
     """Mean and biased covariance of the features in each window, and the windows that each voxel lies in."""
     c = f.shape[3]
     m = extent[0] * extent[1] * extent[2]
@@ -161,7 +165,7 @@ def _statistics(f, corners, extent, place, n):
 
 
 @compiled
-def invert(A):
+def invert(A: Float64Array) -> Float64Array:
     """Inverses of a stack (n, k, k) of small symmetric positive definite matrices, by Gauss-Jordan elimination.
 
     Positive definite matrices need no pivoting; LAPACK spends more time on the call than on a 2 x 2 matrix.
@@ -184,6 +188,12 @@ def invert(A):
     return inverse
 
 
+class ProjectionParameters(TypedDict, total=False):
+    """What may be set of the projections that are built on windows."""
+
+    epsilon: float
+
+
 class WindowLaplacian:
     """`L = sum over windows of delta_ij - x_i^T P x_j`, `x = [f - mu, 1]`, as an operator on the voxels of `windows`.
 
@@ -193,7 +203,7 @@ class WindowLaplacian:
     P: float64 array (w, c + 1, c + 1), one symmetric matrix a window, in the coordinates centred on the window's mean.
     """
 
-    def __init__(self, windows: Windows, P: np.ndarray) -> None:
+    def __init__(self, windows: Windows, P: Float64Array) -> None:
         self.windows = windows
         k = P.shape[1]
         # One contiguous stretch a field: the sums then run along x with unit stride.
@@ -205,7 +215,7 @@ class WindowLaplacian:
             windows.features, windows.place, windows.mean, P, windows.window_runs, windows.extent, windows.shape[1]
         )
 
-    def __call__(self, p: np.ndarray) -> np.ndarray:
+    def __call__(self, p: Float64Array) -> Float64Array:
         """L p for each row of p, (k, n) over `windows.voxels`."""
         w = self.windows
         runs = (w.voxel_runs, w.window_runs, self._planes)
@@ -213,7 +223,15 @@ class WindowLaplacian:
 
 
 @compiled
-def _diagonal(f, place, mean, P, window_runs, extent, ny):
+def _diagonal(
+    f: Float64Array,
+    place: Int64Array,
+    mean: Float64Array,
+    P: Float64Array,
+    window_runs: Int64Array,
+    extent: Int64Array,
+    ny: int,
+) -> Float64Array:
     c, n = f.shape
     diagonal = np.zeros(n)
     x_i = np.ones(c + 1)
@@ -236,7 +254,19 @@ def _diagonal(f, place, mean, P, window_runs, extent, ny):
 
 
 @compiled
-def _apply(p, f, count, mean, P, voxel_runs, window_runs, planes, extent, ny, nx):
+def _apply(
+    p: Float64Array,
+    f: Float64Array,
+    count: Float64Array,
+    mean: Float64Array,
+    P: Float64Array,
+    voxel_runs: Int64Array,
+    window_runs: Int64Array,
+    planes: Int64Array,
+    extent: Int64Array,
+    ny: int,
+    nx: int,
+) -> Float64Array:
     """Plane by plane, so that what is being summed stays in the processor's cache: a plane of voxels is gathered, the
     windows whose last plane it is are done, then the voxels of these windows' first plane, which no later one holds."""
     c = f.shape[0]
@@ -248,7 +278,7 @@ def _apply(p, f, count, mean, P, voxel_runs, window_runs, planes, extent, ny, nx
     gather = np.zeros((k, nx + 4))
     spread = np.zeros((k, nx + 4))
     gathered = np.zeros((len(p), k, ez, ny + 2, nx + 4))
-    spreaded = np.zeros((len(p), k, ez, ny + 2, nx + 4))
+    spread_rows = np.zeros((len(p), k, ez, ny + 2, nx + 4))
     U = np.empty((k, nx + 4))
 
     # Slices are taken before the loops along x: an index that starts at 0 needs no check, and the loop becomes SIMD.
@@ -271,7 +301,7 @@ def _apply(p, f, count, mean, P, voxel_runs, window_runs, planes, extent, ny, nx
                         _sum_along_x(gather[a, first + 2 :], into[a, y, first + 2 :], end - first, ex, 1)
             if w < 0:
                 continue
-            onto = spreaded[q, :, w % ez]
+            onto = spread_rows[q, :, w % ez]
             onto[:] = 0.0
             if z < nz:
                 r = planes[1, w]
@@ -292,7 +322,7 @@ def _apply(p, f, count, mean, P, voxel_runs, window_runs, planes, extent, ny, nx
                 y = row - w * ny
                 length = end - first
                 for a in range(k):
-                    _sum_of_rows(spreaded[q, a], y + 3 - ey, ey, first + 2, U[a, :length])
+                    _sum_of_rows(spread_rows[q, a], y + 3 - ey, ey, first + 2, U[a, :length])
                 y_run, p_run = y_out[q, rank : rank + length], p[q, rank : rank + length]
                 n_run, one = count[rank : rank + length], U[c]
                 for t in range(length):
@@ -305,7 +335,18 @@ def _apply(p, f, count, mean, P, voxel_runs, window_runs, planes, extent, ny, nx
 
 
 @compiled
-def _window_run(gathered, y, ey, first, end, rank, mean, P, U, spread):
+def _window_run(
+    gathered: Float64Array,
+    y: int,
+    ey: int,
+    first: int,
+    end: int,
+    rank: int,
+    mean: Float64Array,
+    P: Float64Array,
+    U: Float64Array,
+    spread: Float64Array,
+) -> None:
     """u = sum of [f - mu, 1]_j p_j and v = P u, then back from centred to plain features: x_i^T v = f_i v_f + v_1."""
     k = len(U)
     c = k - 1
@@ -335,7 +376,7 @@ def _window_run(gathered, y, ey, first, end, rank, mean, P, U, spread):
 
 
 @compiled
-def _sum_along_x(cells, out, length, ex, direction):
+def _sum_along_x(cells: Float64Array, out: Float64Array, length: int, ex: int, direction: int) -> None:
     """out[t] = the sum of ex cells from t on; towards lower x `cells` starts two cells before `out`."""
     first = 0 if direction > 0 else 3 - ex
     if ex == 3:
@@ -350,7 +391,7 @@ def _sum_along_x(cells, out, length, ex, direction):
 
 
 @compiled
-def _sum_of_rows(cells, row, ey, first, out):
+def _sum_of_rows(cells: Float64Array, row: int, ey: int, first: int, out: Float64Array) -> None:
     """out[t] = cell first + t summed over all planes and over ey rows from `row` on."""
     end = first + len(out)
     if len(cells) == 3 and ey == 3:

@@ -11,7 +11,7 @@ from raymat import metrics
 from raymat.matting import METHODS
 from raymat.network.inference import Predicted
 from raymat.network.samples import masks_of
-from raymat.nodule import Nodule
+from raymat.nodule import Nodule, required
 from raymat.prepare import BACKGROUND
 
 METRICS = {"sad": metrics.sad, "mse": metrics.mse, "gradient": metrics.gradient, "connectivity": metrics.connectivity}
@@ -33,11 +33,12 @@ def evaluation_box(nodule: Nodule, window: Sequence[int]) -> tuple[slice, ...]:
     The solvers know of the trimap's background what it is; of a whole crop the network would be asked for every other
     lesion and vessel in it too, for which there is no ground truth.
     """
+    trimap = required(nodule.trimap, nodule, "trimap")
     box = []
     for axis, side in enumerate(window):
-        n = nodule.trimap.shape[axis]
+        n = trimap.shape[axis]
         others = tuple(other for other in range(3) if other != axis)
-        lesion = np.flatnonzero((nodule.trimap != BACKGROUND).any(axis=others))
+        lesion = np.flatnonzero((trimap != BACKGROUND).any(axis=others))
         start, stop = max(0, (n - side) // 2), min(n, (n - side) // 2 + side)
         box.append(slice(min(start, int(lesion[0])), max(stop, int(lesion[-1]) + 1)))
     return tuple(box)
@@ -57,14 +58,15 @@ def errors_of(nodule: Nodule, box: tuple[slice, ...], predicted: Mapping[str, Pr
     rows of ``nodule_id, truth, method, metric, value``. Against the chosen matte the method that it was made by is left
     out (Table 1's footnote); the true alpha of a phantom is nobody's.
     """
-    given = {READERS: np.mean(nodule.readers, axis=0)[box]} if nodule.readers else {}
+    image, chosen = required(nodule.image, nodule, "image"), required(nodule.alpha, nodule, "chosen matte")
+    given: dict[str, np.ndarray] = {READERS: np.mean(nodule.readers, axis=0)[box]} if nodule.readers else {}
     given |= {method: alpha[box] for method, alpha in nodule.mattes.items()}
     level, width = WINDOW
-    given[RAMP] = np.clip((nodule.image[box] - (level - width / 2)) / width, 0, 1)
+    given[RAMP] = np.clip((image[box] - (level - width / 2)) / width, 0, 1)
     given[NOTHING] = np.zeros(given[RAMP].shape)
     for name, found in predicted.items():
         given |= {name: found.alpha, f"{name}, mean of its masks": (found.union + found.overlap) / 2}
-    truths = {CHOSEN: nodule.alpha[box]}
+    truths = {CHOSEN: chosen[box]}
     if nodule.true_alpha is not None:
         truths[TRUE] = nodule.true_alpha[box]
     return [
@@ -113,7 +115,7 @@ def summarise(rows: Iterable[dict], truth: str) -> dict[str, dict[str, tuple[flo
     for row in rows:
         if row["truth"] == truth:
             values[row["method"]][row["metric"]][row["split"]].append(row["value"])
-    table = {}
+    table: dict[str, dict[str, tuple[float, float]]] = {}
     for method in sorted(values, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER)):
         by_metric, table[method] = values[method], {}
         for metric, by_split in by_metric.items():

@@ -102,6 +102,7 @@ class InstanceNorm(nn.InstanceNorm3d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Volumes (batch, channels, z, y, x) to the same shape and memory format."""
         last = x.is_contiguous(memory_format=torch.channels_last_3d) and not x.is_contiguous()
         found = super().forward(x)
         return found.contiguous(memory_format=torch.channels_last_3d) if last else found
@@ -120,6 +121,7 @@ class ConvolutionPair(nn.Module):
         self.first, self.second = _convolution(inside, outside), _convolution(outside, outside)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Volumes (batch, inside, z, y, x) to (batch, outside, z, y, x)."""
         return functional.relu(self.second(functional.relu(self.first(x))))
 
 
@@ -132,6 +134,7 @@ class ResBlock(nn.Module):
         self.around = nn.Identity() if inside == outside else nn.Conv3d(inside, outside, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Volumes (batch, inside, z, y, x) to (batch, outside, z, y, x)."""
         return functional.relu(self.second(functional.relu(self.first(x))) + self.around(x))
 
 
@@ -141,6 +144,7 @@ def _group(inside: int, outside: int, blocks: int) -> nn.Sequential:
 
 def _head(width: int) -> nn.Conv3d:
     head = nn.Conv3d(width, 1, 1)
+    assert head.bias is not None
     nn.init.constant_(head.bias, PRIOR_LOGIT)
     return head
 
@@ -163,6 +167,7 @@ class UNet(nn.Module):
         self.merge = nn.ModuleList([ConvolutionPair(2 * w, w) for w in widths[:-1]])
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (batch, 1, z, y, x) to features (batch, width, z, y, x)."""
         skipped = []
         for level, pair in enumerate(self.down):
             x = pair(max_pool(x) if level else x)
@@ -181,6 +186,7 @@ class MaskBranch(nn.Module):
         self.group, self.head = _group(width, width, blocks), _head(width)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Features (batch, width, z, y, x) to logits (batch, 1, z, y, x)."""
         return self.head(self.group(features))
 
 
@@ -193,6 +199,7 @@ class MattingBranch(nn.Module):
         self.head = _head(width)
 
     def forward(self, features: Tensor, masks: list[Tensor]) -> Tensor:
+        """Features (batch, width, z, y, x) and the masks' (batch, 1, z, y, x) each to alpha (batch, 1, z, y, x)."""
         for group in self.groups:
             features = group(torch.cat([features, *masks], dim=1))
         return torch.sigmoid(self.head(features))

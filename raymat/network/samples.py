@@ -12,7 +12,7 @@ from raymat.blocks import block_means, factor_of
 from raymat.network.augmentation import Placement, centre, cut, draw, generator, reach
 from raymat.network.model import ModelConfig, normalised
 from raymat.network.recipe import Recipe
-from raymat.nodule import InputError, Nodule
+from raymat.nodule import InputError, Nodule, required
 from raymat.prepare import BACKGROUND, FOREGROUND
 
 # The channels of a volume; the first two are interpolated, the others are masks.
@@ -28,7 +28,8 @@ def masks_of(nodule: Nodule) -> tuple[np.ndarray, np.ndarray]:
     if nodule.readers:
         inside = np.stack(nodule.readers) != 0
         return inside.any(axis=0), inside.all(axis=0)
-    return nodule.trimap != BACKGROUND, nodule.trimap == FOREGROUND
+    trimap = required(nodule.trimap, nodule, "trimap")
+    return trimap != BACKGROUND, trimap == FOREGROUND
 
 
 def record_of(nodule: Nodule, config: ModelConfig) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from raymat.network.losses import Losses, matting_losses
 from raymat.network.model import MattingNetwork, Prediction
@@ -55,7 +55,8 @@ def begin(recipe: Recipe, steps_an_epoch: int, device: torch.device) -> State:
         torch.use_deterministic_algorithms(True)
     model = MattingNetwork(recipe.model).to(device)
     if recipe.channels_last:
-        model = model.to(memory_format=torch.channels_last_3d)
+        # torch documents memory_format; its annotations of Module.to leave it out.
+        model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     steps, warm_up = recipe.epochs * steps_an_epoch, round(recipe.warm_up * steps_an_epoch)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, steps, warm_up))
@@ -80,7 +81,7 @@ def predict(network: Callable[[Tensor], Prediction], image: Tensor, precision: s
         return network(image)
 
 
-def train_step(state: State, network: nn.Module, volumes: Tensor) -> Losses:
+def train_step(state: State, network: Callable[[Tensor], Prediction], volumes: Tensor) -> Losses:
     """One step of ADAM.
 
     Parameters
@@ -102,8 +103,8 @@ def train_step(state: State, network: nn.Module, volumes: Tensor) -> Losses:
 
 def losses_of(prediction: Prediction, volumes: Tensor, recipe: Recipe) -> Losses:
     """Eq. 5 and 6 of a prediction against the volumes (batch, ``CHANNELS``, z, y, x) it was made of."""
-    truth = (_channel(volumes, channel) for channel in (ALPHA, UNION, OVERLAP, SCANNED))
-    return matting_losses(prediction, *truth, recipe.alpha_weight, recipe.gradient_weight)
+    alpha, union, overlap, scanned = (_channel(volumes, channel) for channel in (ALPHA, UNION, OVERLAP, SCANNED))
+    return matting_losses(prediction, alpha, union, overlap, scanned, recipe.alpha_weight, recipe.gradient_weight)
 
 
 def _channel(volumes: Tensor, channel: int) -> Tensor:

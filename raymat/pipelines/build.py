@@ -106,9 +106,9 @@ def plan_build(
     deaths = {key: json.dumps(asdict(found)) for key, found in Marks(store).read_all().items()}
     start = 0
     for number, part in enumerate(store.manifest_parts() if plan.to_do else []):
-        rows = store.read_table(part, ["key"]).num_rows
-        open_rows = pc.invert(stands[start : start + rows])
-        start += rows
+        count = store.read_table(part, ["key"]).num_rows
+        open_rows = pc.invert(stands[start : start + count])
+        start += count
         if not pc.any(open_rows).as_py():
             continue
         todo = store.read_table(part).filter(open_rows).combine_chunks()
@@ -125,9 +125,9 @@ def plan_build(
         todo = todo.append_column("died", pa.array(died, pa.string()))
         for first in range(0, todo.num_rows, part_rows):
             name = f"worklist/{number:06d}-{first:06d}.parquet"
-            rows = todo.slice(first, part_rows)
-            store.write_table(name, rows)
-            plan.work.append((name, rows.num_rows))
+            piece = todo.slice(first, part_rows)
+            store.write_table(name, piece)
+            plan.work.append((name, piece.num_rows))
     return plan
 
 
@@ -180,6 +180,7 @@ class Steps:
 
     def work(self, pools: Pools, group: int) -> Work:
         """What the engine runs."""
+        assert pools.cpus is not None  # the pools are sized
         stages = (
             Stage("solve", self.solve, pools.cpus, pools.memory_gib),
             Stage("score", self.score, pools.score_cpus, pools.score_memory_gib),
@@ -190,8 +191,10 @@ class Steps:
 
 def pools_of(work: Work, pools: Pools) -> list[Pool]:
     """One pool of workers for all stages, or one that reads and solves and one that scores and commits."""
+    assert pools.workers is not None  # the pools are sized
     if not pools.apart:
         return [Pool(work.stages, pools.workers, pools.most_workers)]
+    assert pools.scorers is not None
     solve_stage, score_stage = work.stages
     return [
         Pool((solve_stage,), pools.workers, pools.most_workers, last=False),
@@ -211,7 +214,8 @@ class _IndexWriter:
     """Gathers outcome rows into index parts, written now and then."""
 
     def __init__(self, store: Store) -> None:
-        self.store, self.rows, self.count, self.last = store, [], 0, time.monotonic()
+        self.store, self.count, self.last = store, 0, time.monotonic()
+        self.rows: list[pa.Table] = []
 
     def add(self, rows: pa.Table) -> None:
         self.rows.append(rows)
@@ -312,7 +316,13 @@ def _do(
         )
         parts = [Part(rows, partial(store.read_table, name)) for name, rows in plan.work]
         job = Job(
-            work, parts, pools_of(work, pools), Marks(store), session, what.nodule_timeout_s, pipelines=pools.pipelines
+            work,
+            parts,
+            pools_of(work, pools),
+            Marks(store),
+            session,
+            what.nodule_timeout_s,
+            pipelines=pools.pipelines or 1,
         )
         progress = Progress(plan.to_do, say, further=at_work if pools.most_workers else None)
         index = _IndexWriter(store)

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -40,7 +41,7 @@ from raymat.classification.samples import (
     refuse_missing,
     sample_of,
 )
-from raymat.classification.training import Samples, train_classifier
+from raymat.classification.training import Samples, SplitSamples, train_classifier
 from raymat.engine.cluster import connected, grows, quiet_ray
 from raymat.engine.stages import Pool, Stage, Work
 from raymat.engine.stream import Job, gather, new_session, part_of
@@ -250,7 +251,7 @@ class Cutting:
 
     def commit(self, nodules: list[Nodule]) -> pa.Table:
         """Write the samples as one part."""
-        rows = [nodule.metadata["sample"] for nodule in nodules if nodule.outcome != FAILED]
+        rows: list[Any] = [nodule.metadata["sample"] for nodule in nodules if nodule.outcome != FAILED]
         if rows:
             name = digest(*(row["nodule_id"] for row in rows))
             self.place.write_table(f"samples/{name}.parquet", pa.Table.from_pylist(rows, schema=SAMPLE))
@@ -303,10 +304,9 @@ def _sweep(job: ClassifyJob, todo: list[Setting], place: Store, say: Callable[[s
     name = f"tune/{digest(*(one.folder for one in todo))[:12]}"
     resources = {"CPU": job.cpus} | ({"GPU": job.gpus} if job.gpus else {})
     with told(lines, tell):
-        errors = run_trials(
+        return run_trials(
             place, work, space, resources, tune.TuneConfig(max_concurrent_trials=at_once), name, max_failures=2
         )
-    return errors
 
 
 def _trial(config: dict, job: ClassifyJob, settings: dict[str, Setting], place: Store, lines: Queue) -> None:
@@ -340,9 +340,7 @@ def _trial(config: dict, job: ClassifyJob, settings: dict[str, Setting], place: 
     trained = train_classifier(
         setting.network,
         setting.seed,
-        samples[TRAINING],
-        samples[VALIDATION],
-        crops[TEST],
+        SplitSamples(samples[TRAINING], samples[VALIDATION], crops[TEST]),
         job.recipe,
         torch.device("cuda" if job.gpus else "cpu"),
         (lambda epoch, entry: run.metrics(entry, epoch)) if run else None,
@@ -433,7 +431,7 @@ def conclude(
         f"table   {job.out}/table.md, {TABLE}, {BY_KIND}, {TRIALS}, {COMPARISONS}   figure {job.out}/{FIGURE}.png, .pdf"
     )
     if parent:
-        say(f"MLflow  {how_to_look(job.tracking_uri, parent.page)}")
+        say(f"MLflow  {how_to_look(parent.uri, parent.page)}")
     return table
 
 

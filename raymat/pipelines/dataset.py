@@ -60,7 +60,7 @@ def build_dataset(job: Job, say: Callable[[str], None] = print) -> Result:
     """
     store = Store.create(job.out)
     refuse_if_held(store)  # before this build touches what tells of the other
-    run = _begin_run(job, store) if job.tracking_uri else None
+    run = _begin_run(job, job.tracking_uri, store) if job.tracking_uri else None
     how = {"raymat": __version__, "source": job.source_name, "parameters": asdict(job.parameters)}
     store.write(PARAMETERS, json.dumps(how, indent=1).encode())
     with ending(run):
@@ -87,19 +87,19 @@ def build_dataset(job: Job, say: Callable[[str], None] = print) -> Result:
         if sheet is not None:
             say(f"contact sheet  {job.out}/{CONTACT_SHEET}")
         if run:
-            say(f"MLflow         {how_to_look(job.tracking_uri, run.page)}")
+            say(f"MLflow         {how_to_look(run.uri, run.page)}")
         store.delete(RUN)
         return result
 
 
-def _begin_run(job: Job, store: Store) -> Run:
+def _begin_run(job: Job, uri: str, store: Store) -> Run:
     """The run of this build: that of an earlier, equal one which was cut off in its midst, else a new one."""
     flat = flatten({"source": job.source_name, "out": job.out, **asdict(job.parameters)})
-    same = digest(without_credentials(job.tracking_uri), sorted(flat.items()))
+    same = digest(without_credentials(uri), sorted(flat.items()))
     before = json.loads(store.read(RUN)) if store.exists(RUN) else {"run": None, "of": same}
     goes_on = before["of"] == same
     run = Run(
-        job.tracking_uri,
+        uri,
         f"build {job.out}",
         flat,
         continues=before["run"] if goes_on else None,

@@ -7,6 +7,7 @@ import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +36,7 @@ from raymat.network.evaluation import (
 from raymat.network.inference import Ensemble
 from raymat.network.samples import masks_of
 from raymat.network_pictures import error_bars, reliability, show_predictions
-from raymat.nodule import ACCEPTED, FAILED, InputError, Nodule
+from raymat.nodule import ACCEPTED, FAILED, InputError, Nodule, required
 from raymat.pipelines.nodules import SHARED, read_nodule, work_rows
 from raymat.pipelines.train import WEIGHTS, Data
 from raymat.places import open_filesystem
@@ -148,15 +149,17 @@ class Evaluation:
 
     def judge(self, nodule: Nodule) -> Nodule:
         """The nodule without arrays, with the errors of every method and what is drawn of it."""
-        return guarded("judge", nodule, lambda nodule: self._judged(nodule, nodule.metadata["split"]))
+        return guarded("judge", nodule, lambda nodule: self._judged(nodule))
 
-    def _judged(self, nodule: Nodule, split: int) -> Nodule:
+    def _judged(self, nodule: Nodule) -> Nodule:
+        metadata: dict[str, Any] = nodule.metadata
+        split, image = metadata["split"], required(nodule.image, nodule, "image")
         ensembles = _ensembles(self.session, split)
         factors = {name: factor_of(nodule, ensemble.recipe.model.spacing_mm) for name, ensemble in ensembles.items()}
         seen = [factors[name] * np.array(ensemble.window) for name, ensemble in ensembles.items()]
         box = evaluation_box(nodule, np.max(seen, axis=0).tolist())
-        predicted = {name: each.predict_finer(nodule.image[box], factors[name]) for name, each in ensembles.items()}
-        judged = {
+        predicted = {name: each.predict_finer(image[box], factors[name]) for name, each in ensembles.items()}
+        judged: dict[str, object] = {
             "split": split,
             "errors": json.dumps(errors_of(nodule, box, predicted)),
             "masks": json.dumps({name: masks_score(nodule, box, found) for name, found in predicted.items()}),
@@ -211,11 +214,12 @@ def _slice(nodule: Nodule, box: tuple[slice, ...], predicted) -> dict[str, list]
     """What ``show_predictions`` draws of a nodule, the one slice that it shows."""
     union, overlap = (mask[box].astype(float) for mask in masks_of(nodule))
     level, width = pictures.LEVEL, pictures.WIDTH
+    image, alpha = required(nodule.image, nodule, "image"), required(nodule.alpha, nodule, "chosen matte")
     arrays = {
-        "image": np.clip((nodule.image[box] - (level - width / 2)) / width, 0, 1),
+        "image": np.clip((image[box] - (level - width / 2)) / width, 0, 1),
         "union": union,
         "overlap": overlap,
-        "alpha": nodule.alpha[box],
+        "alpha": alpha[box],
         "predicted union": predicted.union,
         "predicted overlap": predicted.overlap,
         "predicted alpha": predicted.alpha,
@@ -230,7 +234,7 @@ def _write(
     place = Store(*open_filesystem(job.out))
     run = None
     if job.tracking_uri:
-        parameters = {"dataset": job.dataset, "trainings": " ".join(job.trainings)}
+        parameters: dict[str, object] = {"dataset": job.dataset, "trainings": " ".join(job.trainings)}
         run = Run(job.tracking_uri, f"evaluate {job.out}", parameters, TRAININGS)
 
     def keep(name: str, text: str) -> None:
@@ -263,8 +267,8 @@ def _write(
             lines.append(f"| {name} {mask} | {np.mean([one[mask]['dice'] for one in masks]):.3f} |")
     report += ["Masks:", "", "| mask | Dice |", "| --- | --- |", *lines, ""]
     draw("reliability.png", reliability(curves))
-    shown = [{name: np.array(a) for name, a in json.loads(row["picture"]).items()} for row in rows[:DRAWN]]
-    draw("predictions.png", show_predictions(shown, [row["nodule_id"] for row in rows[:DRAWN]]))
+    drawn = [{name: np.array(a) for name, a in json.loads(row["picture"]).items()} for row in rows[:DRAWN]]
+    draw("predictions.png", show_predictions(drawn, [row["nodule_id"] for row in rows[:DRAWN]]))
     keep("table.md", "\n".join(report))
     keep(
         "errors.csv",
@@ -275,4 +279,4 @@ def _write(
     say("\n".join(report))
     say(f"table and pictures  {job.out}")
     if run:
-        say(f"MLflow              {how_to_look(job.tracking_uri, run.page)}")
+        say(f"MLflow              {how_to_look(run.uri, run.page)}")

@@ -70,9 +70,11 @@ class Batches(Datasource):
         self.first_step = first_step
 
     def estimate_inmemory_data_size(self) -> int | None:
+        """Not known to Ray: the batches are made as they are read."""
         return None
 
     def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None, data_context=None) -> list:
+        """One task for each batch that is still to come, in the order of the training."""
         recipe, count = self.recipe, len(self.records)
         steps = steps_an_epoch(count, recipe.batch)
         share = recipe.batch // self.workers
@@ -106,6 +108,7 @@ class Breath(ExecutionCallback):
     seconds = 0.25
 
     def on_execution_step(self, executor) -> None:
+        """Called by Ray Data after each turn of its loop."""
         time.sleep(self.seconds)
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import ray.data
 import torch
 
-from raymat.nodule import Nodule, array_to_struct
+from raymat.nodule import Nodule, array_to_struct, required
 
 
 def torch_dataset(
@@ -32,12 +32,13 @@ def tensors(nodule: Nodule) -> dict[str, object]:
     ``image`` (HU) and ``alpha`` float32 (z, y, x), ``trimap`` uint8 (z, y, x), ``readers`` uint8 (readers, z, y, x),
     ``spacing`` (z, y, x) mm, and ``nodule_id``, ``patient_id``, ``method``.
     """
-    readers = np.stack(nodule.readers) if nodule.readers else np.zeros((0, *nodule.image.shape), np.uint8)
+    image = required(nodule.image, nodule, "image")
+    readers = np.stack(nodule.readers) if nodule.readers else np.zeros((0, *image.shape), np.uint8)
     return {
         "nodule_id": nodule.nodule_id,
         "patient_id": nodule.patient_id,
         "method": nodule.method,
-        "image": torch.from_numpy(nodule.image),
+        "image": torch.from_numpy(image),
         "alpha": torch.from_numpy(nodule.alpha),
         "trimap": torch.from_numpy(nodule.trimap),
         "readers": torch.from_numpy(readers),
@@ -52,7 +53,7 @@ class _TorchNodules(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.nodules)
 
-    def __getitem__(self, which: int | str) -> object:
+    def __getitem__(self, which: int) -> object:
         return self.transform(self.nodules[which])
 
 
@@ -62,7 +63,9 @@ def ray_dataset(nodules: Sequence[Nodule]) -> ray.data.Dataset:
     Columns: ``nodule_id, patient_id, method, spacing`` and ``image, alpha, trimap, readers``, an array being a struct
     of bytes, shape and dtype as on disk (``raymat.nodule.struct_to_array``): crops differ in size.
     """
-    return ray.data.range(len(nodules)).map_batches(_records, fn_args=(nodules,), batch_size=1, batch_format="pyarrow")
+    rows = ray.data.range(len(nodules))
+    # Ray's annotation of the function has room for the batch alone, not for fn_args.
+    return rows.map_batches(_records, fn_args=(nodules,), batch_size=1, batch_format="pyarrow")  # type: ignore[arg-type]
 
 
 def _records(batch: pa.Table, nodules: Sequence[Nodule]) -> pa.Table:

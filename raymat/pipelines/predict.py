@@ -26,13 +26,13 @@ from raymat.engine.tries import Marks
 from raymat.lock import held
 from raymat.network.inference import Ensemble, Predicted
 from raymat.network.training import read_checkpoint
-from raymat.nodule import ACCEPTED, FAILED, OUTCOMES, InputError, Matte, Nodule
+from raymat.nodule import ACCEPTED, FAILED, OUTCOMES, InputError, Matte, Nodule, required
 from raymat.prepare import FIELD_OF_VIEW_FLOOR, Crop
 from raymat.sources import digest
 from raymat.sources.dicom import index_tree, read_slab, slab_grid
 from raymat.steps import guarded
 from raymat.store import OUTCOME, Store
-from raymat.volume import Grid, read_volume, write_volume
+from raymat.volume import Grid, nodule_grid, read_volume, write_volume
 from raymat.words import counted
 
 METHOD = "3dmm"
@@ -243,7 +243,7 @@ class Prediction:
             image, scanner = read_around(target, slices, self._sides_mm())
             spacing_mm = self._ensemble.recipe.model.spacing_mm
             image, grid = around(target, image, scanner, self._sides_mm(), spacing_mm)
-            metadata = {"centre": list(target.centre), "image": target.image}
+            metadata: dict[str, object] = {"centre": list(target.centre), "image": target.image}
             # What an export to DICOM needs to find its way back.
             metadata |= {"series_uid": target.series, "scanner_spacing": list(scanner.spacing)}
             metadata["slice_spacing"] = scanner.spacing[0]
@@ -262,7 +262,8 @@ class Prediction:
         """The nodule with matte, masks and spread as its candidates."""
 
         def work(nodule: Nodule) -> Nodule:
-            return with_prediction(nodule, self._ensemble.predict(nodule.image, self.job.flips))
+            image = required(nodule.image, nodule, "image")
+            return with_prediction(nodule, self._ensemble.predict(image, self.job.flips))
 
         return guarded("predict", nodule, work)
 
@@ -281,7 +282,7 @@ class Prediction:
         return tuple(max(side * spacing, self.job.size_mm or 0.0) for side in self._ensemble.window)
 
     def _write(self, nodule: Nodule) -> None:
-        grid = Grid(nodule.image.shape, nodule.spacing, nodule.origin, nodule.direction)
+        grid = nodule_grid(nodule, required(nodule.image, nodule, "image"))
         with tempfile.TemporaryDirectory() as folder:
             for matte in nodule.candidates:
                 path = Path(folder) / f"{nodule.nodule_id.replace('/', '_')}.{matte.method}.{self.job.volumes}"

@@ -14,6 +14,7 @@ import shlex
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -94,7 +95,12 @@ def leave_one_reader_out(job: ReadersJob, say: Callable[[str], None] = print) ->
         )
     how = {"raymat": __version__, "source": job.source_name, "parameters": asdict(job.parameters)}
     store.write(PARAMETERS, json.dumps(how, indent=1).encode())
-    note = {**how, "nodules": job.nodules, "command": shlex.join(job.command), "run": run.id if run else None}
+    note: dict[str, Any] = {
+        **how,
+        "nodules": job.nodules,
+        "command": shlex.join(job.command),
+        "run": run.id if run else None,
+    }
     store.write(NOTE, json.dumps(note, indent=1).encode())
     with ending(run):
         what = Build(
@@ -123,7 +129,7 @@ def leave_one_reader_out(job: ReadersJob, say: Callable[[str], None] = print) ->
         say(f"\nmeasured {note['measured']}")
         say(f"table    {job.out}/readers.md, .csv   figure {job.out}/readers.png, .pdf")
         if run:
-            say(f"MLflow   {how_to_look(job.tracking_uri, run.page)}")
+            say(f"MLflow   {how_to_look(run.uri, run.page)}")
         return table, counts
 
 

@@ -15,7 +15,7 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from raymat import metrics
 from raymat.engine.cluster import connected, quiet_ray, refuse_too_many
 from raymat.loading import Nodules, load
 from raymat.lock import held
+from raymat.network.model import Prediction
 from raymat.network.recipe import Recipe
 from raymat.network.samples import ALPHA, IMAGE, OVERLAP, UNION, steps_an_epoch, validation_volume
 from raymat.network.training import State, begin, has_arithmetic, predict, restore, save, save_weights, train_step
@@ -125,7 +126,7 @@ class Data:
             raise InputError(f"{self.path}: {error}") from None
         return Split.of_parts(self.recorded[repetition]) if self.recorded else drawn
 
-    def of(self, patients: Sequence[str]) -> list[int]:
+    def of(self, patients: Collection[str]) -> list[int]:
         """Positions of those patients' nodules."""
         chosen = set(patients)
         return [place for place, patient in enumerate(self.patients) if patient in chosen]
@@ -189,7 +190,7 @@ def _train(
         say(_summary(results))
         if run:
             run.metrics(_spread(results))
-            say(f"MLflow   {how_to_look(job.tracking_uri, run.page)}")
+            say(f"MLflow   {how_to_look(run.uri, run.page)}")
         return results
 
 
@@ -232,7 +233,7 @@ def _train_split(
     if parent:
         before = json.loads(place.read(f"{folder}/run.json"))["run"] if place.exists(f"{folder}/run.json") else None
         name = f"split {repetition}"
-        run = Run(job.tracking_uri, name, parameters | {"split": repetition}, TRAININGS, parent.id, before)
+        run = Run(parent.uri, name, parameters | {"split": repetition}, TRAININGS, parent.id, before)
         place.write(f"{folder}/run.json", json.dumps({"run": run.id}).encode())
         run.tag("data_digest", data.digest)
         run.text("split.json", json.dumps(asdict(split), indent=1))
@@ -244,7 +245,7 @@ def _train_split(
             [records[i] for i in data.of(split.validation)],
             threads,
             lines,
-            job.tracking_uri if run else None,
+            run.uri if run else None,
             run.id if run else None,
         )
         say(
@@ -272,7 +273,8 @@ class _Trainer(TorchTrainer):
     controller: ray.actor.ActorHandle | None = None
 
     def _create_default_callbacks(self) -> list:
-        callbacks = super()._create_default_callbacks()
+        # ray.train is annotated as Train V1, and is V2 when it runs: so here and at the RunConfig.
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
         return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
 
     def _register_sigint_handler(self, controller: ray.actor.ActorHandle) -> None:
@@ -306,12 +308,12 @@ def fit(settings: Settings, workers: int, gpu: bool, place: Store, folder: str, 
             storage_filesystem=place.filesystem,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            logging_config=LoggingConfig(log_level="ERROR"),
+            logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]
             callbacks=list(callbacks),
         ),
     )
     try:
-        return trainer.fit().checkpoint
+        checkpoint = trainer.fit().checkpoint
     except KeyboardInterrupt:
         if trainer.controller:
             with contextlib.suppress(ray.exceptions.RayError):
@@ -323,6 +325,9 @@ def fit(settings: Settings, workers: int, gpu: bool, place: Store, folder: str, 
             if isinstance(cause, InputError):
                 raise InputError(str(cause).splitlines()[0]) from None
         raise
+    if checkpoint is None:
+        raise RuntimeError("Ray Train ended without a checkpoint")
+    return checkpoint
 
 
 @contextlib.contextmanager
@@ -385,10 +390,12 @@ def train_worker(settings: Settings) -> None:
     if checkpoint:
         with checkpoint.as_directory() as folder:
             restore(state, Path(folder) / STATE)
-    network = ray.train.torch.prepare_model(state.model)
+    network: Callable[[torch.Tensor], Prediction] = ray.train.torch.prepare_model(state.model)
     if recipe.compiled:
         network = torch.compile(network)
-    run = Run.join(settings.tracking_uri, settings.run) if settings.run and rank == 0 else None
+    run = None
+    if rank == 0 and settings.tracking_uri and settings.run:
+        run = Run.join(settings.tracking_uri, settings.run)
     feed = stream(settings.training, recipe, rank, workers, state.epoch * steps, device)
     system = run.system_metrics() if run else contextlib.nullcontext()
     with system:
@@ -415,7 +422,7 @@ def train_worker(settings: Settings) -> None:
 
 
 def _epoch(
-    state: State, network: torch.nn.Module, feed: Iterator[torch.Tensor], steps: int
+    state: State, network: Callable[[torch.Tensor], Prediction], feed: Iterator[torch.Tensor], steps: int
 ) -> tuple[list[dict[str, float]], float]:
     """One pass over the training nodules: losses and learning rate of each step, and the seconds spent waiting."""
     state.model.train()
@@ -463,8 +470,8 @@ def _averaged(found: dict[str, float], count: int, device: torch.device) -> dict
         return found
     sums = torch.tensor([*(value * count for value in found.values()), count], device=device, dtype=torch.float32)
     torch.distributed.all_reduce(sums)
-    *sums, total = sums.tolist()
-    return {name: value / total for name, value in zip(found, sums, strict=True)}
+    *values, total = sums.tolist()
+    return {name: value / total for name, value in zip(found, values, strict=True)}
 
 
 def _report(state: State, found: dict[str, float], rank: int) -> None:
@@ -481,7 +488,7 @@ def _report(state: State, found: dict[str, float], rank: int) -> None:
 
 
 def _spread(results: dict[int, dict[str, float]]) -> dict[str, float]:
-    spread = {}
+    spread: dict[str, float] = {}
     for name in next(iter(results.values())):
         values = [result[name] for result in results.values()]
         spread |= {f"validation/{name}_mean": float(np.mean(values)), f"validation/{name}_std": float(np.std(values))}

@@ -37,8 +37,9 @@ from raymat.pipelines.sweep import (
     trials_at_once,
 )
 from raymat.pipelines.train import RESULT, Data, Settings, TrainJob, fit, threads_of, told
+from raymat.places import open_filesystem
 from raymat.splits import Split
-from raymat.store import Store, open_filesystem
+from raymat.store import Store
 from raymat.tracking import TRAININGS, Run, how_to_look
 from raymat.words import counted
 
@@ -113,6 +114,7 @@ def _tune(job: TuneJob, data: Data, split: Split, place: Store, say: Callable[[s
 
 
 def trial_name(alpha: float, beta: float) -> str:
+    """The folder of a trial, by its weights of the losses."""
     return f"alpha-{alpha:g}-beta-{beta:g}"
 
 
@@ -201,5 +203,5 @@ def _conclude(
         parent.figure(HEAT_MAP, figure)
         parent.text(BEST, json.dumps(best, indent=1))
         parent.metrics({"best/alpha_weight": alpha, "best/gradient_weight": beta, "best/sad": best["validation_sad"]})
-        say(f"MLflow   {how_to_look(job.training.tracking_uri, parent.page)}")
+        say(f"MLflow   {how_to_look(parent.uri, parent.page)}")
     return alpha, beta

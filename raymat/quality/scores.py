@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from raymat.arrays import Box, triple
+
 BACKGROUND, UNKNOWN, FOREGROUND = 0, 128, 255
 
 SHELL_MM = 3.0  # known background looked at around the lesion
@@ -74,7 +76,7 @@ class Scene:
     readers_mm3 : the readers' volumes; empty without readers
     """
 
-    box: tuple[slice, slice, slice]
+    box: Box
     voxel_mm3: float
     image: np.ndarray
     foreground: np.ndarray
@@ -87,8 +89,8 @@ class Scene:
     interior: np.ndarray
     filling: float
     windows: tuple[tuple[int, int, int], tuple[int, int, int]]
-    mean: tuple[np.ndarray, np.ndarray]
-    variance: tuple[np.ndarray, np.ndarray]
+    mean: tuple[np.ndarray, ...]
+    variance: tuple[np.ndarray, ...]
     inside: np.ndarray
     outside: np.ndarray
     step: np.ndarray
@@ -166,7 +168,9 @@ def scene(
         inside=inside,
         outside=outside,
         step=np.abs(flat[inside] - flat[outside]),
-        readers_mean=np.mean([mask[box] for mask in readers], axis=0, dtype=np.float32) if readers else None,
+        readers_mean=np.asarray(np.mean([mask[box] for mask in readers], axis=0, dtype=np.float32))
+        if readers
+        else None,
         readers_mm3=tuple(float(np.count_nonzero(mask)) * float(np.prod(spacing)) for mask in readers),
     )
 
@@ -336,7 +340,7 @@ def volume(alpha: np.ndarray, scene: Scene) -> float:
     return term(max(np.log(low / mm3), np.log(mm3 / high), 0.0), HALF_VOLUME)
 
 
-def _box(region: np.ndarray, margin: Sequence[int]) -> tuple[slice, slice, slice]:
+def _box(region: np.ndarray, margin: Sequence[int]) -> Box:
     """The box around a region, grown by ``margin`` voxels an axis inside the grid."""
     if not region.any():
         raise ValueError("the trimap has nothing but background")
@@ -349,7 +353,7 @@ def _box(region: np.ndarray, margin: Sequence[int]) -> tuple[slice, slice, slice
 
 def _window(half_mm: float, spacing: Sequence[float]) -> tuple[int, int, int]:
     """The odd window that reaches ``half_mm``, at least one voxel, to every side."""
-    return tuple(2 * max(1, round(half_mm / s)) + 1 for s in spacing)
+    return triple(2 * max(1, round(half_mm / s)) + 1 for s in spacing)
 
 
 def _contrast(image: np.ndarray, body: np.ndarray, background: np.ndarray) -> float:

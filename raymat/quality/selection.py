@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from raymat.matting import METHODS
-from raymat.nodule import ACCEPTED, REJECTED, InputError, Nodule
+from raymat.nodule import ACCEPTED, REJECTED, InputError, Nodule, required
 from raymat.quality import scores
 
 # Found together with the errors at which terms fall to one half (docs/quality.md). Their sum sets where the scores lie:
@@ -198,7 +198,7 @@ def choose(
     if quality.score >= parameters.floor and quality.score > 0:
         return best, None
     # Where no single term is low the product of several middling ones is: the lowest is the one to name.
-    words = explain(quality.terms) or [WORDS[min(quality.terms, key=quality.terms.get)]]
+    words = explain(quality.terms) or [WORDS[min(quality.terms, key=lambda name: quality.terms[name])]]
     reason = f"best score {quality.score:.2f} ({best}) is below the floor {parameters.floor:.2f}: {', '.join(words)}"
     return None, reason
 
@@ -216,19 +216,18 @@ def assess(nodule: Nodule, parameters: QualityParameters | None = None) -> Nodul
         The nodule has no image, trimap, spacing or candidates, or their shapes differ.
     """
     parameters = parameters or QualityParameters()
-    for name in ("image", "trimap", "spacing"):
-        if getattr(nodule, name) is None:
-            raise InputError(f"{nodule.nodule_id}: quality needs the nodule's {name}")
+    image, trimap = required(nodule.image, nodule, "image"), required(nodule.trimap, nodule, "trimap")
+    spacing = required(nodule.spacing, nodule, "spacing")
     if not nodule.candidates:
         raise InputError(f"{nodule.nodule_id}: there is no candidate matte to assess")
     try:
         qualities = score_mattes(
-            nodule.image,
-            nodule.trimap,
+            image,
+            trimap,
             nodule.readers,
             nodule.mattes,
             {matte.method: matte.converged for matte in nodule.candidates},
-            nodule.spacing,
+            spacing,
             parameters,
         )
     except ValueError as error:

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from raymat import pictures
 from raymat.matting import SOLVER_VERSION
-from raymat.nodule import ACCEPTED, REJECTED, InputError, Nodule, array_to_struct
+from raymat.nodule import ACCEPTED, REJECTED, InputError, Nodule, array_to_struct, required
+from raymat.places import open_filesystem
 from raymat.prepare import PREPARE_VERSION
 from raymat.release.datasheet import datasheet, ratings
 from raymat.release.record import (
@@ -36,8 +37,9 @@ from raymat.release.record import (
 )
 from raymat.review.decisions import RULE, Decisions, Verdict, stale, verdict
 from raymat.splits import FEWEST, PARTS, REPETITIONS, split_patients
-from raymat.store import PARAMETERS, Store, open_filesystem
+from raymat.store import PARAMETERS, Store
 from raymat.version import __version__
+from raymat.volume import nodule_grid
 from raymat.words import counted
 
 NODULES_A_FILE = 32
@@ -152,6 +154,7 @@ def _verdict(row: Mapping, decisions: Mapping, is_stale: bool, request: ReleaseR
 def record_of(nodule: Nodule, found: Verdict) -> dict:
     """A nodule of a dataset as a row of ``RECORD``, with the matte that the verdict names."""
     matte = next(matte for matte in nodule.candidates if matte.method == found.method)
+    grid = nodule_grid(nodule, matte.alpha)
     return {
         "nodule_id": nodule.nodule_id,
         "patient_id": nodule.patient_id,
@@ -162,9 +165,9 @@ def record_of(nodule: Nodule, found: Verdict) -> dict:
         "scores": list(matte.scores.items()),
         "decided_by": found.by,
         "reviewers": list(found.reviewers),
-        "spacing": [float(v) for v in nodule.spacing],
-        "origin": [float(v) for v in nodule.origin],
-        "direction": np.asarray(nodule.direction, float).ravel().tolist(),
+        "spacing": [float(v) for v in grid.spacing],
+        "origin": [float(v) for v in grid.origin],
+        "direction": np.asarray(grid.direction, float).ravel().tolist(),
         "metadata": json.dumps(nodule.metadata, sort_keys=True, default=str),
         "notes": list(nodule.notes),
         "image": array_to_struct(nodule.image),
@@ -185,7 +188,7 @@ def _splits(patients: set[str]) -> list[dict[str, str]]:
 def index_row(record: Mapping, nodule: Nodule) -> dict:
     """The row of ``INDEX`` of a record, its place and splits still missing."""
     alpha = np.frombuffer(record["alpha"]["data"], record["alpha"]["dtype"])
-    mm3 = float(alpha.sum(dtype=np.float64)) * float(np.prod(nodule.spacing))
+    mm3 = float(alpha.sum(dtype=np.float64)) * float(np.prod(required(nodule.spacing, nodule, "spacing")))
     ratings = nodule.metadata.get("ratings", {})
     return {
         **{name: record[name] for name in ("nodule_id", "patient_id", "method", "score", "decided_by", "reviewers")},

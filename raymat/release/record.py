@@ -23,9 +23,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raymat.nodule import ACCEPTED, ARRAY, InputError, Matte, Nodule, struct_to_array
+from raymat.nodule import ACCEPTED, ARRAY, InputError, Matte, Nodule, read_image, read_mask, read_masks
+from raymat.places import open_filesystem
 from raymat.splits import REPETITIONS
-from raymat.store import Store, open_filesystem
+from raymat.store import Store
 
 FORMAT = "raymat release"
 FORMAT_VERSION = 1
@@ -170,18 +171,21 @@ def read_note(place: Store) -> dict:
 def nodule_of(record: Mapping[str, pa.Scalar]) -> Nodule:
     """A row of ``RECORD`` as a nodule with one candidate, the matte it was released with."""
     plain = {name: record[name].as_py() for name in RECORD.names if name not in (*DIGESTS, "true_alpha")}
-    matte = Matte(plain["method"], struct_to_array(record["alpha"]), scores=dict(plain["scores"]), score=plain["score"])
+    alpha = read_image(record["alpha"])
+    if alpha is None:
+        raise InputError(f"{plain['nodule_id']}: damaged (the record has no alpha)")
+    matte = Matte(plain["method"], alpha, scores=dict(plain["scores"]), score=plain["score"])
     return Nodule(
         nodule_id=plain["nodule_id"],
         patient_id=plain["patient_id"],
         source=plain["source"],
-        image=struct_to_array(record["image"]),
+        image=read_image(record["image"]),
         spacing=tuple(plain["spacing"]),
         origin=tuple(plain["origin"]),
         direction=np.array(plain["direction"]).reshape(3, 3),
-        readers=[struct_to_array(mask) for mask in record["readers"].values],
-        trimap=struct_to_array(record["trimap"]),
-        true_alpha=struct_to_array(record["true_alpha"]),
+        readers=read_masks(record["readers"].values),
+        trimap=read_mask(record["trimap"]),
+        true_alpha=read_image(record["true_alpha"]),
         metadata=json.loads(plain["metadata"]),
         notes=plain["notes"],
         candidates=[matte],
@@ -192,6 +196,7 @@ def nodule_of(record: Mapping[str, pa.Scalar]) -> Nodule:
 
 
 def read_table(place: Store, name: str, group: int | None = None) -> pa.Table:
+    """A Parquet file, or one row group of it; raises InputError where it is damaged."""
     try:
         file = pq.ParquetFile(place.filesystem.open_input_file(place.path(name)))
         return file.read() if group is None else file.read_row_group(group)

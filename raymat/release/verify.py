@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raymat.nodule import InputError
+from raymat.places import open_filesystem
 from raymat.release.record import DIGESTS, SUMS, UNFINISHED, Release, read_table, record_digests
-from raymat.store import Store, open_filesystem
+from raymat.store import Store
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,8 @@ def verify(path: str | Path, digest: str | None = None) -> Verification:
     sums = place.read(SUMS)
     found = hashlib.sha256(sums).hexdigest()
     problems = [] if digest in (None, found) else [f"{SUMS}: the release's digest is {found}, not {digest}"]
-    expected = dict(
-        reversed(line.split("  ", 1)) for line in sums.decode(errors="replace").splitlines() if "  " in line
-    )
+    lines = [line.split("  ", 1) for line in sums.decode(errors="replace").splitlines() if "  " in line]
+    expected = {name: checksum for checksum, name in lines}
     present = {name for name in place.listing("") if name not in (SUMS, UNFINISHED)}
     problems += [f"{name}: missing" for name in sorted(set(expected) - present)]
     problems += [f"{name}: does not belong to the release" for name in sorted(present - set(expected))]

@@ -56,6 +56,7 @@ class Section:
     parts: list[str] = field(default_factory=list)
 
     def heading(self, text: str) -> None:
+        """Add a smaller heading."""
         self.parts.append(f"<h3>{html.escape(text)}</h3>")
 
     def text(self, text: str) -> None:

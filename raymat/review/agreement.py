@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -32,7 +32,7 @@ class Agreement:
     chosen_kappa: float | None
 
 
-def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
+def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | None:
     """Cohen's kappa of two raters' labels of the same things (J. Cohen, Educ. Psychol. Meas. 20(1), 1960).
 
     `(p_o - p_e) / (1 - p_e)`, p_o the share of equal labels and p_e that expected of independent raters with these
@@ -63,7 +63,7 @@ def agreement(current: Mapping[str, Mapping[str, Decision]]) -> list[Agreement]:
         if not both:
             continue
         labels = [pair[0] for pair in both], [pair[1] for pair in both]
-        kept = tuple([label != REJECT for label in side] for side in labels)
+        kept = [label != REJECT for label in labels[0]], [label != REJECT for label in labels[1]]
         found.append(
             Agreement(
                 (one, other),

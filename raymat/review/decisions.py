@@ -196,7 +196,7 @@ def verdict(row: Mapping, decisions: Mapping[str, Decision]) -> Verdict:
         by = "score" if row["outcome"] in (ACCEPTED, REJECTED) else "build"
         return Verdict(row["outcome"], row["method"], by, (), row["reason"])
     reviewers = tuple(sorted(decisions))
-    chosen = Counter(decision.method for decision in decisions.values() if decision.action == CHOOSE)
+    chosen = Counter(decision.method for decision in decisions.values() if decision.method is not None)
     accept = chosen.total()
     reject = len(decisions) - accept
     said = ", ".join(f"{name}: {decisions[name].label}" for name in reviewers)

@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from raymat.matting import METHODS
-from raymat.nodule import Nodule, matte_box
+from raymat.nodule import Nodule, matte_box, required
 from raymat.pictures import view_of
 from raymat.quality import explain
 from raymat.review.decisions import mattes_of
@@ -31,11 +31,11 @@ def payload(nodule: Nodule) -> bytes:
         It has no image.
     """
     view = view_of(nodule, MARGIN_MM)
-    image = np.nan_to_num(view.turn(nodule.image))
+    image = np.nan_to_num(view.turn(required(nodule.image, nodule, "image")))
     low, high = float(image.min()), float(image.max())
     slope = (high - low) / 65535 or 1.0
     stored = np.rint((image - low) / slope).astype("<u2")
-    shown = nodule.trimap != 0
+    shown = required(nodule.trimap, nodule, "trimap") != 0
     for mask in nodule.readers:
         shown = shown | (mask != 0)
     box = matte_box(view.turn(shown))

@@ -16,6 +16,7 @@ from collections import Counter, OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -146,7 +147,8 @@ class Desk:
             raise InputError(f"a decision has {', '.join(names)}")
         if not all(isinstance(given.get(name), str) for name in names if name != "method"):
             raise InputError("a decision's parts are texts")
-        decision = Decision(**{name: given.get(name) for name in names}, at=self.decisions.now())
+        texts: dict[str, Any] = {name: given.get(name) for name in names}
+        decision = Decision(**texts, at=self.decisions.now())
         if not self._fits(decision) or not self.store.exists(self.rows[decision.nodule_id]["shard"]):
             self.reload()
             problem = no_longer(decision, self.rows)

@@ -49,7 +49,8 @@ class Source(Protocol):
     """
 
     @property
-    def remote(self) -> bool: ...
+    def remote(self) -> bool:
+        """Whether the images lie in an object store."""
 
     def plan(self) -> Iterator[NoduleRef]:
         """Every nodule of the source, in a fixed order, each id once.

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +41,7 @@ DETACHED = {
     ".img": (".hdr",),
 }
 
-Row = dict[str, object]
+Row = dict[str | None, Any]
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class CasesSource:
 
     @property
     def remote(self) -> bool:
+        """Whether the images lie in an object store."""
         return is_uri(self.table)
 
     def plan(self) -> Iterator[NoduleRef]:
@@ -112,16 +114,16 @@ class CasesSource:
             names = [name for cell in cells for name in with_voxels(self._objects.name_of(cell))]
             with self._objects.at_hand(names) as folder:
                 return CasesSource(os.path.join(folder, os.path.basename(self.table))).read(ref)
-        trimap = self._path(place["trimap"]) if place["trimap"] else None
-        masks = [] if trimap else [self._path(mask) for mask in place["masks"]]
-        image, readers, trimap, grid = read_case(self._path(place["image"]), masks, trimap)
+        drawn = self._path(place["trimap"]) if place["trimap"] else None
+        masks = [] if drawn else [self._path(mask) for mask in place["masks"]]
+        image, readers, trimap, grid = read_case(self._path(place["image"]), masks, drawn)
         return Nodule(
             nodule_id=ref.nodule_id,
             patient_id=ref.patient_id,
             source=self.kind,
             image=image,
-            spacing=tuple(grid.spacing),
-            origin=tuple(grid.origin),
+            spacing=grid.spacing,
+            origin=grid.origin,
             direction=np.asarray(grid.direction),
             readers=readers,
             trimap=trimap,
@@ -231,7 +233,7 @@ class CasesSource:
         suspects = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
         if not suspects:
             return {}
-        rows = defaultdict(list)
+        rows: defaultdict[str, list[int]] = defaultdict(list)
         for number, row in self._rows(["case_id"]):
             case_id = _text(row.get("case_id"))
             if case_id and _hash(case_id) in suspects and len(rows[case_id]) <= ROWS_NAMED:
@@ -272,10 +274,10 @@ class CasesSource:
                     if not cells:
                         continue
                     number += 1
-                    row: Row = dict(zip(header, cells, strict=False))
+                    named: Row = dict(zip(header, cells, strict=False))
                     if len(cells) != len(header):
-                        row[None] = cells[len(header) :]
-                    yield number, row
+                        named[None] = cells[len(header) :]
+                    yield number, named
             except (csv.Error, UnicodeDecodeError) as error:
                 raise InputError(f"{self.table}: damaged after row {number}: {error}") from error
 

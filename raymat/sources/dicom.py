@@ -10,7 +10,7 @@ import io
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +29,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from raymat.arrays import triple
 from raymat.nodule import InputError
 from raymat.places import HEADER_BYTES, ObjectFolder, State, Unreachable, is_uri
 from raymat.volume import PLACEMENT_TOLERANCE_MM, Grid
@@ -135,7 +136,7 @@ class DicomTree:
     broken: list[BrokenFile]
 
 
-def index_tree(root: str | Path, wanted: Sequence[str] | set[str] | None = None) -> DicomTree:
+def index_tree(root: str | Path, wanted: Collection[str] | None = None) -> DicomTree:
     """Find the series of a folder tree by the SeriesInstanceUID in every file's header.
 
     Files that are no DICOM, and DICOM without an image in space (reports, structure sets, radiographs), are passed
@@ -156,42 +157,58 @@ def index_tree(root: str | Path, wanted: Sequence[str] | set[str] | None = None)
     root = os.fspath(root)
     if not is_uri(root) and not os.path.isdir(root):
         raise InputError(f"{root}: no such folder")
-    found: dict[str, Series] = {}
-    others: dict[str, int] = defaultdict(int)
-    broken: list[BrokenFile] = []
-    folder_broken: dict[str, list[BrokenFile]] = {}
-    copies: dict[tuple[str, str], Slice] = {}
-    shared: dict[object, object] = {}
+    index = _Index(wanted)
     with ThreadPoolExecutor(STORE_READERS if is_uri(root) else READERS) as pool:
-        for folder, headers in _headers(root, broken, pool):
-            unplaced = []
-            for result in headers:
-                if isinstance(result, BrokenFile):
-                    unplaced.append(result)
-                elif result is not None:
-                    uid, item = result
-                    if wanted is not None and uid not in wanted:
-                        others[uid] += 1
-                    elif isinstance(item, BrokenFile):
-                        found.setdefault(uid, Series(uid)).broken.append(item)
-                        broken.append(item)
-                    else:
-                        key = (uid, item.sop_uid or item.path)
-                        if key not in copies or copies[key].size < item.size:
-                            copies[key] = _sharing(item, shared)
-            if unplaced:
-                broken += unplaced
-                folder_broken[folder] = unplaced
-    for (uid, _), item in copies.items():
-        found.setdefault(uid, Series(uid)).slices.append(item)
-    for series in found.values():
-        series.slices.sort(key=lambda item: (item.z, item.instance, item.path))
-        for folder in sorted({os.path.dirname(item.path) or "." for item in series.slices}):
-            series.broken += folder_broken.get(folder, [])
-    return DicomTree(root, found, dict(others), broken)
+        for folder, headers in _headers(root, index.broken, pool):
+            for header in headers:
+                index.add(folder, header)
+    return DicomTree(root, index.series(), dict(index.others), index.broken)
 
 
 Header = BrokenFile | tuple[str, Slice | BrokenFile] | None
+
+
+class _Index:
+    """Sorts the headers of a tree into series."""
+
+    def __init__(self, wanted: Collection[str] | None) -> None:
+        self.wanted = wanted
+        self.others: dict[str, int] = defaultdict(int)
+        self.broken: list[BrokenFile] = []
+        self._found: dict[str, Series] = {}
+        self._copies: dict[tuple[str, str], Slice] = {}
+        # By folder, for these files' series is not known.
+        self._unplaced: dict[str, list[BrokenFile]] = defaultdict(list)
+        self._shared: dict[object, object] = {}
+
+    def add(self, folder: str, header: Header) -> None:
+        """Take in what ``read_header`` made of a file."""
+        if header is None:
+            return
+        if isinstance(header, BrokenFile):
+            self.broken.append(header)
+            self._unplaced[folder].append(header)
+            return
+        uid, item = header
+        if self.wanted is not None and uid not in self.wanted:
+            self.others[uid] += 1
+        elif isinstance(item, BrokenFile):
+            self._found.setdefault(uid, Series(uid)).broken.append(item)
+            self.broken.append(item)
+        else:
+            key = (uid, item.sop_uid or item.path)
+            if key not in self._copies or self._copies[key].size < item.size:
+                self._copies[key] = _sharing(item, self._shared)
+
+    def series(self) -> dict[str, Series]:
+        """The series found, their slices by ascending z."""
+        for (uid, _), item in self._copies.items():
+            self._found.setdefault(uid, Series(uid)).slices.append(item)
+        for series in self._found.values():
+            series.slices.sort(key=lambda item: (item.z, item.instance, item.path))
+            for folder in sorted({os.path.dirname(item.path) or "." for item in series.slices}):
+                series.broken += self._unplaced.get(folder, [])
+        return self._found
 
 
 def _headers(root: str, broken: list[BrokenFile], pool: ThreadPoolExecutor) -> Iterator[tuple[str, Iterator[Header]]]:
@@ -235,7 +252,6 @@ def _header(relative: str, file: _Bounded, state: State) -> Header:
         file.seek(0)
         header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=HEADER_TAGS)
         uid = str(header.get("SeriesInstanceUID", "") or "").strip()
-        sop = str(header.get("SOPInstanceUID", "") or "").strip()
     except InvalidDicomError:
         return BrokenFile(relative, "no DICOM header")
     except (OSError, Unreachable):
@@ -245,6 +261,12 @@ def _header(relative: str, file: _Bounded, state: State) -> Header:
         return BrokenFile(relative, f"damaged header ({type(error).__name__}: {error})")
     if not uid:
         return BrokenFile(relative, "its header breaks off before the series UID")
+    item = _slice_of(header, relative, state)
+    return None if item is None else (uid, item)
+
+
+def _slice_of(header: pydicom.Dataset, relative: str, state: State) -> Slice | BrokenFile | None:
+    """A header's slice; None where it is of no image in space."""
     try:
         # Reports, segmentations, structure sets and radiographs have no place in space by nature, not by damage.
         ct = header.get("SOPClassUID") in (None, CTImageStorage)
@@ -253,7 +275,7 @@ def _header(relative: str, file: _Bounded, state: State) -> Header:
         if missing and not ct:
             return None
         if missing:
-            return uid, BrokenFile(relative, f"its header has no {', '.join(missing)}")
+            return BrokenFile(relative, f"its header has no {', '.join(missing)}")
         x, y, z = (float(v) for v in header.ImagePositionPatient)
         cx, cy, cz, rx, ry, rz = (float(v) for v in header.ImageOrientationPatient)
         row_spacing, column_spacing = (float(v) for v in header.PixelSpacing)
@@ -265,20 +287,20 @@ def _header(relative: str, file: _Bounded, state: State) -> Header:
             spacing=(row_spacing, column_spacing),
             shape=(int(header.Rows), int(header.Columns)),
             instance=int(header.get("InstanceNumber") or 0),
-            sop_uid=sop,
+            sop_uid=str(header.get("SOPInstanceUID", "") or "").strip(),
             patient_id=str(header.get("PatientID", "") or "").strip(),
             study_uid=str(header.get("StudyInstanceUID", "") or "").strip(),
             size=state.size,
             mtime_ns=state.mtime_ns,
         )
     except (TypeError, ValueError) as error:
-        return uid, BrokenFile(relative, f"its header has values that are no numbers ({error})")
+        return BrokenFile(relative, f"its header has values that are no numbers ({error})")
     except Exception as error:
         # A value is decoded when it is asked for, and pydicom raises almost anything over one of a damaged type.
-        return uid, BrokenFile(relative, f"its header has damaged values ({type(error).__name__}: {error})")
+        return BrokenFile(relative, f"its header has damaged values ({type(error).__name__}: {error})")
     if not np.isfinite([*item.position, *item.spacing]).all() or min(item.spacing) <= 0:
-        return uid, BrokenFile(relative, f"its header has position {item.position} and spacing {item.spacing}")
-    return uid, item
+        return BrokenFile(relative, f"its header has position {item.position} and spacing {item.spacing}")
+    return item
 
 
 def read_slab(root: str | Path, slices: Sequence[Slice], slice_spacing: float | None = None) -> tuple[np.ndarray, Grid]:
@@ -343,7 +365,7 @@ def slab_grid(slices: Sequence[Slice], slice_spacing: float | None = None) -> Gr
     return Grid(
         (len(slices), *first.shape),
         (slice_spacing, *first.spacing),
-        tuple(float(p) for p in first.position),
+        triple(float(p) for p in first.position),
         direction,
     )
 

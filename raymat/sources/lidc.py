@@ -54,6 +54,7 @@ class LidcSource:
 
     @property
     def remote(self) -> bool:
+        """Whether the images lie in an object store."""
         return is_uri(self.root)
 
     def plan(self) -> Iterator[NoduleRef]:
@@ -98,7 +99,9 @@ class LidcSource:
         marks = [mark for mark in known.annotations if mark.annotation_id in place["annotations"]]
         low, high = _extent(known, marks)
         expected = self._expected(known, low, high)
-        planned = {k: (os.path.join(place["folder"], name), *state) for k, name, *state in place["slices"]}
+        planned = {
+            k: (os.path.join(place["folder"], name), size, mtime_ns) for k, name, size, mtime_ns in place["slices"]
+        }
         if is_uri(self.root):
             names = [path for path, *_ in planned.values()]
             with ObjectFolder(self.root).at_hand(names) as folder:
@@ -173,19 +176,18 @@ class LidcSource:
         low, high = _extent(known, marks)
         expected = self._expected(known, low, high)
         at = _by_index(known, series)
-        notes = []
-        for k in expected:
-            if len(at[k]) > 1:
-                notes.append(
-                    f"{len(at[k])} images lie at z = {known.slice_z[k]:g}: the one of this patient and of the lowest "
-                    "instance number is used"
-                )
+        notes = [
+            f"{len(at[k])} images lie at z = {known.slice_z[k]:g}: the one of this patient and of the lowest instance "
+            "number is used"
+            for k in expected
+            if len(at[k]) > 1
+        ]
         if len(marks) > READERS:
             notes.append(f"more than four marks ({len(marks)}): marks of neighbouring nodules may be taken for one")
         if len(marks) < READERS:
             notes.append(f"readers missing: {len(marks)} of four marked it")
         notes += [f"touches or overlaps {other}" for other in touching]
-        slices = [[k, at[k][0].path, at[k][0].size, at[k][0].mtime_ns] for k in expected if at[k]]
+        slices = [(k, at[k][0].path, at[k][0].size, at[k][0].mtime_ns) for k in expected if at[k]]
         # Which slice a broken file was is not known: it matters where one is missing.
         broken = [[item.path, item.reason] for item in series.broken] if len(slices) < len(expected) else []
         ids = [mark.annotation_id for mark in marks]
@@ -318,15 +320,17 @@ def _contiguous(
 def _touching(nodules: dict[str, tuple[Scan, list[Annotation]]]) -> dict[str, list[str]]:
     """For each nodule the others of its scan that share a voxel with it, or a face, edge or corner of one."""
     found: dict[str, list[str]] = {nodule_id: [] for nodule_id in nodules}
-    drawn: dict[str, set] = {}
+    drawn: dict[str, np.ndarray] = {}
 
     def voxels(nodule_id: str) -> np.ndarray:
         if nodule_id not in drawn:
             known, marks = nodules[nodule_id]
             low, high = _extent(known, marks)
             points = np.vstack([contour.points for mark in marks for contour in mark.contours])
-            shape = tuple(int(n) for n in points.max(axis=0) + 1)
-            union = np.logical_or.reduce([draw_mask(known, mark, range(low, high + 1), shape) for mark in marks])
+            rows, columns = (int(n) for n in points.max(axis=0) + 1)
+            union = np.logical_or.reduce(
+                [draw_mask(known, mark, range(low, high + 1), (rows, columns)) for mark in marks]
+            )
             drawn[nodule_id] = np.argwhere(union) + np.array([low, 0, 0])
         return drawn[nodule_id]
 

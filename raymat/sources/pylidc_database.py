@@ -216,8 +216,9 @@ def import_pylidc() -> types.ModuleType:
             ) from error
     view = _NumpyOfOld("numpy as pylidc knows it")
     for module in (pylidc.Annotation, pylidc.Contour, pylidc.Scan):
-        importlib.import_module(module.__module__).np = view
-    pylidc.utils.np = importlib.import_module("pylidc.annotation_distance_metrics").np = view
+        vars(importlib.import_module(module.__module__))["np"] = view
+    for name in ("pylidc.utils", "pylidc.annotation_distance_metrics"):
+        vars(importlib.import_module(name))["np"] = view
     return pylidc
 
 

@@ -9,7 +9,7 @@ import torch
 from raymat.classification.inputs import CropConfig
 from raymat.classification.networks import NETWORKS, PAPER_NETWORKS, make_network, refuse_small_crop
 from raymat.classification.recipe import PRESETS, Recipe
-from raymat.classification.training import Samples, augmented, train_classifier
+from raymat.classification.training import Samples, SplitSamples, augmented, train_classifier
 from raymat.nodule import InputError
 
 RECIPE = Recipe(crop=CropConfig(side=8, margin=2), epochs=4, patience=2, batch=8)
@@ -27,7 +27,11 @@ def trained(seed: int, recipe: Recipe = RECIPE, validation: Samples | None = Non
     torch.set_num_threads(1)
     test = cubes(12, 3).crops
     return train_classifier(
-        "resnet10-small", seed, cubes(32, 1), validation or cubes(16, 2), test, recipe, torch.device("cpu")
+        "resnet10-small",
+        seed,
+        SplitSamples(cubes(32, 1), validation or cubes(16, 2), test),
+        recipe,
+        torch.device("cpu"),
     )
 
 

@@ -157,7 +157,7 @@ def test_a_solver_that_stopped_early_loses_to_the_same_matte_converged(sphere):
 
 
 def test_equal_scores_are_chosen_by_the_order_of_the_methods(sphere):
-    qualities = score(sphere, {method: sphere[3] for method in reversed(METHODS)})
+    qualities = score(sphere, dict.fromkeys(reversed(METHODS), sphere[3]))
     assert len({quality.score for quality in qualities.values()}) == 1
     assert choose(qualities) == (METHODS[0], None)
 
@@ -201,7 +201,7 @@ def test_assess_rejects_below_the_floor(sphere):
 
 def test_assess_names_what_is_missing(sphere):
     whole = nodule_of(sphere, cf=sphere[3])
-    with pytest.raises(InputError, match="N1: quality needs the nodule's trimap"):
+    with pytest.raises(InputError, match="N1: has no trimap"):
         assess(replace(whole, trimap=None))
     with pytest.raises(InputError, match="N1: there is no candidate"):
         assess(replace(whole, candidates=[]))

@@ -96,13 +96,13 @@ class Wall:
         return in_plane + lean * (z - self.axis[0]) - self.radius
 
 
-def wall_tissue(depth: np.ndarray, z, y, x, wall: Wall, kind: str, spacing, rng: np.random.Generator) -> np.ndarray:
+def wall_tissue(depth: np.ndarray, at, wall: Wall, kind: str, spacing, rng: np.random.Generator) -> np.ndarray:
     """HU of the wall at every voxel, whatever its depth; the caller cuts it at the pleura.
 
     Parameters
     ----------
     depth : float32 (z, y, x), mm below the pleura
-    z, y, x : coordinates in mm, broadcastable
+    at : z, y and x, coordinates in mm, broadcastable
     wall : Wall
     kind : "chest" or "mediastinum"
     spacing : (z, y, x) mm
@@ -112,6 +112,7 @@ def wall_tissue(depth: np.ndarray, z, y, x, wall: Wall, kind: str, spacing, rng:
     -------
     float32 (z, y, x)
     """
+    z, y, x = at
     shape = depth.shape
     tissue = MUSCLE + 8 * smooth_field(shape, spacing, 6.0, rng)
     if kind == "mediastinum":
@@ -239,7 +240,7 @@ def draw(
     if wall is not None:
         depth = wall.depth(z, y, x).astype(np.float32)
         depth += 1.2 * smooth_field(shape, spacing, 16.0, rng) * smoothstep((np.abs(distance) - 4) / 6)
-        beyond = wall_tissue(depth, z, y, x, wall, around.wall, spacing, rng)
+        beyond = wall_tissue(depth, (z, y, x), wall, around.wall, spacing, rng)
         tissue += smoothstep(depth / 0.7) * (beyond - tissue)
     return tissue.astype(np.float32)
 

@@ -83,6 +83,32 @@ def case_of(nodule_id: str, scan: database.Scan, annotations: list[database.Anno
     """The nodule as a case, or None where the rules above leave it out."""
     if len(annotations) != READERS:
         return None
+    slices = _slices_of(scan, annotations)
+    if slices is None:
+        return None
+    points = np.vstack([c.points for a in annotations for c in a.contours])
+    low, high = points.min(0), points.max(0)
+    if (high - low).max() * scan.pixel_spacing > LONGEST_MM[1]:
+        return None
+    corner = np.clip((low + high + 1) // 2 - WINDOW // 2, 0, MATRIX - WINDOW)
+    readers = _masks(scan, annotations, slices, low, tuple((high - low + 1).tolist()))
+    common, union = int(readers.all(0).sum()), int(readers.any(0).sum())
+    if common < LEAST_COMMON_VOXELS or union > MOST_DISAGREEMENT * common:
+        return None
+    box = np.ptp(np.argwhere(readers.any((0, 1))), axis=0) + 1
+    return Case(
+        nodule_id,
+        # Without the scan's other marks, so that a list of cases stays small.
+        replace(scan, annotations=()),
+        tuple(annotations),
+        slices,
+        (int(corner[0]), int(corner[1])),
+        float(box.max() * scan.pixel_spacing),
+    )
+
+
+def _slices_of(scan: database.Scan, annotations: list[database.Annotation]) -> tuple[int, int] | None:
+    """First and end of the slices to draw, or None where the marks lie off the slices or these are not even."""
     heights = np.array(sorted({c.z for a in annotations for c in a.contours}))
     index = scan.slice_index(heights)
     if len(index) < 2 or np.abs(scan.slice_z[index] - heights).max() > 0.05:
@@ -101,25 +127,7 @@ def case_of(nodule_id: str, scan: database.Scan, annotations: list[database.Anno
             first -= 1
         if end < len(scan.slice_z) and even(first, end + 1):
             end += 1
-    points = np.vstack([c.points for a in annotations for c in a.contours])
-    low, high = points.min(0), points.max(0)
-    if (high - low).max() * scan.pixel_spacing > LONGEST_MM[1]:
-        return None
-    corner = np.clip((low + high + 1) // 2 - WINDOW // 2, 0, MATRIX - WINDOW)
-    readers = _masks(scan, annotations, (first, end), low, tuple((high - low + 1).tolist()))
-    common, union = int(readers.all(0).sum()), int(readers.any(0).sum())
-    if common < LEAST_COMMON_VOXELS or union > MOST_DISAGREEMENT * common:
-        return None
-    box = np.ptp(np.argwhere(readers.any((0, 1))), axis=0) + 1
-    return Case(
-        nodule_id,
-        # Without the scan's other marks, so that a list of cases stays small.
-        replace(scan, annotations=()),
-        tuple(annotations),
-        (first, end),
-        (int(corner[0]), int(corner[1])),
-        float(box.max() * scan.pixel_spacing),
-    )
+    return first, end
 
 
 def cases_of_patients(patients: Iterable[str]) -> Iterator[tuple[str, list[Case]]]:

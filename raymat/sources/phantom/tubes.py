@@ -51,7 +51,7 @@ def grow(start, direction, radius: float, inside, rng: np.random.Generator, *, l
     -------
     list of (start, end, radius at start, radius at end)
     """
-    pieces = []
+    pieces: list[tuple[np.ndarray, np.ndarray, float, float]] = []
     unit = np.asarray(direction, float) / np.linalg.norm(direction)
     waiting = [(np.asarray(start, float), unit, float(radius), across(unit, rng))]
     while waiting and len(pieces) < 1200:

@@ -1,0 +1,45 @@
+"""The region of interest that the systems of all methods are built on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from raymat.arrays import AnyArray, BoolArray, Float64Array
+from raymat.matting.neighbors import Voxels
+from raymat.matting.windows import Windows, windows_around
+
+BACKGROUND, UNKNOWN, FOREGROUND = 0, 128, 255
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of an image with its trimap; what several methods need of it is computed once.
+
+    Attributes
+    ----------
+    features: float64 array (z, y, x, c), scaled to 0 to 1.
+    trimap: array (z, y, x) of `BACKGROUND`, `UNKNOWN` and `FOREGROUND`.
+    step: (3,) distance of neighbouring voxels along each axis, as a part of the grid's longest side; 0 for an axis
+        that the image lacks.
+    """
+
+    features: Float64Array
+    trimap: AnyArray
+    step: Float64Array
+
+    @cached_property
+    def unknown(self) -> BoolArray:
+        """The voxels to solve for, (z, y, x)."""
+        unknown: BoolArray = self.trimap == UNKNOWN
+        return unknown
+
+    @cached_property
+    def voxels(self) -> Voxels:
+        """The voxels as points of feature and place."""
+        return Voxels(self.features)
+
+    @cached_property
+    def windows(self) -> Windows:
+        """The windows that touch unknown voxels."""
+        return windows_around(self.features, self.unknown)
