@@ -36,7 +36,8 @@ def main() -> int:
     parser.add_argument("--overwrite", nargs="+", default=[], metavar="FILE", choices=[v.file for v in VERSIONS])
     after, refused = record(VERSIONS, read_recorded() if RECORDED.exists() else {}, parser.parse_args().overwrite)
     RECORDED.write_text(json.dumps(after, indent=1) + "\n")
-    print("\n".join(refused), file=sys.stderr)
+    for said in refused:
+        print(said, file=sys.stderr)
     return 1 if refused else 0
 
 
