@@ -21,6 +21,7 @@ class Stage:
     name : what logs, metrics and reasons call it
     run : nodule to nodule; what is wrong with a nodule becomes its outcome, only what is no nodule's fault is raised
     cpus, memory_gib, gpus : what a worker that runs it asks Ray for
+    prepare : called once by each worker before its first nodule; no nodule's time limit counts it
     """
 
     name: str
@@ -28,6 +29,7 @@ class Stage:
     cpus: float = 0.0
     memory_gib: float = 0.0
     gpus: float = 0.0
+    prepare: Callable[[], None] | None = None
 
 
 def recall_nothing(nodules: list[Nodule]) -> list[pa.Table]:

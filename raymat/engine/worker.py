@@ -61,6 +61,7 @@ class Worker:
         self.ledger = find_ledger(session)
         self.readers = ThreadPoolExecutor(work.ahead, thread_name_prefix=READ)
         self.committer = ThreadPoolExecutor(COMMITS_BEHIND, thread_name_prefix=COMMIT)
+        self.prepared: set[str] = set()
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         """Take a batch of rows through the stages; outcome rows as they come."""
@@ -101,7 +102,7 @@ class _Run:
     def __init__(self, worker: Worker, batch: str, position: Position) -> None:
         self.work, self.pool, self.marks = worker.work, worker.pool, worker.marks
         self.ledger, self.limit_s = worker.ledger, worker.limit_s
-        self.readers, self.committer = worker.readers, worker.committer
+        self.readers, self.committer, self.prepared = worker.readers, worker.committer, worker.prepared
         self.batch, self.position = batch, position
         self.reading: deque[Future] = deque()
         self.done: list[Nodule] = []  # to be committed or handed on
@@ -166,6 +167,9 @@ class _Run:
         return nodule
 
     def _stage(self, stage: Stage, nodule: Nodule) -> Nodule:
+        if stage.prepare and stage.name not in self.prepared:
+            stage.prepare()
+            self.prepared.add(stage.name)
         with self.position.at(nodule.key, stage.name), logged(stage.name, nodule.nodule_id):
             return stage.run(nodule)
 

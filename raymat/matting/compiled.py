@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 from numba import njit
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class CacheStats(Protocol):
+    """What Numba tells of a kernel's kept machine code."""
+
+    cache_path: str | None
+
+
+class Kernel(Protocol):
+    """A function that Numba compiles."""
+
+    stats: CacheStats
+
+
+KERNELS: list[Kernel] = []
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
@@ -19,8 +34,10 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     written (a container without a home), it is compiled anew in every process.
     """
     try:
-        return njit(cache=True, nogil=True)(function)
+        kernel = njit(cache=True, nogil=True)(function)
     except RuntimeError as error:
         if "cannot cache" not in str(error):
             raise
-        return njit(nogil=True)(function)
+        kernel = njit(nogil=True)(function)
+    KERNELS.append(kernel)
+    return kernel

@@ -24,6 +24,7 @@ from raymat.engine.stages import Pool, Stage, Work
 from raymat.engine.stream import NODULE_TIMEOUT_S, Job, Part, new_session, run
 from raymat.engine.tries import Marks
 from raymat.lock import held
+from raymat.matting.warm_up import are_compiled, compile_kernels
 from raymat.nodule import ACCEPTED, FAILED, REJECTED, InputError, Nodule
 from raymat.places import Unreachable
 from raymat.sources import NoduleRef, Source
@@ -182,7 +183,7 @@ class Steps:
         """What the engine runs."""
         assert pools.cpus is not None  # the pools are sized
         stages = (
-            Stage("solve", self.solve, pools.cpus, pools.memory_gib),
+            Stage("solve", self.solve, pools.cpus, pools.memory_gib, prepare=compile_kernels),
             Stage("score", self.score, pools.score_cpus, pools.score_memory_gib),
         )
         ahead = AHEAD_REMOTE if self.source.remote or not self.store.is_local else AHEAD
@@ -311,6 +312,8 @@ def _do(
     with connected(what.address):
         pools = size_pools(what.pools, plan.to_do, say)
         say(str(pools))
+        if not are_compiled():
+            say("compiling the solvers' loops first, once on this machine: half a minute or so")
         work = Steps(store, what.source, what.parameters, session, what.finish).work(
             pools, nodules_per_shard(plan.total)
         )
