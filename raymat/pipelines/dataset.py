@@ -60,7 +60,7 @@ def build_dataset(job: Job, say: Callable[[str], None] = print) -> Result:
     """
     store = Store.create(job.out)
     refuse_if_held(store)  # before this build touches what tells of the other
-    run = _begin_run(job, job.tracking_uri, store) if job.tracking_uri else None
+    run = _begin_run(job, store) if job.tracking_uri else None
     how = {"raymat": __version__, "source": job.source_name, "parameters": asdict(job.parameters)}
     store.write(PARAMETERS, json.dumps(how, indent=1).encode())
     with ending(run):
@@ -92,8 +92,10 @@ def build_dataset(job: Job, say: Callable[[str], None] = print) -> Result:
         return result
 
 
-def _begin_run(job: Job, uri: str, store: Store) -> Run:
+def _begin_run(job: Job, store: Store) -> Run:
     """The run of this build: that of an earlier, equal one which was cut off in its midst, else a new one."""
+    uri = job.tracking_uri
+    assert uri is not None
     flat = flatten({"source": job.source_name, "out": job.out, **asdict(job.parameters)})
     same = digest(without_credentials(uri), sorted(flat.items()))
     before = json.loads(store.read(RUN)) if store.exists(RUN) else {"run": None, "of": same}
