@@ -14,15 +14,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 
+from raymat.errors import InputError as InputError
+from raymat.errors import NoduleExcluded as NoduleExcluded
+
 ACCEPTED, REJECTED, EXCLUDED, FAILED = OUTCOMES = ("accepted", "rejected", "excluded", "failed")
-
-
-class InputError(ValueError):
-    """Input that cannot be used as it is; the message names the file or nodule, what is wrong and what to do."""
-
-
-class NoduleExcluded(Exception):
-    """The nodule is sound but the rules leave it out (too few readers, say); the message is the reason."""
 
 
 @dataclass

@@ -16,8 +16,7 @@ from raymat.matting.calibration import HUWindow
 from raymat.matting.neighbors import Voxels
 from raymat.matting.solve import Solution, SolveInfo, System, solve
 from raymat.matting.windows import WindowLaplacian, Windows, windows_around
-
-METHODS = ("cf", "knn", "lb", "if", "cf+", "knn+", "lb+", "if+")
+from raymat.methods import METHODS
 
 SOLVER_VERSION = "2"  # part of a build's keys: raised by every change that moves an alpha
 
