@@ -9,9 +9,6 @@ import os
 import sys
 from pathlib import Path
 
-import pyarrow.compute as pc
-
-from raymat import __version__
 from raymat.commands import curation, evidence, network
 from raymat.commands.building import (
     DEMO_PHANTOMS,
@@ -28,16 +25,10 @@ from raymat.commands.building import (
     prepare_parameters,
 )
 from raymat.commands.options import VOLUME_ENDINGS, add_tracking, positive, refuse_lost_output, stated
-from raymat.matting import METHODS
-from raymat.nodule import ACCEPTED, OUTCOMES, InputError, NoduleExcluded
-from raymat.places import is_uri, refuse_credentials
-from raymat.prepare import make_trimap
-from raymat.sources.cases import read_case
-from raymat.sources.phantom import write_phantoms
-from raymat.steps import solve_volume
+from raymat.errors import InputError, MissingPackage, NoduleExcluded, missing_packages_named
+from raymat.methods import METHODS
 from raymat.stopping import stoppable
-from raymat.store import Store, counts
-from raymat.volume import write_volume
+from raymat.version import __version__
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,9 +41,9 @@ def run(command: argparse.ArgumentParser, arguments: list[str] | None = None) ->
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     options = command.parse_args(arguments)
     try:
-        with stoppable():
+        with stoppable(), missing_packages_named():
             return options.run(options)
-    except (InputError, NoduleExcluded) as error:
+    except (InputError, NoduleExcluded, MissingPackage) as error:
         print(f"raymat: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
@@ -140,8 +131,8 @@ def add_build_arguments(build: argparse.ArgumentParser) -> argparse.ArgumentPars
 
 def run_build(options: argparse.Namespace) -> int:
     """``raymat build``."""
-    # Ray takes a second to import and the small commands do without it.
     from raymat.pipelines.dataset import Job, build_dataset, exit_status
+    from raymat.places import is_uri, refuse_credentials
     from raymat.tracking import tracking_uri
 
     if options.out and is_uri(options.out):
@@ -153,7 +144,7 @@ def run_build(options: argparse.Namespace) -> int:
         source=source,
         source_name=name,
         out=out,
-        parameters=build_parameters(options),
+        parameters=build_parameters(options, options.min_readers, options.floor),
         pools=pools(options),
         retry_failed=options.retry_failed,
         **stated(nodule_timeout_s=options.nodule_timeout),
@@ -165,6 +156,8 @@ def run_build(options: argparse.Namespace) -> int:
 
 def run_demo(options: argparse.Namespace) -> int:
     """``raymat demo``."""
+    from raymat.store import Store
+
     arguments = ["build", "--phantoms", str(options.n), "--seed", str(options.seed), "-o", options.out]
     if options.tracking_uri:
         arguments += ["--tracking-uri", options.tracking_uri]
@@ -181,6 +174,8 @@ def run_demo(options: argparse.Namespace) -> int:
 
 def run_phantom(options: argparse.Namespace) -> int:
     """``raymat phantom``."""
+    from raymat.sources.phantom import write_phantoms
+
     table = write_phantoms(options.out, options.n, options.seed, progress=print)
     print(f"{options.n} phantoms in {options.out}; their true alpha and parameters are listed in {table}")
     return 0
@@ -188,6 +183,11 @@ def run_phantom(options: argparse.Namespace) -> int:
 
 def run_matte(options: argparse.Namespace) -> int:
     """``raymat matte``: one volume, on its own grid."""
+    from raymat.prepare import make_trimap
+    from raymat.sources.cases import read_case
+    from raymat.steps import solve_volume
+    from raymat.volume import write_volume
+
     parameters = prepare_parameters(options)
     out = Path(options.out)
     suffix = next((ending for ending in VOLUME_ENDINGS[::-1] if out.name.lower().endswith(ending)), None)
@@ -213,6 +213,11 @@ def run_matte(options: argparse.Namespace) -> int:
 
 def run_inspect(options: argparse.Namespace) -> int:
     """``raymat inspect``."""
+    import pyarrow.compute as pc
+
+    from raymat.nodule import ACCEPTED, OUTCOMES
+    from raymat.store import Store, counts
+
     store = Store.open(options.dataset)
     rows = store.outcomes(("nodule_id", "patient_id", "outcome", "method", "stage", "reason", "notes", "shape"))
     planned = store.manifest(["nodule_id"]).num_rows
@@ -251,6 +256,7 @@ def run_inspect(options: argparse.Namespace) -> int:
 def run_show(options: argparse.Namespace) -> int:
     """``raymat show``."""
     from raymat import pictures
+    from raymat.store import Store
 
     pictures.save(pictures.show_nodule(Store.open(options.dataset).find(options.nodule)), options.out)
     print(options.out)

@@ -9,7 +9,8 @@ from typing import overload
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymat.nodule import ACCEPTED, OUTCOMES, InputError, Nodule
+from raymat.errors import InputError, missing_packages_named
+from raymat.nodule import ACCEPTED, OUTCOMES, Nodule
 from raymat.places import open_filesystem
 from raymat.release.record import Release, is_release
 from raymat.splits import PARTS, REPETITIONS
@@ -94,14 +95,28 @@ class Nodules(Sequence[Nodule]):
         return self._subset([place for place, nodule_id in enumerate(self.ids) if chosen[nodule_id] == part])
 
     def torch(self, transform: Callable[[Nodule], object] | None = None):
-        """A ``torch.utils.data.Dataset`` of these nodules; see ``raymat.pipelines.loading.torch_dataset``."""
-        from raymat.pipelines.loading import torch_dataset
+        """A ``torch.utils.data.Dataset`` of these nodules; see ``raymat.network.loading.torch_dataset``.
+
+        Raises
+        ------
+        MissingPackage
+            torch is not installed.
+        """
+        with missing_packages_named():
+            from raymat.network.loading import torch_dataset
 
         return torch_dataset(self, transform)
 
     def ray(self):
-        """A ``ray.data.Dataset`` of these nodules; see ``raymat.pipelines.loading.ray_dataset``."""
-        from raymat.pipelines.loading import ray_dataset
+        """A ``ray.data.Dataset`` of these nodules; see ``raymat.pipelines.loading.ray_dataset``.
+
+        Raises
+        ------
+        MissingPackage
+            Ray is not installed.
+        """
+        with missing_packages_named():
+            from raymat.pipelines.loading import ray_dataset
 
         return ray_dataset(self)
 

@@ -16,19 +16,13 @@ import numpy as np
 import pyarrow as pa
 
 from raymat.arrays import AnyArray, Box, Float32Array, Float64Array, UInt8Array, triple
+from raymat.errors import InputError as InputError
+from raymat.errors import NoduleExcluded as NoduleExcluded
 
 ACCEPTED, REJECTED, EXCLUDED, FAILED = OUTCOMES = ("accepted", "rejected", "excluded", "failed")
 
 
 T = TypeVar("T")
-
-
-class InputError(ValueError):
-    """Input that cannot be used as it is; the message names the file or nodule, what is wrong and what to do."""
-
-
-class NoduleExcluded(Exception):
-    """The nodule is sound but the rules leave it out (too few readers, say); the message is the reason."""
 
 
 @dataclass

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raymat.commands.options import positive, stated
-from raymat.matting import METHODS
-from raymat.nodule import InputError
-from raymat.places import is_uri, refuse_credentials
-from raymat.prepare import PrepareParameters
-from raymat.quality import QualityParameters
-from raymat.sources import Source
-from raymat.sources.cases import CasesSource
-from raymat.sources.lidc import LidcSource
-from raymat.sources.phantom import PhantomSource, is_phantom_folder
-from raymat.steps import BuildParameters, MattingParameters
+from raymat.errors import InputError
+from raymat.methods import METHODS
+
+if TYPE_CHECKING:
+    from raymat.engine.cluster import Pools
+    from raymat.prepare import PrepareParameters
+    from raymat.sources import Source
+    from raymat.sources.phantom import PhantomSource
+    from raymat.steps import BuildParameters, MattingParameters
 
 DEMO_PHANTOMS = 12
 
@@ -83,6 +82,8 @@ def add_matting(command: argparse.ArgumentParser) -> None:
 
 def prepare_parameters(options: argparse.Namespace) -> PrepareParameters:
     """``PrepareParameters`` from the command line; what is not given keeps its default."""
+    from raymat.prepare import PrepareParameters
+
     low_high = options.intensity_range
     names = ("crop_px", "pad_slices", "spacing_mm", "foreground")
     return PrepareParameters(
@@ -97,24 +98,34 @@ def prepare_parameters(options: argparse.Namespace) -> PrepareParameters:
 
 def matting_parameters(options: argparse.Namespace, methods: tuple[str, ...]) -> MattingParameters:
     """``MattingParameters`` from the command line."""
+    from raymat.steps import MattingParameters
+
     level, width = options.window or (None, None)
     return MattingParameters(methods, **stated(window_level=level, window_width=width))
 
 
-def build_parameters(options: argparse.Namespace) -> BuildParameters:
+def build_parameters(options: argparse.Namespace, min_readers: int, floor: float | None = None) -> BuildParameters:
     """``BuildParameters`` from the command line."""
+    from raymat.quality import QualityParameters
+    from raymat.steps import BuildParameters
+
     # Another range of intensities is another modality, where quality cannot know what pure lesion looks like.
     other_modality: dict[str, Any] = {"pure_lesion": None} if options.intensity_range else {}
     return BuildParameters(
-        min_readers=options.min_readers,
+        min_readers=min_readers,
         prepare=prepare_parameters(options),
         matting=matting_parameters(options, tuple(name.strip().lower() for name in options.methods.split(","))),
-        quality=QualityParameters(**stated(floor=options.floor), **other_modality),
+        quality=QualityParameters(**stated(floor=floor), **other_modality),
     )
 
 
 def open_source(options: argparse.Namespace) -> tuple[Source, str, str]:
     """The source asked for, what to call it, and where its dataset goes by default."""
+    from raymat.places import is_uri, refuse_credentials
+    from raymat.sources.cases import CasesSource
+    from raymat.sources.lidc import LidcSource
+    from raymat.sources.phantom import PhantomSource, is_phantom_folder
+
     for given in (options.cases, options.lidc):
         if given and is_uri(given):
             refuse_credentials(given)
@@ -133,11 +144,14 @@ def open_source(options: argparse.Namespace) -> tuple[Source, str, str]:
 
 def phantom_source(out: str, n: int, seed: int) -> PhantomSource:
     """Phantoms drawn as they are read: beside the dataset, or on each worker's own disk for an object store."""
+    from raymat.places import is_uri
+    from raymat.sources.phantom import PhantomSource
+
     beside = f"raymat-phantom-scans-{seed}" if is_uri(out) else f"{out}/scans"
     return PhantomSource(str(Path(beside).absolute()), n, seed)
 
 
-def pools(options: argparse.Namespace):
+def pools(options: argparse.Namespace) -> Pools:
     """``raymat.engine.cluster.Pools`` from the command line."""
     from raymat.engine.cluster import Pools
 

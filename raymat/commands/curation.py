@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from raymat.nodule import ACCEPTED, REJECTED, InputError
-from raymat.release.record import Release
-from raymat.release.verify import compare, verify
+from raymat.errors import InputError
 from raymat.words import counted
 
 FORMATS = ("nifti", "nrrd", "dicom-seg")
@@ -73,7 +71,6 @@ def run_review(options: argparse.Namespace) -> int:
 
 def run_release(options: argparse.Namespace) -> int:
     """``raymat release``."""
-    # matplotlib, which draws the contact sheet, takes a second to import.
     from raymat.release.freeze import ReleaseRequest, release
 
     names = ("dataset", "out", "version", "reviewed_only", "drop_stale", "licence", "citation")
@@ -86,6 +83,8 @@ def run_release(options: argparse.Namespace) -> int:
 
 def run_verify(options: argparse.Namespace) -> int:
     """``raymat verify``: status 0 for a sound release, 1 where something was changed."""
+    from raymat.release.verify import verify
+
     found = verify(options.release, options.digest)
     for problem in found.problems:
         print(problem)
@@ -97,6 +96,9 @@ def run_verify(options: argparse.Namespace) -> int:
 
 def run_release_diff(options: argparse.Namespace) -> int:
     """``raymat release-diff``."""
+    from raymat.release.record import Release
+    from raymat.release.verify import compare
+
     difference = compare(Release.open(options.before), Release.open(options.after))
     changed = [f"{nodule_id}: {what}" for nodule_id, what in difference.changed.items()]
     for name, lines in (("added", difference.added), ("removed", difference.removed), ("changed", changed)):
@@ -131,6 +133,7 @@ def run_figure(options: argparse.Namespace) -> int:
     """``raymat figure``."""
     from raymat import figures, pictures
     from raymat.loading import load
+    from raymat.nodule import ACCEPTED, REJECTED
 
     nodules = load(options.dataset, outcomes=(ACCEPTED, REJECTED))
     for name in options.nodules:

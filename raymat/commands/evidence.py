@@ -20,8 +20,7 @@ from raymat.commands.building import (
 )
 from raymat.commands.network import splits_of
 from raymat.commands.options import add_tracking, positive, refuse_lost_output, stated
-from raymat.evidence.left_out import READERS
-from raymat.nodule import FAILED, InputError
+from raymat.errors import InputError
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -52,12 +51,14 @@ def add_readers_arguments(readers: argparse.ArgumentParser) -> argparse.Argument
     add_matting(readers)
     add_pools(readers)
     add_tracking(readers)
-    readers.set_defaults(run=run_readers, min_readers=READERS - 1, floor=None)
+    readers.set_defaults(run=run_readers)
     return readers
 
 
 def run_readers(options: argparse.Namespace) -> int:
     """``raymat readers``: status 1 where a split failed."""
+    from raymat.evidence.left_out import READERS
+    from raymat.nodule import FAILED
     from raymat.pipelines.readers import ReadersJob, leave_one_reader_out
     from raymat.tracking import tracking_uri
 
@@ -70,7 +71,7 @@ def run_readers(options: argparse.Namespace) -> int:
             source=source,
             source_name=name,
             out=options.out,
-            parameters=build_parameters(options),
+            parameters=build_parameters(options, READERS - 1),
             pools=pools(options),
             nodules=options.nodules,
             retry_failed=options.retry_failed,

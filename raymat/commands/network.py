@@ -6,9 +6,13 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raymat.commands.options import VOLUME_ENDINGS, add_tracking, positive, refuse_lost_output, stated
-from raymat.nodule import FAILED, InputError
+from raymat.errors import InputError
+
+if TYPE_CHECKING:
+    from raymat.pipelines.train import TrainJob
 
 GRID = (1.0, 3.0, 10.0, 30.0)
 
@@ -160,7 +164,7 @@ def run_tune(options: argparse.Namespace) -> int:
     return 0
 
 
-def training_job(options: argparse.Namespace, splits: tuple[int, ...]):
+def training_job(options: argparse.Namespace, splits: tuple[int, ...]) -> TrainJob:
     """``raymat.pipelines.train.TrainJob`` from the command line."""
     from raymat.network.recipe import preset
     from raymat.pipelines.train import TrainJob
@@ -213,6 +217,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 def run_predict(options: argparse.Namespace) -> int:
     """``raymat predict``."""
+    from raymat.nodule import FAILED
     from raymat.pipelines.predict import PredictJob, Target, predict, targets_of_centres, targets_of_table
 
     refuse_lost_output(options.out)

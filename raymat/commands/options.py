@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from raymat.nodule import InputError
-from raymat.places import is_uri
+from raymat.errors import InputError
 
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 
@@ -33,6 +32,7 @@ def stated(**values: Any) -> dict[str, Any]:
 
 def refuse_lost_output(out: str) -> None:
     """Refuse a relative output in a submitted job, whose folder is thrown away."""
+    from raymat.places import is_uri
     from raymat.tracking import in_submitted_job
 
     if in_submitted_job() and not is_uri(out) and not Path(out).is_absolute():

@@ -4,7 +4,8 @@
 """
 
 from raymat.matting.calibration import HUWindow
-from raymat.matting.estimate import METHODS, SOLVER_VERSION, estimate_all, estimate_alpha
+from raymat.matting.estimate import SOLVER_VERSION, estimate_all, estimate_alpha
 from raymat.matting.solve import SolveInfo
+from raymat.methods import METHODS
 
 __all__ = ["METHODS", "SOLVER_VERSION", "HUWindow", "SolveInfo", "estimate_all", "estimate_alpha"]

@@ -14,13 +14,17 @@ R = TypeVar("R")
 class CacheStats(Protocol):
     """What Numba tells of a kernel's kept machine code."""
 
-    cache_path: str | None
+    @property
+    def cache_path(self) -> str | None:
+        """The folder; None where nothing is kept."""
 
 
 class Kernel(Protocol):
     """A function that Numba compiles."""
 
-    stats: CacheStats
+    @property
+    def stats(self) -> CacheStats:
+        """What is kept of it."""
 
 
 KERNELS: list[Kernel] = []

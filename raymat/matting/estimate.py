@@ -15,8 +15,7 @@ from raymat.matting.calibration import HUWindow
 from raymat.matting.region import BACKGROUND, FOREGROUND, UNKNOWN, Region
 from raymat.matting.solve import Solution, SolveInfo, System, solve
 from raymat.matting.windows import ProjectionParameters, WindowLaplacian
-
-METHODS = ("cf", "knn", "lb", "if", "cf+", "knn+", "lb+", "if+")
+from raymat.methods import METHODS
 
 SOLVER_VERSION = "2"  # part of a build's keys: raised by every change that moves an alpha
 

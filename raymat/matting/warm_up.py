@@ -14,7 +14,8 @@ import numba
 import numpy as np
 
 from raymat.matting.compiled import KERNELS
-from raymat.matting.estimate import METHODS, estimate_all
+from raymat.matting.estimate import estimate_all
+from raymat.methods import METHODS
 
 try:
     import fcntl
