@@ -1,12 +1,45 @@
-"""Fixtures that the whole suite shares."""
+"""Fixtures that the whole suite shares, and the lane of tests that repeat (``soak``)."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support import REPOSITORY
 from tests.support.servers import s3_server
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("soak")
+    group.addoption("--soak", type=float, default=1.0, metavar="N", help="scales the repetitions of `-m soak`")
+    seed = os.environ.get("RAYMAT_SEED", "0")
+    group.addoption("--seed", default=seed, help="of what tests draw at random (RAYMAT_SEED; 0)")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"seed: {config.option.seed} (--seed), soak: {config.option.soak:g} (--soak)"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of the soak lane run only where it is asked for."""
+    if "soak" in config.option.markexpr:
+        return
+    soak = [item for item in items if item.get_closest_marker("soak")]
+    items[:] = [item for item in items if not item.get_closest_marker("soak")]
+    config.hook.pytest_deselected(items=soak)
+
+
+@pytest.fixture(scope="session")
+def seed(request: pytest.FixtureRequest) -> str:
+    """Names what is drawn at random; a test that fails can be repeated with it."""
+    return request.config.option.seed
+
+
+@pytest.fixture(scope="session")
+def soaked(request: pytest.FixtureRequest) -> Callable[[int], int]:
+    """How many repetitions are asked for where one soak has so many."""
+    return lambda repetitions: max(1, round(repetitions * request.config.option.soak))
 
 
 @pytest.fixture(scope="session")

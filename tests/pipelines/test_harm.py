@@ -8,109 +8,167 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from raymat.cli import main
 from raymat.lock import held
-from raymat.pipelines.build import Build, build
-from raymat.sources.cases import CasesSource
+from raymat.nodule import InputError
 from raymat.store import Store
-from tests.support import REPOSITORY, quiet
-from tests.support.cases import OPTIONS, PARAMETERS, arrays, first_cases, write_cases
-from tests.support.harm import HARM, await_commits, committed, harmful, start, without_cluster
+from tests.support import REPOSITORY
+from tests.support.cases import OPTIONS, arrays, arrays_without_ray, first_cases, of_first, write_cases
+from tests.support.harm import await_commits, committed, harmful, start, without_cluster
+from tests.support.harm.harmed import harmed
 
-# Each builds many times over, in processes that start anew: slow machines need longer than other tests may take.
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
-
-
-@pytest.fixture(scope="module")
-def cases(ray_cluster, tmp_path_factory):
-    """A table of 60 small nodules and the arrays of an undisturbed build."""
-    folder = tmp_path_factory.mktemp("harm")
-    table = write_cases(folder / "cases", 60)
-    store = Store.create(folder / "undisturbed")
-    build(Build(store, CasesSource(table), PARAMETERS), say=quiet)
-    return table, arrays(store.root)
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def test_a_driver_killed_at_any_moment_loses_nothing_and_repeats_nothing(cases, tmp_path):
+def build(table: str, out, *arguments: str) -> int:
+    """`raymat build` in this process, on the session's cluster."""
+    return main(["build", "--cases", table, "-o", str(out), *OPTIONS, "--no-tracking", *arguments])
+
+
+def kill(process: subprocess.Popen) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=300)
+
+
+def planned(out) -> bool:
+    """Whether a build of this output has begun."""
+    try:
+        return bool(Store.open(out).listing("worklist"))
+    except InputError:
+        return False
+
+
+class KilledDrivers:
+    """A build of ``table`` whose driver is killed again and again, and what may not happen meanwhile."""
+
+    def __init__(self, table: str, folder: Path, slow: float) -> None:
+        self.table, self.out, self.record, self.slow = table, folder / "dataset", folder / "solves", slow
+        self.record.touch()
+        self.seen: set[int] = set()
+
+    def kill(self, when: Callable[[subprocess.Popen, int], None], address: str | None = None) -> None:
+        """Start the build, and kill it when ``when(process, commits before)`` returns."""
+        before, solves = committed(self.out), len(self.solves())
+        process = start(self.table, self.out, address=address, record=str(self.record), slow=self.slow)
+        try:
+            when(process, len(before))
+        finally:
+            kill(process)
+        self.seen.add(len(committed(self.out)))
+        assert before <= committed(self.out)
+        assert not before & set(self.solves()[solves:]), "a committed nodule was solved again"
+
+    def finish(self, expected: dict) -> None:
+        """Run the same command to its end."""
+        before, solves = committed(self.out), len(self.solves())
+        with harmed(record=str(self.record)):
+            assert build(self.table, self.out) == 0
+        assert not before & set(self.solves()[solves:]), "a committed nodule was solved again"
+        assert arrays(self.out) == expected
+        assert not list(self.out.rglob("*.tmp")), "unfinished writes were left"
+
+    def solves(self) -> list[str]:
+        return self.record.read_text().splitlines()
+
+
+def test_a_driver_killed_before_and_amid_the_work_loses_nothing_and_repeats_nothing(cases, address, tmp_path):
     table, expected = cases
-    out, record = tmp_path / "dataset", tmp_path / "solves"
-    record.touch()
-    dice = random.Random(int(os.environ.get("RAYMAT_SEED", "0")))
-    seen = set()
-    for kill in range(20):
-        before, lines = committed(out), len(record.read_text().splitlines())
-        process = start(table, out, record=str(record), slow=0.4)
-        if kill % 2:
-            await_commits(out, min(len(before) + dice.randint(1, 5), 60), process, limit_s=120)
+    build = KilledDrivers(table, tmp_path, slow=0.3)
+
+    def after_the_plan(process: subprocess.Popen, _: int) -> None:
+        deadline = time.monotonic() + 120
+        while not planned(build.out) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert process.poll() is None, process.stdout.read()
+
+    build.kill(after_the_plan, address)
+    for commits in (2, 3):
+        build.kill(lambda process, before, more=commits: await_commits(build.out, before + more, process), address)
+    assert len(build.seen - {0, 20}) >= 2, "the build was hardly ever killed in its midst"
+    build.finish(expected)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_a_driver_killed_at_any_moment_loses_nothing_and_repeats_nothing(ray_cluster, tmp_path, seed, soaked):
+    table = write_cases(tmp_path / "cases", 60)
+    build, kills, dice = KilledDrivers(table, tmp_path, slow=0.4), soaked(20), random.Random(seed)
+
+    def any_moment(process: subprocess.Popen, _: int) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(dice.uniform(0.0, 0.5) if kill % 2 else dice.uniform(0.5, 8.0))
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=300)
-        seen.add(len(committed(out)))
-        assert before <= committed(out)
-        assert not before & set(record.read_text().splitlines()[lines:]), "a committed nodule was solved again"
-    before, lines = committed(out), len(record.read_text().splitlines())
-    said, _ = (process := start(table, out, record=str(record))).communicate(timeout=900)
-    assert process.returncode == 0, said
-    assert len(seen - {0, 60}) > 3, "the build was hardly ever killed in its midst"
-    assert not before & set(record.read_text().splitlines()[lines:])
-    assert arrays(out) == expected
-    assert not list(out.rglob("*.tmp")), "unfinished writes were left"
+            process.wait(dice.uniform(0.5, 8.0))
+
+    def amid_the_work(process: subprocess.Popen, before: int) -> None:
+        await_commits(build.out, min(before + dice.randint(1, 5), 60), process)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(dice.uniform(0.0, 0.5))
+
+    for number in range(kills):
+        build.kill(amid_the_work if number % 2 else any_moment)
+        print(f"kill {number + 1} of {kills}: {len(committed(build.out))} nodules committed", flush=True)
+    assert len(build.seen - {0, 60}) > kills / 6, "the build was hardly ever killed in its midst"
+    build.finish(arrays_without_ray(table))
 
 
-def test_a_nodule_that_kills_its_worker_or_hangs_fails_alone_and_can_be_retried(cases, tmp_path):
+def test_a_nodule_that_kills_its_worker_or_hangs_fails_alone_and_can_be_retried(
+    ray_cluster, cases, tmp_path, capfd
+):
     table, expected = cases
-    few = first_cases(table, 8)
+    few = first_cases(table, 10)
     out, record = tmp_path / "dataset", tmp_path / "solves"
-    harm = {"record": str(record), "exit": "case1", "kill": "case4", "hang": "case6"}
-    said, _ = (process := start(few, out, "--nodule-timeout", "12", **harm)).communicate(timeout=900)
-    assert process.returncode == 1, said
+    # One worker: batches of three (case0 to case2), two (case3, case4), and one each.
+    after = {"case1": 1, "case3": 3}
+    with harmed(record=str(record), kill="case1", hang="case3", after=after, out=str(out)):
+        assert build(few, out, "--solve-workers", "1", "--nodule-timeout", "5") == 1
+    said = capfd.readouterr().out
     rows = {row["nodule_id"]: row for row in Store.open(out).outcomes().to_pylist()}
     failed = {name: row["reason"] for name, row in rows.items() if row["outcome"] == "failed"}
-    assert set(failed) == {"case1", "case4", "case6"}
+    assert set(failed) == {"case1", "case3"}
     assert "worker died 3 times" in failed["case1"]
-    assert "worker died 3 times" in failed["case4"]
-    assert "longer than 12 s, 3 times" in failed["case6"]
+    assert "longer than 5 s, 3 times" in failed["case3"]
     assert all(f"failed {name}" in said for name in failed)
-    tries = Counter(record.read_text().splitlines())
-    assert {name: tries[name] for name in failed} == dict.fromkeys(failed, 3)
-    said, _ = (process := start(few, out, "--retry-failed", record=str(record))).communicate(timeout=900)
-    assert process.returncode == 0, said
-    assert arrays(out) == {key: data for key, data in expected.items() if key[0] in rows}
+    # Their neighbours were not solved again, in the same batch or elsewhere.
+    assert Counter(record.read_text().splitlines()) == {name: 3 if name in failed else 1 for name in rows}
+    assert not Store.open(out).listing("died")
+    assert build(few, out, "--retry-failed") == 0
+    assert arrays(out) == of_first(10, expected)
 
 
-def test_a_driver_that_dies_gives_a_deadly_nodule_no_new_tries(cases, tmp_path):
+def test_a_driver_that_dies_gives_a_deadly_nodule_no_new_tries(cases, address, tmp_path, capfd):
     table, _ = cases
     few = first_cases(table, 4)
     out, record = tmp_path / "dataset", tmp_path / "solves"
     record.touch()
-    process = start(few, out, record=str(record), exit="case1")
+    process = start(few, out, address=address, record=str(record), exit="case1")
     deadline = time.monotonic() + 300
     while record.read_text().split().count("case1") < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.kill()
-    process.communicate(timeout=300)
+    kill(process)
     assert not any(row["nodule_id"] == "case1" for row in Store.open(out).outcomes().to_pylist())
-    said, _ = (process := start(few, out, record=str(record), exit="case1")).communicate(timeout=900)
-    assert process.returncode == 1, said
-    assert "worker died 3 times" in said
+    with harmed(record=str(record), exit="case1"):
+        assert build(few, out) == 1
+    assert "worker died 3 times" in capfd.readouterr().out
     assert record.read_text().split().count("case1") <= 3
     assert not Store.open(out).listing("died")
 
 
-def test_a_second_build_of_the_same_output_is_refused_while_the_first_lives(cases, tmp_path):
+def test_a_second_build_of_the_same_output_is_refused_while_the_first_lives(cases, address, tmp_path, capfd):
     table, _ = cases
     out, record = tmp_path / "dataset", tmp_path / "solves"
-    first = start(table, out, record=str(record), slow=1.0)
-    await_commits(out, 3, first)
-    said, _ = (second := start(table, out, record=str(tmp_path / "other"))).communicate(timeout=300)
-    assert second.returncode == 2
-    assert f"process {first.pid} on" in said
-    assert not (tmp_path / "other").exists()
-    first.kill()
-    first.communicate(timeout=300)
+    first = start(table, out, address=address, record=str(record), slow=1.0)
+    try:
+        await_commits(out, 2, first)
+        with harmed(record=str(tmp_path / "other")):
+            assert build(table, out) == 2
+        assert f"process {first.pid} on" in capfd.readouterr().err
+        assert not (tmp_path / "other").exists()
+    finally:
+        kill(first)
     with held(Store.open(out), "taken over at once, as its process is gone"):
         assert committed(out)
 
@@ -124,23 +182,25 @@ from raymat.engine.cluster import Pools
 from raymat.sources.cases import CasesSource
 from raymat.store import Store
 from tests.support.cases import PARAMETERS
+from tests.support.harm.harmed import harmed
 
-table, out = sys.argv[1:]
+table, out, record = sys.argv[1:]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
 node = cluster.add_node(num_cpus=1)
 store = Store.create(out)
 
 def harm():
-    while len(store.listing("nodules")) < 6:
-        time.sleep(0.2)
+    while len(store.listing("nodules")) < 4:
+        time.sleep(0.05)
     cluster.remove_node(node, allow_graceful=False)
     print("node removed", flush=True)
-    time.sleep(3)
     cluster.add_node(num_cpus=1)
 
 thread = threading.Thread(target=harm)
 thread.start()
-result = build(Build(store, CasesSource(table), PARAMETERS, Pools(workers=2, cpus=0.6), address=cluster.address))
+pools = Pools(workers=2, cpus=0.6)
+with harmed(record=record, slow=0.3):
+    result = build(Build(store, CasesSource(table), PARAMETERS, pools, address=cluster.address))
 thread.join()
 print("outcomes", dict(result.counts), flush=True)
 cluster.shutdown()
@@ -149,26 +209,33 @@ cluster.shutdown()
 
 def test_a_build_goes_on_when_a_node_is_gone(cases, tmp_path):
     table, expected = cases
-    out = tmp_path / "dataset"
-    environment = without_cluster() | harmful(record=str(tmp_path / "solves"), slow=0.4)
-    environment["PYTHONPATH"] = f"{HARM}{os.pathsep}{REPOSITORY}"
-    command = [sys.executable, "-c", LOSING_A_NODE, table, str(out)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    out, record = tmp_path / "dataset", tmp_path / "solves"
+    command = [sys.executable, "-c", LOSING_A_NODE, table, str(out), str(record)]
+    environment = without_cluster() | harmful()
+    done = subprocess.run(
+        command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=500, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "node removed" in done.stdout
     assert arrays(out) == expected
 
 
+# Both builds on one local Ray.
 FULL_DISK = """
-mkdir "$OUT" && mount -t tmpfs -o size="$SIZE" tmpfs "$OUT" || exit 99
-"$@"
-echo "status $?"
-ls "$OUT"/nodules/*/* | grep -c parquet
-find "$OUT" -name "*.tmp"
-mount -o remount,size=64m "$OUT"
-"$@"
-echo "status $?"
-cp -r "$OUT" "$KEPT"
+import os, shutil, subprocess, sys
+from pathlib import Path
+from raymat.cli import main
+from raymat.engine.cluster import connected
+
+out, kept, *command = sys.argv[1:]
+os.mkdir(out)
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", out], check=True)
+with connected(num_cpus=2):
+    print("status", main(command), flush=True)
+    print(len(list(Path(out).glob("nodules/*/*.parquet"))), *Path(out).rglob("*.tmp"), flush=True)
+    subprocess.run(["mount", "-o", "remount,size=64m", out], check=True)
+    print("status", main(command), flush=True)
+shutil.copytree(out, kept)
 """
 
 
@@ -176,17 +243,19 @@ def test_a_full_disk_stops_the_build_with_a_clear_word_and_it_goes_on_when_there
     if subprocess.run(["unshare", "-Urm", "true"], check=False).returncode:
         pytest.skip("this machine allows no mount in a namespace of its own")
     table, expected = cases
-    few = first_cases(table, 12)
-    places = {"OUT": str(tmp_path / "out"), "KEPT": str(tmp_path / "kept"), "SIZE": "500k"}
-    environment = without_cluster() | places
-    command = ["unshare", "-Urm", "sh", "-c", FULL_DISK, "sh", sys.executable, "-m", "raymat", "build"]
-    command += ["--cases", few, "-o", places["OUT"], *OPTIONS, "--no-tracking"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
-    first, _, then = done.stdout.partition("status ")
+    out, kept = str(tmp_path / "out"), str(tmp_path / "kept")
+    command = ["unshare", "-Urm", sys.executable, "-c", FULL_DISK, out, kept]
+    command += ["build", "--cases", first_cases(table, 12), "-o", out, *OPTIONS, "--no-tracking"]
+    done = subprocess.run(
+        command, env=without_cluster(), cwd=REPOSITORY, capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, _, then = done.stdout.partition("status ")
     assert then.startswith("2\n"), done.stdout + done.stderr
-    assert 0 < int(then.splitlines()[1]) < 12
-    assert ".tmp" not in then
-    assert "No space left on device" in first + done.stderr
+    number, *unfinished = then.splitlines()[1].split()
+    assert 0 < int(number) < 12
+    assert unfinished == []
+    assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     assert then.splitlines()[-1] == "status 0", done.stdout + done.stderr
-    assert arrays(tmp_path / "kept") == {key: data for key, data in expected.items() if int(key[0][4:]) < 12}
+    assert arrays(kept) == of_first(12, expected)

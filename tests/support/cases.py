@@ -11,7 +11,8 @@ import raymat
 from raymat.nodule import Nodule
 from raymat.prepare import PrepareParameters
 from raymat.quality import QualityParameters
-from raymat.steps import BuildParameters
+from raymat.sources.cases import CasesSource
+from raymat.steps import BuildParameters, read_and_prepare, score, solve
 from raymat.volume import Grid, write_volume
 from tests.support.nodules import distances
 
@@ -60,3 +61,15 @@ def arrays_of(nodules: Iterable[Nodule]) -> dict[tuple[str, str], bytes]:
         named |= {f"reader{i}": mask for i, mask in enumerate(nodule.readers)}
         found |= {(nodule.nodule_id, name): array.tobytes() for name, array in named.items()}
     return found
+
+
+def arrays_without_ray(table: str) -> dict[tuple[str, str], bytes]:
+    """The arrays of a dataset built from a table of cases in a plain loop."""
+    source = CasesSource(table)
+    prepared = (read_and_prepare(source, ref, PARAMETERS) for ref in source.plan())
+    return arrays_of(score(solve(nodule, PARAMETERS), PARAMETERS) for nodule in prepared)
+
+
+def of_first(count: int, arrays: dict[tuple[str, str], bytes]) -> dict[tuple[str, str], bytes]:
+    """Those of the arrays that belong to the first cases."""
+    return {key: data for key, data in arrays.items() if int(key[0].removeprefix("case")) < count}

@@ -1,4 +1,4 @@
-"""Builds in processes of their own, whose workers a test can slow down, kill or hang (``sitecustomize.py``)."""
+"""Builds in processes of their own, whose workers a test can slow down, kill or hang (``harmed.py``)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 
 from raymat.nodule import InputError
 from raymat.store import Store
+from tests.support import REPOSITORY
 from tests.support.cases import OPTIONS
-
-HARM = Path(__file__).parent
 
 
 def harmful(**harm: object) -> dict[str, str]:
-    """What the environment of a build must have for this harm."""
-    return {"PYTHONPATH": str(HARM), "RAYMAT_HARM": json.dumps(harm)}
+    """What the environment of ``python -m tests.support.harm`` must have for this harm."""
+    path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+    return {"PYTHONPATH": path, "RAYMAT_HARM": json.dumps(harm)}
 
 
 def without_cluster() -> dict[str, str]:
@@ -26,19 +26,25 @@ def without_cluster() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
 
 
-def start(table: str, out, *arguments: str, folder: Path | None = None, **harm: object) -> subprocess.Popen:
-    """`raymat build` in a process of its own, with its own local Ray.
+def start(
+    table: str, out, *arguments: str, address: str | None = None, folder: Path | None = None, **harm: object
+) -> subprocess.Popen:
+    """`raymat build` in a process of its own, on the cluster at ``address`` or with its own local Ray.
 
     With a ``folder``, which must have a short path, Ray's files and the build's MLflow run are in it; without, there is
     no run.
     """
-    environment = without_cluster() | harmful(**harm)
+    environment = without_cluster() | (harmful(**harm) if harm else {})
     if folder:
         environment |= {"RAY_TMPDIR": str(folder), "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-    command = [sys.executable, "-m", "raymat", "build", "--cases", table, "-o", str(out), *OPTIONS, *arguments]
+    module = "tests.support.harm" if harm else "raymat"
+    command = [sys.executable, "-m", module, "build", "--cases", table, "-o", str(out), *OPTIONS, *arguments]
     command += [] if folder else ["--no-tracking"]
+    if address:
+        command += ["--address", address]
+        environment["RAY_AUTH_MODE"] = "token"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, env=environment, cwd=folder, start_new_session=True, **pipes)
+    return subprocess.Popen(command, env=environment, cwd=folder or REPOSITORY, start_new_session=True, **pipes)
 
 
 def committed(out) -> set[str]:

@@ -1,0 +1,182 @@
+"""Batches of nodules on workers that die amid one: it costs the nodule that they were at a try, and no other."""
+
+from collections import Counter
+
+import pyarrow as pa
+import pytest
+
+from raymat.engine.cluster import Pools
+from raymat.engine.stream import LARGEST_BATCH, batch_sizes, part_of
+from raymat.engine.tries import MAX_TRIES, POSITION_BYTES, Deaths, Marks, Position
+from raymat.engine.worker import as_block, from_block
+from raymat.pipelines.build import Build, build
+from raymat.sources.cases import CasesSource
+from raymat.store import Store
+from tests.support import quiet
+from tests.support.cases import PARAMETERS, arrays, first_cases, of_first
+from tests.support.harm.harmed import harmed
+
+
+@pytest.mark.parametrize("total", [1, 7, 100, 5000])
+@pytest.mark.parametrize("workers", [1, 2, 64])
+def test_batches_are_large_at_first_and_of_one_at_the_end_and_take_every_row(total, workers):
+    sizes = list(batch_sizes(0, total, total, workers))
+    assert sum(sizes) == total
+    assert sizes == sorted(sizes, reverse=True)
+    assert max(sizes) <= LARGEST_BATCH
+    assert sizes[-1] == 1
+    # No worker takes more than half of what would be its share.
+    assert max(sizes) <= max(1, total / workers / 2)
+
+
+def test_parts_of_a_work_list_go_on_in_the_sizes_of_the_whole():
+    total, workers = 600, 2
+    parts = [list(batch_sizes(start, 200, total, workers)) for start in (0, 200, 400)]
+    assert [sum(sizes) for sizes in parts] == [200, 200, 200]
+    assert parts[0][0] == LARGEST_BATCH
+    assert parts[-1][-1] == 1
+
+
+def test_few_nodules_are_batches_of_one():
+    assert list(batch_sizes(0, 5, 5, 2)) == [1] * 5
+
+
+def test_a_batch_is_one_row_of_a_block_whatever_is_in_it():
+    table = part_of([{"nodule_id": f"case{i}", "notes": ["a"] * i} for i in range(5)]).load()
+    block = as_block("batch-7", "rows", table.slice(1, 3))
+    assert block.num_rows == 1
+    batch, rows = from_block(block, "rows")
+    assert batch == "batch-7"
+    assert rows.to_pylist() == table.slice(1, 3).to_pylist()
+    # As Ray Data hands it on: in several chunks, beside others.
+    both = pa.concat_tables([as_block("a", "rows", table), block])
+    assert from_block(both.slice(1), "rows")[1].to_pylist() == rows.to_pylist()
+
+
+@pytest.fixture
+def marks(tmp_path) -> Marks:
+    return Marks(Store.create(tmp_path / "dataset"))
+
+
+def test_tries_are_counted_as_they_begin_and_outlive_the_driver(marks):
+    marks.blame("a", "solve", too_long=False)
+    assert marks.read(["a", "b"]) == {"a": Deaths(1, 0, "solve")}
+    for _ in range(MAX_TRIES - 1):
+        marks.begin("a", Marks(marks.store).read_all()["a"])
+    marks.blame("a", "score", too_long=False)
+    assert marks.read(["a"]) == {"a": Deaths(MAX_TRIES, 0, "score")}
+    assert marks.read(["a"])["a"].reason(5) == "its worker died 3 times (killed, out of memory or crashed) in score"
+    marks.remove("a")
+    assert marks.read_all() == {}
+
+
+def test_only_deaths_by_the_time_limit_alone_are_called_too_long(marks):
+    assert Deaths(3, 3, "solve").reason(5) == "solve took longer than 5 s, 3 times (--nodule-timeout)"
+    assert "died 3 times" in Deaths(3, 2, "solve").reason(5)
+
+
+@pytest.mark.parametrize("note", [b"2", b'{"count": 2}'])
+def test_a_mark_of_an_earlier_version_is_read(marks, note):
+    marks.store.write("died/a", note)
+    assert marks.read_all() == {"a": Deaths(2)}
+
+
+@pytest.mark.parametrize("note", [b"", b"no number", b'{"other": 1}', b"[]"])
+def test_a_damaged_mark_is_one_try(marks, note):
+    marks.store.write("died/a", note)
+    assert marks.read_all() == {"a": Deaths(1)}
+
+
+@pytest.fixture
+def position_of(tmp_path, monkeypatch):
+    monkeypatch.setattr("raymat.engine.tries.log_folder", lambda: tmp_path)
+    return lambda: Position("batch", limit_s=60)
+
+
+def test_the_next_worker_on_a_batch_learns_where_the_one_before_was(position_of):
+    first = position_of()
+    assert first.before is None
+    with first.at("a", "read"), pytest.raises(ZeroDivisionError), first.at("b", "solve"):
+        raise ZeroDivisionError
+    first.file.close()
+    before = position_of().before
+    assert (before.key, before.stage, before.too_long) == ("b", "solve", False)
+
+
+def test_a_position_that_the_time_limit_ended_says_so(position_of):
+    first = position_of()
+    with first.at("a", "solve"):
+        first.file.seek(POSITION_BYTES)
+        first.file.write(b"Timeout (0:00:05)!\nThread 0x1\n")
+    first.file.close()
+    assert position_of().before.too_long
+
+
+def test_a_batch_that_is_done_leaves_no_position(position_of, tmp_path):
+    first = position_of()
+    with first.at("a", "solve"):
+        pass
+    first.close()
+    assert position_of().before is None
+    (tmp_path / "raymat-batch-batch").write_bytes(b"no position")
+    assert position_of().before is None
+
+
+# With Ray -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def built(ray_cluster, cases, tmp_path):
+    """Builds the first ten cases by one worker with harm; outcomes and how often each was solved.
+
+    The batches are case0 to case2, case3 and case4, and five of one.
+    """
+    table, _ = cases
+    out, record = tmp_path / "dataset", tmp_path / "solves"
+
+    def run(apart: bool, limit_s: float = 60.0, **harm: object) -> tuple[Counter, Counter]:
+        source = CasesSource(first_cases(table, 10))
+        what = Build(
+            Store.create(out), source, PARAMETERS, Pools(workers=1, apart=apart), nodule_timeout_s=limit_s
+        )
+        with harmed(record=str(record), out=str(out), **harm):
+            result = build(what, say=quiet)
+        assert not what.store.listing("died")
+        return result.counts, Counter(record.read_text().splitlines())
+
+    return run
+
+
+def once(*others: str) -> dict[str, int]:
+    return {f"case{i}": 1 for i in range(10) if f"case{i}" not in others}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_death_or_a_hang_amid_a_batch_costs_that_nodule_a_try_and_no_other(built, cases, tmp_path):
+    outcomes, solves = built(
+        False, limit_s=5.0, times=1, exit="case1", hang="case4", after={"case1": 1, "case4": 4}
+    )
+    assert outcomes == {"accepted": 10}
+    assert solves == {**once("case1", "case4"), "case1": 2, "case4": 2}
+    assert arrays(tmp_path / "dataset") == of_first(10, cases[1])
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_deadly_nodule_has_three_tries_where_scoring_is_apart_and_its_batch_is_accepted(built, cases, tmp_path):
+    outcomes, solves = built(True, exit="case1")
+    assert outcomes == {"accepted": 9, "failed": 1}
+    assert solves["case1"] == 3
+    # Nothing of a batch is committed before it is handed on: its other nodules are solved again, those of others not.
+    assert {name: solves[name] for name in once("case0", "case1", "case2")} == once("case0", "case1", "case2")
+    expected = {key: data for key, data in of_first(10, cases[1]).items() if key[0] != "case1"}
+    assert arrays(tmp_path / "dataset") == expected
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_hang_amid_a_batch_is_ended_where_scoring_is_apart(built):
+    outcomes, solves = built(True, limit_s=5.0, times=1, hang="case1")
+    assert outcomes == {"accepted": 10}
+    assert solves["case1"] == 2
