@@ -23,6 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 class _Batch:
     begun: int = 0
     rows: list[pa.Table] = field(default_factory=list)
+    outcomes: Counter[str] = field(default_factory=Counter)
 
 
 @ray.remote(num_cpus=0)
@@ -31,6 +32,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.batches: dict[str, _Batch] = {}
+        self.outcomes: Counter[str] = Counter()  # of all open batches
         self.shared: dict[str, object] = {}
 
     def share(self, name: str, value: object) -> None:
@@ -56,26 +58,26 @@ class Ledger:
     def report(self, batch: str, rows: pa.Table) -> None:
         """Add outcome rows of an open batch."""
         if batch in self.batches:
-            self.batches[batch].rows.append(rows)
+            known, outcomes = self.batches[batch], Counter(rows["outcome"].to_pylist())
+            known.rows.append(rows)
+            known.outcomes += outcomes
+            self.outcomes += outcomes
 
     def take(self, label: str) -> list[tuple[str, pa.Table]]:
         """The rows reported of all open batches whose names begin with ``label``; they are forgotten here."""
         names = [name for name in self.batches if name.startswith(label)]
-        return [(name, pa.concat_tables(rows)) for name in names if (rows := self.batches.pop(name).rows)]
+        return [(name, pa.concat_tables(rows)) for name in names if (rows := self._forget(name))]
+
+    def _forget(self, batch: str) -> list[pa.Table]:
+        known = self.batches.pop(batch, _Batch())
+        self.outcomes -= known.outcomes
+        return known.rows
 
     def poll(self, received: list[str]) -> Counter[str]:
         """Forget batches whose rows the driver has; outcomes reported of all others, for progress."""
         for batch in received:
-            self.batches.pop(batch, None)
-        outcomes: Counter[str] = Counter()
-        for open_batch in self.batches.values():
-            keys = set()
-            for rows in open_batch.rows:
-                for key, outcome in zip(rows["key"].to_pylist(), rows["outcome"].to_pylist(), strict=True):
-                    if key not in keys:
-                        keys.add(key)
-                        outcomes[outcome] += 1
-        return outcomes
+            self._forget(batch)
+        return self.outcomes
 
 
 def open_ledger(session: str, shared: Mapping[str, object]) -> ray.actor.ActorHandle:

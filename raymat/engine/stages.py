@@ -10,6 +10,8 @@ import pyarrow as pa
 from raymat.nodule import Nodule
 
 READ, COMMIT = "read", "commit"
+# What one ledger is asked to take, a small part of what it can.
+REPORTS_PER_S = 500
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Pool:
     first, last : whether it reads, whether it commits
     workers : actors that it has at the start
     most_workers : how many they may become on a cluster that grows; None where it stays as it is
+    report_every_s : how often a worker says how far it is within a batch
     """
 
     stages: tuple[Stage, ...]
@@ -76,6 +79,7 @@ class Pool:
     most_workers: int | None = None
     first: bool = True
     last: bool = True
+    report_every_s: float = 2.0
 
     @property
     def name(self) -> str:
@@ -89,8 +93,13 @@ class Pool:
         def of(workers: int) -> int:
             return max(1, workers // count + (number < workers % count))
 
+        workers = self.most_workers or self.workers
         return replace(
-            self, workers=of(self.workers), most_workers=of(self.most_workers) if self.most_workers else None
+            self,
+            workers=of(self.workers),
+            most_workers=of(self.most_workers) if self.most_workers else None,
+            # All pools report to one ledger.
+            report_every_s=max(self.report_every_s, workers / REPORTS_PER_S),
         )
 
     def most(self, resource: str) -> float:

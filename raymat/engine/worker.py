@@ -25,7 +25,6 @@ from raymat.nodule import FAILED, Nodule, from_table, to_table
 
 # Of nodules that one pool hands to the next at once: beyond it they go in several blocks.
 HANDED_BYTES = 32 << 20
-REPORT_EVERY_S = 2.0
 COMMITS_BEHIND = 2
 
 
@@ -208,7 +207,7 @@ class _Run:
             self.rows.append(rows)
             self.unreported.append(rows)
         # A commit of several nodules cannot be recalled by their names: the ledger has to know of each.
-        if self.unreported and (self.work.group > 1 or time.monotonic() - self.last_report >= REPORT_EVERY_S):
+        if self.unreported and (self.work.group > 1 or time.monotonic() - self.last_report >= self.pool.report_every_s):
             self.ledger.report.remote(self.batch, pa.concat_tables(self.unreported))
             self.unreported, self.last_report = [], time.monotonic()
 
