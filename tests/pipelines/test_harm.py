@@ -1,7 +1,6 @@
 """Real harm to real processes of a build: nothing committed is lost or solved again, nothing is left without a word."""
 
 import contextlib
-import os
 import random
 import signal
 import subprocess
