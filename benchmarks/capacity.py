@@ -7,10 +7,13 @@ Measured are, for each nodule of a sample of lidc-voi (RAYMAT_TEST_DATA, else ..
 read and prepare, solve, score and commit it, and the bytes it commits. Everything else is an assumption, printed with
 the table and set by an option: what a node has and costs, what a request costs, what the driver spends a nodule.
 
-The model. Solvers, as many a node as `raymat.engine.cluster.Pools` gives it, take nodules one by one; what a nodule
-costs is as in the sample. The wall time is the largest of three: all work over all solvers; the driver's seconds a
-nodule, which no node can share; the store's writes over the rate that one prefix takes. To that come the start of the
-nodes and the tail: once the work list is empty a build waits for the longest of the nodules that are being solved.
+The model. Workers, as many per node as `raymat.engine.cluster.Pools` gives it, take nodules in batches; what a nodule
+costs is as in the sample. The wall time of the work is the largest of four: all work over all workers; the drivers'
+seconds per nodule over the number of drivers (one for 400 workers); the main driver's seconds per nodule, which takes
+in all outcome rows; the store's writes over the rate that one prefix takes. To that come the plan and the end, in the
+main driver alone, the start of the nodes, and the tail: once the work list is empty a build waits for the longest of
+the nodules that are being solved. Nodes are there from their start to the end of the tail: they come when the plan is
+made, and go after the last nodule, so that *busy* is the share of that time in which the workers work.
 """
 
 from __future__ import annotations
@@ -52,7 +55,10 @@ class Assumptions:
     head_price : USD an hour, on demand, of the head node
     speed : how fast a vCPU of it solves, beside this machine's
     start_s : until a node has been started and its workers have imported everything
-    driver_ms : processor time of Ray's driver a nodule (benchmarks/pipeline.py prints it)
+    driver_ms : processor time of a driver per nodule (benchmarks/scale.py prints it, with batches of 12 on average)
+    main_ms : of the main driver per nodule, where others drive the workers: it takes in outcome rows and writes the
+        index (benchmarks/scale.py --rows)
+    plan_ms, end_ms : of the main driver per nodule, before and after the work (benchmarks/resume.py)
     row_bytes, base_mib : of the driver: a nodule's part of its tables at their largest, and what it is before
         (benchmarks/resume.py at two sizes)
     input_files : objects read a nodule (a scan's slices, or an image and its masks)
@@ -67,7 +73,10 @@ class Assumptions:
     head_price: float = 0.20
     speed: float = 1.0
     start_s: float = 180.0
-    driver_ms: float = 66.0
+    driver_ms: float = 1.0
+    main_ms: float = 0.05
+    plan_ms: float = 0.1
+    end_ms: float = 0.12
     row_bytes: float = 1_400.0
     base_mib: float = 350.0
     input_files: float = 25.0
@@ -126,27 +135,30 @@ def estimate(nodules: int, nodes: int, costs: dict[str, list[float]], given: Ass
     rng = np.random.default_rng(0)
     seconds = np.sum([costs[stage] for stage in STAGES], axis=0) / given.speed
     # Of a node's vCPUs the solvers get what the other stages leave, which work beside them on the same ones.
-    solvers = Pools().sized(given.cpus * nodes, given.memory_gib * nodes).solve_workers
-    busy = min(solvers, nodules)
+    pools = Pools().sized(given.cpus * nodes, given.memory_gib * nodes)
+    busy = min(pools.workers, nodules)
     work = nodules * seconds.mean() / busy
-    driver = nodules * given.driver_ms / 1_000
+    drivers = nodules * given.driver_ms / 1_000 / pools.pipelines
+    main = nodules * given.main_ms / 1_000 if pools.pipelines > 1 else 0.0
     shard_bytes = float(np.mean(costs["bytes"])) * nodules_per_shard(nodules)
     writes, reads = requests(nodules, given, shard_bytes)
     store = writes / given.put_rate
-    limits = {"solvers": work, "driver": driver, "store": store}
+    limits = {"workers": work, "drivers": drivers, "main driver": main, "store": store}
     wall = max(limits.values())
     # Mean of the longest of those still under way, each caught somewhere on its way.
     draws = rng.choice(seconds, (200, min(busy, 4_000))) * rng.random((200, min(busy, 4_000)))
     tail = float(draws.max(axis=1).mean())
-    total = given.start_s + wall + tail
-    price = (nodes * given.node_price + given.head_price) * total / 3_600
+    there = given.start_s + wall + tail
+    total = there + nodules * (given.plan_ms + given.end_ms) / 1_000
+    price = (nodes * given.node_price * there + given.head_price * total) / 3_600
     return {
         "nodules": nodules,
         "nodes": nodes,
-        "solvers": busy,
+        "workers": busy,
+        "drivers": pools.pipelines,
         "hours": total / 3_600,
         "limit": max(limits, key=limits.get),
-        "idle": 1 - nodules * seconds.mean() / busy / total,
+        "busy": nodules * seconds.mean() / busy / there,
         "tail": tail,
         "writes": writes,
         "reads": reads,
@@ -172,20 +184,27 @@ def main() -> None:
     if options.save:
         options.save.write_text(json.dumps(costs))
     given = Assumptions(**{name: getattr(options, name) for name in vars(Assumptions())})
-    print(f"Measured on {len(costs['solve'])} nodules, processor seconds a nodule (mean, median, longest):")
+    print(f"Measured on {len(costs['solve'])} nodules, processor seconds per nodule (mean, median, longest):")
     for stage in STAGES:
         values = np.array(costs[stage])
         print(f"{stage} {values.mean():.2f}, {np.median(values):.2f}, {values.max():.2f}; ", end="")
     print(f"committed {np.mean(costs['bytes']) / 1e6:.2f} MB")
     print("Assumed: " + ", ".join(f"{name} {value:g}" for name, value in vars(given).items()) + "\n")
-    columns = "nodules | nodes | solvers | hours | limited by | solvers idle | tail s | writes, lists | reads | "
+    columns = "nodules | nodes | workers | drivers | hours | limited by | busy | tail s | writes, lists | reads | "
     columns += "driver GiB | committed GB | compute USD | requests USD | storage USD a month"
     print(f"| {columns} |\n|{' --- |' * (columns.count('|') + 1)}")
     for name, nodules in SIZES.items():
         for nodes in NODES:
             row = estimate(nodules, nodes, costs, given)
-            cells = [name, f"{nodes:,}", f"{row['solvers']:,}", f"{row['hours']:.2f}", row["limit"]]
-            cells += [f"{100 * row['idle']:.0f} %", f"{row['tail']:.0f}", f"{row['writes']:,}", f"{row['reads']:,.0f}"]
+            cells = [
+                name,
+                f"{nodes:,}",
+                f"{row['workers']:,}",
+                f"{row['drivers']:,}",
+                f"{row['hours']:.2f}",
+                row["limit"],
+            ]
+            cells += [f"{100 * row['busy']:.0f} %", f"{row['tail']:.0f}", f"{row['writes']:,}", f"{row['reads']:,.0f}"]
             cells += [f"{row['driver_gib']:.1f}", f"{row['committed_gb']:,.0f}", f"{row['compute']:,.2f}"]
             cells += [f"{row['requests']:,.2f}", f"{row['committed_gb'] * given.store_price:,.2f}"]
             print("| " + " | ".join(cells) + " |")

@@ -3,6 +3,7 @@
     python -m benchmarks.scale --nodules 2000 --seconds 0.2 --workers 16
     python -m benchmarks.scale --nodules 2000 --seconds 0.2 --workers 16 --apart
     python -m benchmarks.scale --nodules 10000 --seconds 0 --workers 2 --commit     # a small record for each
+    python -m benchmarks.scale --nodules 100000 --rows       # what the main driver and the ledger take, without workers
 
 A stand-in sleeps in ``read`` and is then excluded, so that what is left is the pipeline; a local Ray is told to have
 a CPU for each worker. With ``--commit`` it has a small image and readers instead, and is solved and committed as any
@@ -25,15 +26,18 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import ray
 
 from raymat.engine.cluster import Pools, connected
+from raymat.engine.ledger import open_ledger
 from raymat.nodule import Nodule, NoduleExcluded
-from raymat.pipelines.build import Build, build
+from raymat.pipelines.build import Build, IndexWriter, build
 from raymat.prepare import PrepareParameters
 from raymat.quality import QualityParameters
 from raymat.sources import NoduleRef
 from raymat.steps import BuildParameters
-from raymat.store import Store
+from raymat.store import OUTCOME, Store
 
 SHAPE = (10, 12, 12)
 
@@ -168,6 +172,31 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     }
 
 
+def rows_per_second(count: int) -> dict[str, float]:
+    """What the main driver does with outcome rows, and the ledger with calls, each on its own."""
+    row = {"nodule_id": "LIDC-IDRI-0001-N1", "patient_id": "LIDC-IDRI-0001", "outcome": "accepted", "method": "cf+"}
+    row |= {"shape": [100, 120, 120], "notes": [], "shard": "nodules/ab/" + 32 * "a" + ".parquet"}
+    solve = {"method": "cf", "seconds": 0.1, "iterations": 100, "converged": True, "unknowns": 9_000, "score": 0.5}
+    rows = [row | {"key": f"{number:032x}", "solves": [solve] * 8} for number in range(32)]
+    block = pa.Table.from_pylist(rows, schema=OUTCOME)
+    with tempfile.TemporaryDirectory() as folder:
+        index, used = IndexWriter(Store.create(folder)), time.process_time()
+        for _ in range(count // 32):
+            index.add(block)
+            block["outcome"].to_pylist()
+        index.flush()
+        used = time.process_time() - used
+    with connected(num_cpus=1):
+        ledger = open_ledger("benchmark", {})
+        ray.get(ledger.begin.remote("first"))
+        begun = time.monotonic()
+        calls = [ledger.begin.remote(f"batch {number}") for number in range(2_000)]
+        calls += [ledger.report.remote(f"batch {number}", block) for number in range(2_000)]
+        ray.get(calls)
+        seconds = time.monotonic() - begun
+    return {"main driver ms per nodule": 1_000 * used / count, "ledger calls per second": 4_000 / seconds}
+
+
 def main() -> None:
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("--nodules", type=int, default=2_000)
@@ -176,9 +205,12 @@ def main() -> None:
     command.add_argument("--apart", action="store_true", help="scoring and committing in workers of their own")
     command.add_argument("--commit", action="store_true", help="small nodules with mattes instead of excluded ones")
     command.add_argument("--methods", help="with --commit, solvers by comma (default: all eight)")
+    command.add_argument(
+        "--rows", action="store_true", help="what the main driver and the ledger take, without workers"
+    )
     command.add_argument("--json", action="store_true")
     options = command.parse_args()
-    found = measure(options)
+    found = rows_per_second(options.nodules) if options.rows else measure(options)
     if options.json:
         print(json.dumps(found))
         return

@@ -211,7 +211,7 @@ def nodules_per_shard(total: int) -> int:
     return int(np.clip(total // 20_000, 1, 16))
 
 
-class _IndexWriter:
+class IndexWriter:
     """Gathers outcome rows into index parts, written now and then."""
 
     def __init__(self, store: Store) -> None:
@@ -328,7 +328,7 @@ def _do(
             pipelines=pools.pipelines or 1,
         )
         progress = Progress(plan.to_do, say, further=at_work if pools.most_workers else None)
-        index = _IndexWriter(store)
+        index = IndexWriter(store)
         try:
             for update in run(job):
                 for rows in update.rows:

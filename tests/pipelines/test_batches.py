@@ -136,9 +136,7 @@ def built(ray_cluster, cases, tmp_path):
 
     def run(apart: bool, limit_s: float = 60.0, **harm: object) -> tuple[Counter, Counter]:
         source = CasesSource(first_cases(table, 10))
-        what = Build(
-            Store.create(out), source, PARAMETERS, Pools(workers=1, apart=apart), nodule_timeout_s=limit_s
-        )
+        what = Build(Store.create(out), source, PARAMETERS, Pools(workers=1, apart=apart), nodule_timeout_s=limit_s)
         with harmed(record=str(record), out=str(out), **harm):
             result = build(what, say=quiet)
         assert not what.store.listing("died")
@@ -154,9 +152,7 @@ def once(*others: str) -> dict[str, int]:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_death_or_a_hang_amid_a_batch_costs_that_nodule_a_try_and_no_other(built, cases, tmp_path):
-    outcomes, solves = built(
-        False, limit_s=5.0, times=1, exit="case1", hang="case4", after={"case1": 1, "case4": 4}
-    )
+    outcomes, solves = built(False, limit_s=5.0, times=1, exit="case1", hang="case4", after={"case1": 1, "case4": 4})
     assert outcomes == {"accepted": 10}
     assert solves == {**once("case1", "case4"), "case1": 2, "case4": 2}
     assert arrays(tmp_path / "dataset") == of_first(10, cases[1])

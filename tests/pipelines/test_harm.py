@@ -114,9 +114,7 @@ def test_a_driver_killed_at_any_moment_loses_nothing_and_repeats_nothing(ray_clu
     build.finish(arrays_without_ray(table))
 
 
-def test_a_nodule_that_kills_its_worker_or_hangs_fails_alone_and_can_be_retried(
-    ray_cluster, cases, tmp_path, capfd
-):
+def test_a_nodule_that_kills_its_worker_or_hangs_fails_alone_and_can_be_retried(ray_cluster, cases, tmp_path, capfd):
     table, expected = cases
     few = first_cases(table, 10)
     out, record = tmp_path / "dataset", tmp_path / "solves"
