@@ -40,7 +40,7 @@ TRAININGS = "raymat 3DMM"
 EVIDENCE = "raymat evidence"
 REGISTERED = "raymat-3dmm"
 SERVED = "from mlflow.models import set_model\nfrom raymat.tracking import ServedNetwork\nset_model(ServedNetwork())\n"
-METRICS_A_BATCH = 1000  # as many as a tracking server takes at once
+METRICS_A_BATCH, PARAMETERS_A_BATCH = 1000, 100  # as many as a tracking server takes at once
 PROGRESS_EVERY_S = 10.0
 LISTED = ["nodule_id", "patient_id", "outcome", "stage", "method", "reason"]
 ROWS_SHOWN = 1_000  # of the table that MLflow's page shows; outcomes.csv has them all
@@ -106,6 +106,14 @@ def how_to_look(uri: str, page: str = "") -> str:
     return f"mlflow ui --backend-store-uri {shlex.quote(without_credentials(uri))}   (then open {page})"
 
 
+def flatten(parameters: dict, prefix: str = "") -> dict[str, object]:
+    """Nested parameters with dotted names."""
+    flat: dict[str, object] = {}
+    for key, value in parameters.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
 class Run:
     """A run that stands in MLflow from the start of the work to its end.
 
@@ -164,8 +172,10 @@ class Run:
                 f"the MLflow store {without_credentials(uri)} cannot be used: {without_credentials(first)}. Set "
                 "MLFLOW_TRACKING_URI to one that can, or --no-tracking"
             ) from error
-        for key, value in parameters.items():
-            self.client.log_param(self.id, key, value)
+        # Together: each would be a transaction of its own.
+        named = [mlflow.entities.Param(name, str(value)) for name, value in parameters.items()]
+        for start in range(0, len(named), PARAMETERS_A_BATCH):
+            self.client.log_batch(self.id, params=named[start : start + PARAMETERS_A_BATCH])
 
     @classmethod
     def join(cls, uri: str, identifier: str) -> Run:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from monai.networks.nets import DenseNet, ResNet
 from torch import nn
 
 from raymat.nodule import InputError
@@ -16,6 +15,9 @@ STEMS = (FULL, SMALL)
 
 def _densenet(blocks: tuple[int, ...], features: int, growth: int) -> Callable[[float, str], nn.Module]:
     def make(width: float, stem: str) -> nn.Module:
+        # Imported here: MONAI takes seconds, which only a process that trains has to spend.
+        from monai.networks.nets import DenseNet
+
         first = max(4, round(features * width))
         network = DenseNet(
             spatial_dims=3,
@@ -35,6 +37,8 @@ def _densenet(blocks: tuple[int, ...], features: int, growth: int) -> Callable[[
 
 def _resnet(block: str, layers: tuple[int, ...], features: int) -> Callable[[float, str], nn.Module]:
     def make(width: float, stem: str) -> nn.Module:
+        from monai.networks.nets import ResNet
+
         small = stem == SMALL
         return ResNet(
             block=block,

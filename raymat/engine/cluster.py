@@ -124,6 +124,8 @@ def _start(num_cpus: int | None, holds_dataset: bool) -> None:
     # Ray ends a task's worker a second after its task where actors hold the CPUs; to start one takes seconds. A higher
     # RAY_num_workers_soft_limit would keep them too, but Ray then starts as many when tasks queue.
     os.environ.update(RAY_idle_worker_killing_time_threshold_ms="600000")
+    # Ray Train has a process that watches for nodes that are about to be taken away; here there is one node.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     cpus = num_cpus or usable_cpus()
     with on_loopback_alone():
         ray.init(

@@ -140,13 +140,7 @@ def restore(state: State, path: str | Path) -> None:
     InputError
         The file is no checkpoint, is damaged, or is of another recipe.
     """
-    found = read_checkpoint(path)
-    if found["recipe"] != state.recipe.to_dict():
-        mine = state.recipe.to_dict()
-        other = [name for name in mine if found["recipe"].get(name) != mine[name]]
-        raise InputError(
-            f"{path}: a checkpoint of another recipe ({', '.join(other)} differ); it cannot go on as this one"
-        )
+    found = read_checkpoint_of(state.recipe, path)
     _load_weights(state.model, found, path)
     state.optimizer.load_state_dict(found["optimizer"])
     for group in state.optimizer.param_groups:
@@ -199,6 +193,17 @@ def read_checkpoint(path: str | Path) -> dict:
         ) from error
     if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("format_version") != FORMAT_VERSION:
         raise InputError(f"{path}: no checkpoint of 3DMM that this raymat knows (format {FORMAT} {FORMAT_VERSION})")
+    return found
+
+
+def read_checkpoint_of(recipe: Recipe, path: str | Path) -> dict:
+    """A checkpoint's content, as ``read_checkpoint``; raises InputError also where it is of another recipe."""
+    found, mine = read_checkpoint(path), recipe.to_dict()
+    other = [name for name in mine if found["recipe"].get(name) != mine[name]]
+    if other:
+        raise InputError(
+            f"{path}: a checkpoint of another recipe ({', '.join(other)} differ); it cannot go on as this one"
+        )
     return found
 
 

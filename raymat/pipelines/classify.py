@@ -28,7 +28,6 @@ from ray import tune
 from ray.util.queue import Queue
 from sklearn.metrics import roc_auc_score
 
-from raymat import pictures
 from raymat.classification.networks import NETWORKS, SMALL_NETWORKS, TITLES, refuse_small_crop
 from raymat.classification.recipe import Recipe
 from raymat.classification.samples import (
@@ -51,10 +50,8 @@ from raymat.evidence.files import BY_KIND, COMPARISONS, FIGURE, NODULES, PREDICT
 from raymat.evidence.files import CLASSIFY_NOTE as NOTE
 from raymat.evidence.inputs import CHOSEN, INPUTS
 from raymat.evidence.platt import calibrated
-from raymat.evidence_pictures import calibration_of_inputs, diagnoses_by_input
 from raymat.lock import held
 from raymat.nodule import ACCEPTED, FAILED, InputError, Nodule
-from raymat.pipelines.dataset import flatten
 from raymat.pipelines.nodules import SHARED, read_nodule, work_rows
 from raymat.pipelines.sweep import Trial, note_of, run_of, run_trials, sweep_runs, trials_at_once
 from raymat.pipelines.train import RESULT, Data, told
@@ -63,7 +60,7 @@ from raymat.sources import digest
 from raymat.splits import PARTS, REPETITIONS
 from raymat.steps import guarded
 from raymat.store import Store
-from raymat.tracking import EVIDENCE, Run, as_csv, how_to_look
+from raymat.tracking import EVIDENCE, Run, as_csv, flatten, how_to_look
 from raymat.version import __version__
 from raymat.words import counted, in_words
 
@@ -305,7 +302,14 @@ def _sweep(job: ClassifyJob, todo: list[Setting], place: Store, say: Callable[[s
     resources = {"CPU": job.cpus} | ({"GPU": job.gpus} if job.gpus else {})
     with told(lines, tell):
         return run_trials(
-            place, work, space, resources, tune.TuneConfig(max_concurrent_trials=at_once), name, max_failures=2
+            place,
+            work,
+            space,
+            resources,
+            # A process takes one trial after the other: to start one takes seconds.
+            tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
+            name,
+            max_failures=2,
         )
 
 
@@ -394,6 +398,10 @@ def conclude(
     job: ClassifyJob, place: Store, parent: Run | None, note: dict, say: Callable[[str], None]
 ) -> pd.DataFrame:
     """Tables and figure of all finished trials, in the output and in MLflow."""
+    # Imported here: a trial's process draws nothing.
+    from raymat import pictures
+    from raymat.evidence_pictures import calibration_of_inputs, diagnoses_by_input
+
     predictions = finished_predictions(place)
     if predictions.empty:
         raise InputError(f"{job.out}: no trial came to a result; the reasons are above. Run the same command again")

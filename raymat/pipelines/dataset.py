@@ -18,7 +18,7 @@ from raymat.pipelines.build import NODULE_TIMEOUT_S, Build, Result, build
 from raymat.sources import Source, digest
 from raymat.steps import BuildParameters
 from raymat.store import PARAMETERS, Store, counts
-from raymat.tracking import Run, ending, how_to_look, without_credentials
+from raymat.tracking import Run, ending, flatten, how_to_look, without_credentials
 from raymat.version import __version__
 from raymat.words import in_words
 
@@ -109,14 +109,6 @@ def _begin_run(job: Job, store: Store) -> Run:
     )
     store.write(RUN, json.dumps({"run": run.id, "of": same}).encode())
     return run
-
-
-def flatten(parameters: dict, prefix: str = "") -> dict[str, object]:
-    """Nested parameters with dotted names."""
-    flat: dict[str, object] = {}
-    for key, value in parameters.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def chosen_methods(result: Result) -> Counter[str]:

@@ -8,6 +8,7 @@ that neither the number of workers nor an interruption changes what the network 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -26,6 +27,9 @@ from raymat.network.recipe import Recipe
 from raymat.network.samples import SMOOTH, epoch_order, record_of, steps_an_epoch, training_volume
 from raymat.nodule import InputError
 
+# Ray Train hears of a report when it next asks its workers, every 2 s by default; a second report waits until then.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+
 # On CPUs making a batch takes a small part of the time of the step that it feeds. A GPU takes a step in the time in
 # which one CPU makes a crop or two of the paper's size: there more of them work for each worker.
 FEED_CPUS = 0.05
@@ -43,7 +47,8 @@ def load_records(nodules: Nodules, places: Sequence[int], config: ModelConfig, s
     InputError
         A nodule cannot be read or is none that the network can learn from.
     """
-    task = ray.remote(num_returns=2)(_record)
+    # In processes of the kind that Ray Train's workers will have for their batches, which then are there.
+    task = ray.remote(num_returns=2, runtime_env={"env_vars": train_environment()})(_record)
     source = ray.put(nodules)
     records, errors = zip(*(task.remote(source, place, config) for place in places), strict=True)
     say(f"reading {len(records)} nodules")
@@ -52,6 +57,15 @@ def load_records(nodules: Nodules, places: Sequence[int], config: ModelConfig, s
         if error:
             raise InputError(error)
     return list(records)
+
+
+def train_environment() -> dict[str, str]:
+    """Environment variables that Ray Train gives to its workers, whose tasks have them too."""
+    from ray.train.v2._internal import constants
+
+    blocking = constants.RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
+    default = {blocking: constants.DEFAULT_RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_VALUE}
+    return default | constants.get_env_vars_to_propagate()
 
 
 def _record(nodules: Nodules, place: int, config: ModelConfig) -> tuple[dict[str, np.ndarray] | None, str]:

@@ -30,11 +30,11 @@ from raymat.evidence_pictures import foretelling as draw_foretelling
 from raymat.lock import refuse_if_held
 from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, REJECTED, InputError
 from raymat.pipelines.build import Build, build
-from raymat.pipelines.dataset import flatten, summary
+from raymat.pipelines.dataset import summary
 from raymat.sources import Source
 from raymat.steps import BuildParameters
 from raymat.store import PARAMETERS, Store
-from raymat.tracking import EVIDENCE, Run, ending, how_to_look
+from raymat.tracking import EVIDENCE, Run, ending, flatten, how_to_look
 from raymat.version import __version__
 
 

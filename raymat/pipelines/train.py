@@ -27,7 +27,9 @@ import torch
 import torch.distributed
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME as SNAPSHOT
 from ray.train.v2._internal.execution import context as train_context
 from ray.train.v2.api.config import LoggingConfig
 from ray.util.queue import Queue
@@ -39,17 +41,25 @@ from raymat.lock import held
 from raymat.network.model import Prediction
 from raymat.network.recipe import Recipe
 from raymat.network.samples import ALPHA, IMAGE, OVERLAP, UNION, steps_an_epoch, validation_volume
-from raymat.network.training import State, begin, has_arithmetic, predict, restore, save, save_weights, train_step
-from raymat.network_pictures import show_predictions
+from raymat.network.training import (
+    State,
+    begin,
+    has_arithmetic,
+    predict,
+    read_checkpoint_of,
+    restore,
+    save,
+    save_weights,
+    train_step,
+)
 from raymat.nodule import ACCEPTED, InputError
-from raymat.pipelines.dataset import flatten
 from raymat.pipelines.feed import FEED_CPUS, FEED_TASKS, load_records, stream
 from raymat.places import open_filesystem
 from raymat.release.record import DIGESTS, Release, is_release
 from raymat.sources import digest
 from raymat.splits import REPETITIONS, Split, split_patients
 from raymat.store import Store
-from raymat.tracking import TRAININGS, Run, ending, how_to_look
+from raymat.tracking import TRAININGS, Run, ending, flatten, how_to_look
 from raymat.words import counted, in_words
 
 STATE, WEIGHTS, RESULT = "state.pt", "weights.pt", "result.json"
@@ -264,10 +274,11 @@ def _train_split(
 
 
 class _Trainer(TorchTrainer):
-    """Without Ray's watcher over placement groups, and stopped by KeyboardInterrupt.
+    """Without Ray's watcher over placement groups and its process for datasets, and stopped by KeyboardInterrupt.
 
     The watcher looks for the cluster by itself, which ends in a traceback where a machine has two; a run's group ends
-    with its driver all the same. Ray's own handler of Ctrl-C ends the process without a word, as if all were done.
+    with its driver all the same. The process for datasets takes two seconds to start, and the batches come from the
+    workers' own. Ray's own handler of Ctrl-C ends the process without a word, as if all were done.
     """
 
     controller: ray.actor.ActorHandle | None = None
@@ -275,7 +286,8 @@ class _Trainer(TorchTrainer):
     def _create_default_callbacks(self) -> list:
         # ray.train is annotated as Train V1, and is V2 when it runs: so here and at the RunConfig.
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]
-        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+        unused = PlacementGroupCleanerCallback, DatasetsCallback
+        return [callback for callback in callbacks if not isinstance(callback, unused)]
 
     def _register_sigint_handler(self, controller: ray.actor.ActorHandle) -> None:
         self.controller = controller
@@ -294,6 +306,7 @@ def fit(settings: Settings, workers: int, gpu: bool, place: Store, folder: str, 
     InputError
         A checkpoint is damaged or of another recipe.
     """
+    _refuse_unusable_checkpoint(settings.recipe, place, folder)
     # A little less than a CPU each leaves the feeding tasks their share, without which no step would ever start.
     cpus = 1.0 - FEED_TASKS["cuda" if gpu else "cpu"] * FEED_CPUS
     trainer = _Trainer(
@@ -328,6 +341,15 @@ def fit(settings: Settings, workers: int, gpu: bool, place: Store, folder: str, 
     if checkpoint is None:
         raise RuntimeError("Ray Train ended without a checkpoint")
     return checkpoint
+
+
+def _refuse_unusable_checkpoint(recipe: Recipe, place: Store, folder: str) -> None:
+    """Raise InputError where the last checkpoint is damaged or of another recipe: Ray would try it four times."""
+    if place.exists(f"{folder}/ray/{SNAPSHOT}"):
+        last = ray.train.Result.from_path(place.path(f"{folder}/ray"), place.filesystem).checkpoint
+        if last:
+            with last.as_directory() as local:
+                read_checkpoint_of(recipe, Path(local) / STATE)
 
 
 @contextlib.contextmanager
@@ -418,6 +440,9 @@ def train_worker(settings: Settings) -> None:
                 run.series((epoch * steps + step, values) for step, values in enumerate(history))
                 run.metrics({f"validation/{name}": value for name, value in found.items()}, state.epoch * steps)
                 if shown and (state.epoch % max(1, recipe.epochs // PICTURES) == 0 or state.epoch == recipe.epochs):
+                    # Imported behind the first checkpoint: what draws takes a second.
+                    from raymat.network_pictures import show_predictions
+
                     run.figure(f"validation/epoch-{state.epoch:04d}.png", show_predictions([shown]))
 
 

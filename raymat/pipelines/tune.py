@@ -20,12 +20,9 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler
 from ray.util.queue import Queue
 
-from raymat import pictures
 from raymat.engine.cluster import connected, quiet_ray
 from raymat.lock import held
-from raymat.network_pictures import heat_map
 from raymat.nodule import InputError
-from raymat.pipelines.dataset import flatten
 from raymat.pipelines.feed import load_records
 from raymat.pipelines.sweep import (
     Trial,
@@ -40,7 +37,7 @@ from raymat.pipelines.train import RESULT, Data, Settings, TrainJob, fit, thread
 from raymat.places import open_filesystem
 from raymat.splits import Split
 from raymat.store import Store
-from raymat.tracking import TRAININGS, Run, how_to_look
+from raymat.tracking import TRAININGS, Run, flatten, how_to_look
 from raymat.words import counted
 
 HEAT_MAP, BEST, NOTE = "heat_map.png", "best.json", "sweep.json"
@@ -183,6 +180,10 @@ def _conclude(
     say: Callable[[str], None],
 ) -> tuple[float, float]:
     """The heat map, the best pair, and the runs of trials that were stopped early or failed."""
+    # Imported here: a trial's process draws nothing.
+    from raymat import pictures
+    from raymat.network_pictures import heat_map
+
     sads = np.full((len(job.alphas), len(job.betas)), np.nan)
     for number, (alpha, beta) in enumerate(pairs):
         result = result_of(place, f"trials/{trial_name(alpha, beta)}")
