@@ -92,6 +92,7 @@ def _scanned(**changes) -> Nodule:
     """A nodule on the scanner's grid, near the edge of the scan."""
     shape, spacing = (9, 40, 44), (2.5, 0.7, 0.6)
     image, distance, alpha = ball(shape, (4.2, 8.4, 20.7), spacing, radius=5.0)
+    image[:, :2, 18:20] = -3024  # outside the scanner's field of view
     fields = {
         "image": image,
         "spacing": spacing,
@@ -161,11 +162,15 @@ def _solved() -> Nodule:
 
 
 def quality(_: Path) -> dict:
-    """Terms and score of each matte, and the choice: with readers, without, and where no matte is good."""
+    """Terms and score of each matte, and the choice: also without readers, where no matte is good, and of a large and
+    dark nodule beside a wall, whose image is almost flat in places."""
     solved = _solved()
     spoiled = [matte for matte in solved.candidates if matte.method in ("knn", "if", "lb+")]
     nodules = {"": solved, "without readers, ": replace(solved, readers=[])}
     nodules["of the spoiled, "] = replace(solved, candidates=spoiled)
+    steps = np.float32(256) * np.rint(solved.image / 256) - 160 + 8 * (np.indices(SHAPE)[0] % 2).astype(np.float32)
+    steps[:, :, :4] = -40
+    nodules["of a large nodule, "] = replace(solved, image=steps, spacing=(1.0, 1.0, 1.0), readers=[])
     found = {}
     for prefix, nodule in nodules.items():
         judged = assess(nodule)
