@@ -46,7 +46,9 @@ sys.meta_path.insert(0, Refused())
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Python in a process of its own, in the repository's folder."""
-    return subprocess.run([sys.executable, "-c", code, *arguments], cwd=REPOSITORY, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.fixture(scope="module")
