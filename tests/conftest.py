@@ -1,6 +1,7 @@
 """Fixtures that the whole suite shares, and the lane of tests that repeat (``soak``)."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +62,25 @@ def ray_cluster():
         environment.setenv("RAY_metrics_report_interval_ms", "1000")
         with connected(num_cpus=2):
             yield ray
+
+
+@pytest.fixture(scope="session")
+def new_runs(tmp_path_factory) -> Callable[[Path], str]:
+    """Makes an empty MLflow store in a folder, from one that is migrated already, and gives its URI.
+
+    MLflow takes seconds for the migrations of a new store. That raymat makes one itself is in `test_tracking.py`.
+    """
+    template = tmp_path_factory.mktemp("mlflow") / "empty.db"
+
+    def make(folder: Path) -> str:
+        from mlflow.tracking import MlflowClient
+
+        if not template.is_file():
+            MlflowClient(tracking_uri=f"sqlite:///{template}").search_experiments()
+        shutil.copy(template, Path(folder) / "mlflow.db")
+        return f"sqlite:///{folder}/mlflow.db"
+
+    return make
 
 
 @pytest.fixture(scope="session")
