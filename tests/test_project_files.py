@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import raymat
-from tests.conftest import REPOSITORY
+from tests.support import REPOSITORY
 
 PAGES = sorted(path for folder in (".", "docs", "benchmarks") for path in (REPOSITORY / folder).glob("*.md"))
 APACHE_2 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
