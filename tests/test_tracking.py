@@ -30,6 +30,7 @@ from tests.support.servers import free_port
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory) -> str:
+    """A store that the first run in it makes."""
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
 
 
@@ -79,11 +80,11 @@ def test_a_run_goes_on_as_itself_under_its_parent_and_takes_any_number_of_steps(
     assert Run(uri, "split 0", {}, TRAININGS, parent.id, continues=child.id).id != child.id
 
 
-@pytest.fixture
-def network(uri, tmp_path) -> str:
+@pytest.fixture(scope="module")
+def network(uri, tmp_path_factory) -> str:
     """Weights of a tiny network that is registered in the store."""
     torch.set_num_threads(1)
-    weights = write_weights(tmp_path)
+    weights = write_weights(tmp_path_factory.mktemp("network"))
     Run(uri, "split 0", {}, TRAININGS).model(weights, (8, 8, 8))
     return weights
 

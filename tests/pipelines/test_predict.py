@@ -163,14 +163,15 @@ def write_training(folder, data: str, recipe: Recipe, splits) -> str:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_both_networks_and_the_solvers_are_compared_on_the_test_nodules_of_shared_re_splits(ray_cluster, tmp_path):
+def test_both_networks_and_the_solvers_are_compared_on_the_test_nodules_of_shared_re_splits(
+    ray_cluster, new_runs, tmp_path
+):
     data = write_small_nodules(tmp_path / "data", 8)
     full = write_training(tmp_path / "full", data, RECIPE, (0, 1, 2))
     # On a coarser grid: its predictions are brought to the dataset's.
     ablation = replace(RECIPE, model=replace(RECIPE.model, auxiliary=False, spacing_mm=1.0))
     without = write_training(tmp_path / "without", data, ablation, (0, 1))
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    out = tmp_path / "out"
+    out, uri = tmp_path / "out", new_runs(tmp_path)
     tables, failed = evaluate(EvaluateJob(data, (full, without), str(out), tracking_uri=uri), quiet)
     assert failed == 0
     assert {"3DMM", "3DMM‡", "knn+", "readers' mean"} <= set(tables["chosen matte"])

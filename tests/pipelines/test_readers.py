@@ -21,13 +21,12 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 PARAMETERS = BuildParameters(min_readers=3, matting=MattingParameters(methods=("cf", "cf+")))
 
 
-@pytest.mark.timeout(900)
-def test_every_split_is_measured_once_and_a_larger_sample_goes_on(ray_cluster, tmp_path):
+def test_every_split_is_measured_once_and_a_larger_sample_goes_on(ray_cluster, new_runs, tmp_path):
     apart = draw_nodule(5)
     # Without its fourth reader the others share no voxel with the third.
     apart.readers[2] = np.roll(apart.readers[2], 16, axis=1)
     source = DrawnSource([draw_nodule(0), draw_nodule(1), draw_nodule(2), apart])
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = new_runs(tmp_path)
 
     def job(nodules):
         return ReadersJob(source, "drawn", str(tmp_path / "out"), PARAMETERS, nodules=nodules, tracking_uri=uri)
