@@ -53,7 +53,7 @@ from raymat.evidence.platt import calibrated
 from raymat.lock import held
 from raymat.nodule import ACCEPTED, FAILED, InputError, Nodule
 from raymat.pipelines.nodules import SHARED, read_nodule, work_rows
-from raymat.pipelines.sweep import Trial, note_of, run_of, run_trials, sweep_runs, trials_at_once
+from raymat.pipelines.sweep import Sweep, Trial, note_of, run_of, run_trials, sweep_runs, trials_at_once
 from raymat.pipelines.train import RESULT, Data, told
 from raymat.places import open_filesystem
 from raymat.sources import digest
@@ -175,9 +175,8 @@ def _classify(
             note["commands"] = list(dict.fromkeys([*note.get("commands", []), shlex.join(job.command)]))
         shared = flatten({"dataset": job.dataset, **job.recipe.to_dict(), "raymat": __version__})
         trials = [one.trial for one in todo]
-        with sweep_runs(
-            job.tracking_uri, f"classify {job.out}", shared, trials, place, NOTE, note, EVIDENCE, data.digest
-        ) as (parent, end):
+        sweep = Sweep(job.tracking_uri, f"classify {job.out}", EVIDENCE, shared, data.digest)
+        with sweep_runs(sweep, trials, place, NOTE, note) as (parent, end):
             errors = _sweep(job, todo, place, say) if todo else []
             # The trials' own, so that an interruption loses none and doubles none.
             note["seconds"] = sum(result["seconds"] for result in _results(place))

@@ -47,40 +47,51 @@ class Trial:
     parameters: Mapping[str, object]
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """What the runs of a sweep share.
+
+    Attributes
+    ----------
+    uri : the MLflow store; None for no runs
+    name, experiment : of the sweep's run, and where it is
+    parameters : of all trials
+    digest : of the dataset
+    """
+
+    uri: str | None
+    name: str
+    experiment: str
+    parameters: dict
+    digest: str
+
+
 @contextlib.contextmanager
 def sweep_runs(
-    uri: str | None,
-    name: str,
-    parameters: dict,
-    trials: list[Trial],
-    place: Store,
-    note_file: str,
-    note: dict,
-    experiment: str,
-    digest: str,
+    sweep: Sweep, trials: list[Trial], place: Store, note_file: str, note: dict
 ) -> Iterator[tuple[Run | None, Ending]]:
-    """With the sweep's run and, under it, one a trial; ended in any case, as ``raymat.tracking.ending`` does.
+    """The sweep has its run and, under it, one per trial; ended in any case, as ``raymat.tracking.ending`` does.
 
     They are made here, one after the other, for SQLite takes one writer. Those of trials without a result end as the
     sweep does; as KILLED where it came to its end without them.
 
     Parameters
     ----------
-    uri : the MLflow store; None for no runs
     note : of the sweep, written here; it has the sweep's ``run``, where that was begun before, and gets it
     """
+    uri, experiment = sweep.uri, sweep.experiment
     if not uri:
         place.write(note_file, json.dumps(note, indent=1).encode())
         yield None, Ending()
         return
-    shared = dict(parameters)
+    shared = dict(sweep.parameters)
     for varied in {key for trial in trials for key in trial.parameters}:
         shared.pop(varied, None)
-    parent = Run(uri, name, shared, experiment, continues=note.get("run"))
+    parent = Run(uri, sweep.name, shared, experiment, continues=note.get("run"))
     end = Ending()
     try:
         with ending(parent) as end:
-            parent.tag("data_digest", digest)
+            parent.tag("data_digest", sweep.digest)
             note["run"] = parent.id
             place.write(note_file, json.dumps(note, indent=1).encode())
             for trial in _unfinished(trials, place):

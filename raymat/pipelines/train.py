@@ -193,7 +193,10 @@ def _train(
             )
             for repetition, split in splits.items():
                 if repetition in todo:
-                    _train_split(job, data, records, repetition, split, place, run, threads, parameters, say)
+                    place.write(f"split-{repetition}/split.json", json.dumps(asdict(split), indent=1).encode())
+                    child = _split_run(run, place, repetition, split, parameters, data.digest) if run else None
+                    volumes = [[records[i] for i in data.of(part)] for part in (split.training, split.validation)]
+                    _train_split(job, volumes, place, repetition, child, threads, say)
                 else:
                     say(f"split {repetition}: done already")
                 results[repetition] = json.loads(place.read(f"split-{repetition}/{RESULT}"))
@@ -225,34 +228,36 @@ def threads_of(job: TrainJob) -> int:
     return job.threads or max(1, int(ray.cluster_resources()["CPU"] // job.workers))
 
 
+def _split_run(parent: Run, place: Store, repetition: int, split: Split, parameters: dict, data_digest: str) -> Run:
+    """The run of one split under that of the training: a new one, or that of an interrupted command."""
+    note = f"split-{repetition}/run.json"
+    before = json.loads(place.read(note))["run"] if place.exists(note) else None
+    name = f"split {repetition}"
+    run = Run(parent.uri, name, parameters | {"split": repetition}, TRAININGS, parent.id, before)
+    place.write(note, json.dumps({"run": run.id}).encode())
+    run.tag("data_digest", data_digest)
+    run.text("split.json", json.dumps(asdict(split), indent=1))
+    return run
+
+
 def _train_split(
     job: TrainJob,
-    data: Data,
-    records: dict,
-    repetition: int,
-    split: Split,
+    volumes: list[list],
     place: Store,
-    parent: Run | None,
+    repetition: int,
+    run: Run | None,
     threads: int,
-    parameters: dict,
     say: Callable[[str], None],
 ) -> None:
+    """Train on the records of ``volumes``, to learn from and to validate with, and keep result and weights."""
     folder = f"split-{repetition}"
-    place.write(f"{folder}/split.json", json.dumps(asdict(split), indent=1).encode())
-    run = None
-    if parent:
-        before = json.loads(place.read(f"{folder}/run.json"))["run"] if place.exists(f"{folder}/run.json") else None
-        name = f"split {repetition}"
-        run = Run(parent.uri, name, parameters | {"split": repetition}, TRAININGS, parent.id, before)
-        place.write(f"{folder}/run.json", json.dumps({"run": run.id}).encode())
-        run.tag("data_digest", data.digest)
-        run.text("split.json", json.dumps(asdict(split), indent=1))
     lines = Queue(actor_options={"num_cpus": 0})
+    training, validation = volumes
     with ending(run):
         settings = Settings(
             job.recipe,
-            [records[i] for i in data.of(split.training)],
-            [records[i] for i in data.of(split.validation)],
+            training,
+            validation,
             threads,
             lines,
             run.uri if run else None,

@@ -25,6 +25,7 @@ from raymat.lock import held
 from raymat.nodule import InputError
 from raymat.pipelines.feed import load_records
 from raymat.pipelines.sweep import (
+    Sweep,
     Trial,
     note_of,
     result_of,
@@ -90,9 +91,8 @@ def _tune(job: TuneJob, data: Data, split: Split, place: Store, say: Callable[[s
     note = _note(place, job, data)
     trials = _trials(pairs)
     parameters = flatten({"dataset": training.dataset, "workers": training.workers, **training.recipe.to_dict()})
-    with sweep_runs(
-        training.tracking_uri, f"tune {training.out}", parameters, trials, place, NOTE, note, TRAININGS, data.digest
-    ) as (parent, end):
+    sweep = Sweep(training.tracking_uri, f"tune {training.out}", TRAININGS, parameters, data.digest)
+    with sweep_runs(sweep, trials, place, NOTE, note) as (parent, end):
         with connected(training.address, holds_dataset=True):
             threads = threads_of(training)
             parts = [data.of(split.training), data.of(split.validation)]
