@@ -218,7 +218,7 @@ def phantoms(_: Path) -> dict:
         # The random fields take a power of single precision; the image is rounded to whole HU.
         found |= {f"{name}, image": drawn.image, f"{name}, parameters": drawn.parameters}
         found[f"{name}, alpha"] = Close(drawn.alpha, OF_A_POWER)
-    return found | {"choice": [[case.nodule_id, case.slices, case.window] for case in choose(2, 5)]}
+    return found | {"choice": [[case.nodule_id, case.slices, case.window] for case in choose(8, 5)]}
 
 
 def read_cases(folder: Path) -> dict:
