@@ -127,7 +127,7 @@ def test_the_kuberay_cluster_grows_from_a_head_without_work_with_the_token_on(ku
         # One worker has room for a build, by Ray's share of its memory.
         limits = container["resources"]["limits"]
         memory = 0.7 * float(limits["memory"].removesuffix("Gi"))
-        assert Pools().sized(float(limits["cpu"]), memory).solve_workers >= int(limits["cpu"])
+        assert Pools().sized(float(limits["cpu"]), memory).workers >= int(limits["cpu"])
 
 
 def test_the_versions_are_those_the_package_is_tested_with(kuberay):

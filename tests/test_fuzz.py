@@ -26,7 +26,9 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
+# Of a soak, by reader; plain pytest has a small part of them.
 FILES = {"dicom": 240, "lidc": 60, "nifti": 260, "nrrd": 240, "csv": 150, "parquet": 130, "store": 320, "lock": 60}
+FEW = 12  # as many times fewer
 ADDRESS_SPACE = 4 << 30  # of the child; a reader that meets this limit wanted far more than its small file is worth
 RESIDENT = 2 << 30
 LIMIT_S = 20
@@ -504,13 +506,13 @@ def serve(reader: str, work: Path, start: int) -> None:
 # The tests ------------------------------------------------------------------------------------------------------------
 
 
-def mutated(reader: str, work: Path) -> list[tuple[str, str, str]]:
+def mutated(reader: str, work: Path, files: int, seed: str) -> list[tuple[str, str, str]]:
     """Folders with one mutated file each, as (folder, file, mutation), the first ones sound."""
-    dice = random.Random(f"{os.environ.get('RAYMAT_SEED', '0')} {reader}")
+    dice = random.Random(f"{seed} {reader}")
     (work / "sound").mkdir()
     targets = MAKERS[reader](work / "sound")
     cases = [(str(place.relative_to(work)), name, "none") for place, name in dict.fromkeys(t[:2] for t in targets)]
-    for number in range(FILES[reader]):
+    for number in range(files):
         place, name, mutation = dice.choice(targets)
         folder = work / f"{number:04d}"
         shutil.copytree(place, folder, copy_function=os.link)
@@ -545,16 +547,27 @@ def faults(reader: str, work: Path, cases: list[tuple[str, str, str]]) -> dict[i
     return found
 
 
-@pytest.mark.parametrize("reader", FILES)
-def test_damaged_files_give_errors_of_ours(reader, tmp_path):
-    cases = mutated(reader, tmp_path)
-    found = faults(reader, tmp_path, cases)
+def check(reader: str, work: Path, files: int, seed: str) -> None:
+    cases = mutated(reader, work, files, seed)
+    found = faults(reader, work, cases)
     lines = [f"{cases[n][0]}/{cases[n][1]}, {cases[n][2]}: {fault}" for n, fault in sorted(found.items())]
     print(f"{reader}: {len(cases)} files read, {len(lines)} misbehave")
     assert not lines, "\n".join(lines)
 
 
-def test_a_thousand_files_are_mutated():
+@pytest.mark.parametrize("reader", FILES)
+def test_damaged_files_give_errors_of_ours(reader, tmp_path, seed):
+    check(reader, tmp_path, FILES[reader] // FEW, seed)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("reader", FILES)
+def test_many_damaged_files_give_errors_of_ours(reader, tmp_path, seed, soaked):
+    check(reader, tmp_path, soaked(FILES[reader]), seed)
+
+
+def test_a_soak_mutates_a_thousand_files():
     assert sum(FILES.values()) >= 1000
 
 

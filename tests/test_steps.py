@@ -5,9 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from raymat import steps
 from raymat.nodule import EXCLUDED, FAILED, InputError, Nodule
+from raymat.places import Unreachable
 from raymat.sources import NoduleRef
-from raymat.steps import BuildParameters, read_and_prepare
+from raymat.steps import BuildParameters, read_and_prepare, score, solve
 
 REF = NoduleRef("N1", "P1", "lidc", 4, "f", "{}", notes=["touches or overlaps N2"])
 
@@ -46,3 +48,30 @@ def test_what_is_left_out_or_fails_keeps_its_notes(source, ref, outcome, notes):
 
 def test_what_prepare_leaves_out_keeps_what_the_source_knew():
     assert read_and_prepare(OneNodule(), REF, BuildParameters()).metadata == {"ratings": 3}
+
+
+@pytest.mark.parametrize("stage", ["read", "prepare", "solve", "quality"])
+def test_an_unforeseen_error_in_a_stage_is_the_outcome_of_that_nodule(stage, monkeypatch):
+    def breaks(*_: object) -> None:
+        raise ZeroDivisionError("by nothing")
+
+    source, nodule = OneNodule(), replace(OneNodule().read(REF), trimap=np.full((9, 20, 20), 128, np.uint8))
+    if stage == "read":
+        monkeypatch.setattr(source, "read", breaks)
+    else:
+        monkeypatch.setattr(steps, {"prepare": "prepare", "solve": "solve_volume", "quality": "assess"}[stage], breaks)
+    if stage in ("read", "prepare"):
+        done = read_and_prepare(source, REF, BuildParameters())
+    else:
+        done = (solve if stage == "solve" else score)(nodule, BuildParameters())
+    assert (done.outcome, done.reason) == (FAILED, "ZeroDivisionError: by nothing")
+    assert done.stage == stage.replace("prepare", "read")
+
+
+def test_a_store_that_does_not_answer_is_no_nodules_fault(monkeypatch):
+    def silent(*_: object) -> None:
+        raise Unreachable("the store does not answer")
+
+    monkeypatch.setattr(steps, "assess", silent)
+    with pytest.raises(Unreachable):
+        score(OneNodule().read(REF), BuildParameters())

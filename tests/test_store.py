@@ -1,5 +1,6 @@
 """The store: what is committed stands, whole and once."""
 
+import os
 from pathlib import Path
 
 import duckdb
@@ -165,6 +166,19 @@ def test_a_write_that_fails_leaves_nothing_behind(store, monkeypatch):
     monkeypatch.undo()
     assert store.listing("nodules") == []
     assert not list(Path(store.root).rglob("*.tmp"))
+
+
+def test_a_commit_is_seen_when_its_last_byte_is_on_the_disk_and_not_before(store, monkeypatch):
+    to_disk, seen = os.fsync, []
+
+    def watched(file: int) -> None:
+        to_disk(file)
+        seen.append(store.listing("nodules"))
+
+    monkeypatch.setattr("os.fsync", watched)
+    store.commit(to_table([random_nodule()]))
+    assert seen == [[]]
+    assert len(store.listing("nodules")) == 1
 
 
 def test_a_nodule_without_outcome_is_not_committed(store):

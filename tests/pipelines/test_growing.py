@@ -1,20 +1,17 @@
 """A build on a cluster that is empty, grows, loses a node and shrinks again."""
 
-import os
+import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from raymat.sources.cases import CasesSource
-from raymat.steps import read_and_prepare, score, solve
-from tests.support.cases import OPTIONS, PARAMETERS, arrays, arrays_of, write_cases
-from tests.support.clusters import growing_cluster
-from tests.support.harm import harmful
+from tests.support.cases import arrays, arrays_without_ray, first_cases, of_first, write_cases
+from tests.support.clusters import GrowingCluster, growing_cluster
+from tests.support.harm import start
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -23,43 +20,51 @@ def wait_for(condition: Callable[[], bool], what: str, limit_s: float = 400.0) -
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not within {limit_s:g} s"
-        time.sleep(0.3)
+        time.sleep(0.2)
 
 
-def without_ray(table: str) -> dict:
-    """The arrays of a dataset built in a plain loop."""
-    source = CasesSource(table)
-    prepared = (read_and_prepare(source, ref, PARAMETERS) for ref in source.plan())
-    return arrays_of(score(solve(nodule, PARAMETERS), PARAMETERS) for nodule in prepared)
+def build_and_lose_a_node(cluster: GrowingCluster, table: str, out: Path, count: int, dice: random.Random) -> str:
+    """Build on the cluster; once two nodes are at work, kill one of them. What the build printed."""
+    go = out.with_name("go")
+    harm = {"record": f"{out}-solves", "slow": 0.5, "free": count // 3, "until": str(go)}
+    # Ray Data thinks again about the size of the cluster every 10 s; here, every second.
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_DATA_MIN_GAP_BETWEEN_AUTOSCALING_REQUESTS", "1")
+        process = start(table, out, address=cluster.address, **harm)
+    try:
+        wait_for(lambda: len(cluster.working()) == 2 or process.poll() is not None, "a worker on each of two nodes")
+        assert process.poll() is None, process.stdout.read()
+        cluster.workers()[dice.choice(sorted(cluster.working()))].send_signal(signal.SIGKILL)
+        go.touch()
+        said, _ = process.communicate(timeout=300)
+    finally:
+        process.kill()
+        process.wait(60)
+    assert process.returncode == 0, said
+    assert f"up to {count} as nodes come" in said
+    assert re.search(rf"{count}/{count} nodules .*; \d nodes? of \d CPUs", said)
+    return said
 
 
-@pytest.mark.timeout(1200)
-def test_a_build_brings_up_nodes_survives_the_loss_of_one_and_lets_them_go(tmp_path):
-    table = write_cases(tmp_path / "cases", 24)
-    out, go = tmp_path / "dataset", tmp_path / "go"
-    harm = harmful(record=str(tmp_path / "solves"), slow=1, free=8, until=str(go))
-    with growing_cluster(2, tmp_path / "cluster.json", **harm) as cluster:
+@pytest.mark.timeout(900)
+def test_a_build_brings_up_nodes_survives_the_loss_of_one_and_lets_them_go(cases, tmp_path, seed):
+    table, expected = cases
+    with growing_cluster(2, tmp_path / "cluster.json") as cluster:
         assert not cluster.workers()
-        command = [sys.executable, "-m", "raymat", "build", "--cases", table, "-o", str(out), *OPTIONS, "--no-tracking"]
-        # Ray Data thinks again about the size of the cluster every 10 s; here, every second.
-        environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_DATA_MIN_GAP_BETWEEN_AUTOSCALING_REQUESTS": "1"}
-        output = (tmp_path / "said").open("w")
-        process = subprocess.Popen(
-            [*command, "--address", cluster.address], env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
-        try:
-            said = (tmp_path / "said").read_text
-            wait_for(lambda: len(cluster.solving()) == 2 or process.poll() is not None, "a solver on each of two nodes")
-            assert process.poll() is None, said()
-            lost = cluster.workers()[cluster.solving().pop()]
-            lost.send_signal(signal.SIGKILL)
-            go.touch()
-            assert process.wait(240) == 0, said()
-            assert "up to 24 as nodes come" in said()
-            assert re.search(r"24/24 nodules .*; \d nodes? of \d CPUs", said())
-        finally:
-            process.kill()
-            process.wait(60)
-            print(said())
+        build_and_lose_a_node(cluster, first_cases(table, 12), tmp_path / "dataset", 12, random.Random(seed))
         wait_for(lambda: not cluster.workers(), "idle nodes let go")
-    assert arrays(out) == without_ray(table)
+    assert arrays(tmp_path / "dataset") == of_first(12, expected)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_builds_one_after_the_other_on_a_cluster_that_grows_and_shrinks_between_them(tmp_path, seed, soaked):
+    table, dice = write_cases(tmp_path / "cases", 24), random.Random(seed)
+    expected = arrays_without_ray(table)
+    with growing_cluster(2, tmp_path / "cluster.json") as cluster:
+        for number in range(soaked(2)):
+            out = tmp_path / f"{number}" / "dataset"
+            out.parent.mkdir()
+            build_and_lose_a_node(cluster, table, out, 24, dice)
+            wait_for(lambda: not cluster.workers(), "idle nodes let go")
+            assert arrays(out) == expected

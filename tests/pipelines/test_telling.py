@@ -11,12 +11,14 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
+from raymat import tracking
 from raymat.pipelines.build import Build, build
 from raymat.sources.cases import CasesSource
 from raymat.store import Store
 from raymat.tracking import Run
 from tests.support import quiet
-from tests.support.cases import PARAMETERS, write_cases
+from tests.support.cases import PARAMETERS, first_cases, write_cases
+from tests.support.harm.harmed import harmed
 
 pytestmark = pytest.mark.ray
 
@@ -37,13 +39,18 @@ def watched(ray_cluster, tmp_path_factory):
     Path(table).write_text(lines + "watched-c,p,none.nii.gz,0.r0.nii.gz;0.r1.nii.gz,1\n")
     uri = f"sqlite:///{folder}/runs.db"
     run, runs = Run(uri, "watched", {}), []
+    go = folder / "go"
 
     def look(counts: Counter, seconds: float, finished: bool) -> None:
         run.progress(counts, seconds, finished)
         runs.append((MlflowClient(tracking_uri=uri).get_run(run.id), finished))
+        if counts:
+            go.touch()
 
     store = Store.create(folder / "dataset")
-    result = build(Build(store, CasesSource(table), PARAMETERS), say=quiet, on_progress=look)
+    with pytest.MonkeyPatch.context() as patch, harmed(record=f"{folder}/solves", free=1, until=str(go)):
+        patch.setattr(tracking, "PROGRESS_EVERY_S", 0.0)
+        result = build(Build(store, CasesSource(table), PARAMETERS), say=quiet, on_progress=look)
     assert result.counts == {"accepted": 2, "failed": 1}
     return Watched(names, runs)
 
@@ -61,13 +68,13 @@ def exported(ray) -> dict[str, Counter]:
     return found
 
 
-def test_a_node_exports_nodules_by_outcome_and_the_seconds_of_each_stage(watched, ray_cluster, tmp_path):
-    # Long enough for its workers to export what they did while they are there.
-    build(
-        Build(Store.create(tmp_path / "out"), CasesSource(write_cases(tmp_path / "cases", 30)), PARAMETERS), say=quiet
-    )
+def test_a_node_exports_nodules_by_outcome_and_the_seconds_of_each_stage(watched, ray_cluster, cases, tmp_path):
+    # Slow enough for its workers to export what they did while they are there.
+    with harmed(record=f"{tmp_path}/solves", slow=0.5):
+        source = CasesSource(first_cases(cases[0], 10))
+        build(Build(Store.create(tmp_path / "out"), source, PARAMETERS), say=quiet)
     deadline = time.monotonic() + 120
-    while (found := exported(ray_cluster)).get("raymat_nodules_total", Counter())["accepted"] < 32:
+    while (found := exported(ray_cluster)).get("raymat_nodules_total", Counter())["accepted"] < 12:
         assert time.monotonic() < deadline, found
         time.sleep(1)
     assert found["raymat_nodules_total"]["failed"] >= 1
@@ -78,7 +85,7 @@ def test_a_node_exports_nodules_by_outcome_and_the_seconds_of_each_stage(watched
 
 
 def test_mlflow_shows_a_run_while_it_goes_on(watched):
-    (first, over), *_ = watched.runs
+    first, over = next(seen for seen in watched.runs if seen[0].data.metrics["progress/done"])
     assert first.info.status == "RUNNING"
     assert not over
     assert 1 <= first.data.metrics["progress/done"] < 3

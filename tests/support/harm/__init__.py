@@ -43,6 +43,8 @@ def start(
     if address:
         command += ["--address", address]
         environment["RAY_AUTH_MODE"] = "token"
+        if address.startswith("127."):  # where Ray would look for it at the machine's outward address
+            environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, env=environment, cwd=folder or REPOSITORY, start_new_session=True, **pipes)
 

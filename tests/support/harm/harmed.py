@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pytest
-
 from raymat.engine.stages import Work
 from raymat.nodule import Nodule
 from raymat.pipelines.build import Steps
@@ -80,6 +78,8 @@ def harmed(**harm: object) -> Iterator[None]:
         solve, *others = healthy.stages
         return replace(healthy, stages=(replace(solve, run=Harmed(solve.run, **harm)), *others))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Steps, "work", harmful)
+    Steps.work = harmful
+    try:
         yield
+    finally:
+        Steps.work = work
