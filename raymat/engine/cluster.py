@@ -166,6 +166,8 @@ def data_settings() -> Iterator[DataContext]:
     They start without its own progress bars and its advice on memory, which our stages declare.
     """
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    # Its thread reports once more when the work was stopped and Ray is gone, which is a traceback for nothing.
+    logging.getLogger("ray.data._internal.stats").setLevel(logging.ERROR)
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -34,14 +35,15 @@ def arguments_of(name: str, folder) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def at_work(tmp_path_factory, new_runs):
-    """Each command at work, started side by side: its process, output and MLflow store."""
+def begun(tmp_path_factory, new_runs):
+    """Starts a command, once: its process, output and MLflow store."""
     started = {}
-    try:
-        for name in COMMANDS:
+
+    def begin(name: str) -> tuple[subprocess.Popen, Path, str]:
+        if name not in started:
             folder = tmp_path_factory.mktemp(name)
-            uri = new_runs(folder)
-            command = [sys.executable, "-m", "raymat", name, *arguments_of(name, folder), "-o", str(folder / "out")]
+            out, uri = folder / "out", new_runs(folder)
+            command = [sys.executable, "-m", "raymat", name, *arguments_of(name, folder), "-o", str(out)]
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
             process = subprocess.Popen(
                 [*command, "--tracking-uri", uri],
@@ -50,21 +52,24 @@ def at_work(tmp_path_factory, new_runs):
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                 **pipes,
             )
-            started[name] = process, folder / "out", uri
-        yield started
-    finally:
-        for process, _, _ in started.values():
-            process.kill()
-            process.wait()
+            started[name] = process, out, uri
+        return started[name]
+
+    yield begin
+    for process, _, _ in started.values():
+        process.kill()
+        process.wait()
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_that_is_asked_to_stop_says_so(at_work, name):
-    process, out, uri = at_work[name]
+@pytest.mark.parametrize(("name", "then"), [("build", "train"), ("train", "tune"), ("tune", None)])
+def test_a_command_that_is_asked_to_stop_says_so(begun, name, then):
+    process, out, uri = begun(name)
     asked, shown_by = COMMANDS[name]
     deadline = time.monotonic() + 300
     while not list(out.glob(shown_by)) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
+    if then:
+        begun(then)  # it comes up while this one ends
     process.send_signal(asked)
     said, complained = process.communicate(timeout=120)
     assert process.returncode == 130, said + complained
