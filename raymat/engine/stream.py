@@ -7,6 +7,7 @@ self-scheduling), so that Ray's driver has little to do for each nodule and the 
 from __future__ import annotations
 
 import datetime
+import gc
 import logging
 import queue
 import secrets
@@ -250,7 +251,12 @@ def run(job: Job) -> Iterator[Update]:
             if item is None:
                 running -= 1
             elif isinstance(item, BaseException):
-                raise _as_input_error(item) from None
+                error = _as_input_error(item)
+                # The failed pool's actors are held by the frames of its error, in a cycle: they would keep their CPUs
+                # from the next job on this connection.
+                del item, blocks, streams
+                gc.collect()
+                raise error from None
             else:
                 batch, table = item
                 received.append(batch)

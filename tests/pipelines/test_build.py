@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from raymat.store import Store
 from raymat.volume import write_volume
 from tests.support import quiet
 from tests.support.cases import GRID, PARAMETERS, arrays, write_cases
+from tests.support.harm.harmed import harmed
 
 pytestmark = pytest.mark.ray
 
@@ -178,3 +180,16 @@ def test_pools_that_cannot_start_are_refused(built, tmp_path):
     with pytest.raises(InputError, match="would never start"):
         build(Build(store, CasesSource(table), PARAMETERS, Pools(workers=9)), say=quiet)
     assert store.listing("nodules") == []
+
+
+def test_a_build_that_stops_leaves_the_cluster_to_the_next(ray_cluster, built, tmp_path):
+    table, store, _ = built
+    stopped = Build(Store.create(tmp_path / "stopped"), CasesSource(table), PARAMETERS)
+    with harmed(record=f"{tmp_path}/solves", stop="case3"), pytest.raises(InputError, match="the disk is full"):
+        build(stopped, say=quiet)
+    deadline = time.monotonic() + 60
+    while (free := ray_cluster.available_resources().get("CPU", 0.0)) < 2:
+        assert time.monotonic() < deadline, f"its workers still hold {2 - free:.1f} CPUs"
+        time.sleep(0.2)
+    assert build(stopped, say=quiet).counts == {"accepted": 6}
+    assert arrays(stopped.store.root) == arrays(store.root)

@@ -86,6 +86,7 @@ def test_threads_read_side_by_side(first_scan):
     assert all(len(scan.annotations) == len(first_scan.annotations) for scan in found)
 
 
+@pytest.mark.slow
 def test_repair_leaves_numpy_alone_and_writes_no_configuration(tmp_path):
     program = (
         "import warnings, pathlib, numpy as np\n"

@@ -57,6 +57,7 @@ def test_same_seed_same_bytes_in_any_order_and_place(folder, cases, tmp_path):
     assert part == {name: whole[name] for name in part}
 
 
+@pytest.mark.slow
 def test_same_bytes_from_two_processes(folder, tmp_path):
     out = tmp_path / "two"
     write_phantoms(out, 2, SEED, workers=2)
@@ -193,6 +194,7 @@ def test_a_phantom_that_is_gone_is_a_problem_of_its_own(folder, tmp_path):
         PhantomSource.from_folder(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_phantoms_in_an_object_store_are_those_on_a_disk(folder, s3):
     uri = s3.bucket("phantoms", folder)
     first = f"phantoms/{next(folder.rglob('phantom.json')).relative_to(folder).parent}"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raymat.engine.stages import Work
-from raymat.nodule import Nodule
+from raymat.nodule import InputError, Nodule
 from raymat.pipelines.build import Steps
 
 
@@ -31,6 +31,7 @@ class Harmed:
     until : a file that all but the first ``free`` of them wait for
     exit, kill, hang : the nodules whose solve ends its process, is killed as for memory, and never returns (in C,
         holding the interpreter's lock)
+    stop : the nodule whose solve stops the build, as a full disk does
     times : how many of its solves come to that end, the first ones
     after : by nodule, how many have to be committed before its solve goes on
     out : the dataset that those are committed to
@@ -44,6 +45,7 @@ class Harmed:
     exit: str = ""
     kill: str = ""
     hang: str = ""
+    stop: str = ""
     times: int = 1000
     after: dict[str, int] | None = None
     out: str = ""
@@ -55,6 +57,8 @@ class Harmed:
         solves = Path(self.record).read_text().splitlines()
         while len(list(Path(self.out).glob("nodules/*/*.parquet"))) < (self.after or {}).get(name, 0):
             time.sleep(0.02)
+        if name == self.stop:
+            raise InputError("the disk is full")
         if solves.count(name) <= self.times:
             if name == self.exit:
                 os._exit(7)
