@@ -90,12 +90,14 @@ def name(number: int) -> str:
     return f"case-{number:03d}"
 
 
-def test_fifty_nodules_by_two_reviewers_with_the_server_killed_in_the_middle(browser, tmp_path):
-    store = write_dataset(tmp_path / "dataset", [draw_nodule(n) for n in range(50)])
+def review_with_the_server_killed(browser, tmp_path: Path, count: int) -> None:
+    """Two reviewers decide so many nodules; the server is killed in the middle."""
+    half = count // 2
+    store = write_dataset(tmp_path / "dataset", [draw_nodule(n) for n in range(count)])
     port = free_port()
     keys = {
-        "Ada": ["x" if n % 7 == 3 else str(1 + n % 8) for n in range(50)],
-        "Ben": ["x" if n % 5 == 3 else str(1 + n % 8) for n in range(50)],
+        "Ada": ["x" if n % 7 == 3 else str(1 + n % 8) for n in range(count)],
+        "Ben": ["x" if n % 5 == 3 else str(1 + n % 8) for n in range(count)],
     }
     with serving(store, port) as server:
         reviewers = {who: Reviewer(browser, port, who) for who in keys}
@@ -106,34 +108,43 @@ def test_fifty_nodules_by_two_reviewers_with_the_server_killed_in_the_middle(bro
                     reviewer.sees(name(number))
                     reviewer.press(keys[who][number])
 
-        decide(range(25))
+        decide(range(half))
         for reviewer in reviewers.values():
-            reviewer.sees(name(25))
+            reviewer.sees(name(half))
         os.kill(server.pid, signal.SIGKILL)
         server.wait()
         for who, reviewer in reviewers.items():
-            reviewer.press(keys[who][25])
+            reviewer.press(keys[who][half])
             reviewer.says("the server does not answer")
-            assert reviewer.page.locator("body").get_attribute("data-nodule") == name(25)
-        assert len(Decisions(store).all()) == 50
+            assert reviewer.page.locator("body").get_attribute("data-nodule") == name(half)
+        assert len(Decisions(store).all()) == 2 * half
     with serving(store, port):
-        decide(range(26, 50))
+        decide(range(half + 1, count))
         for reviewer in reviewers.values():
-            reviewer.says("50 of 50 decided by you")
+            reviewer.says(f"{count} of {count} decided by you")
             reviewer.says("All nodules are decided")
         reviewers["Ada"].press("u")
-        reviewers["Ada"].says("49 of 50 decided by you")
-        reviewers["Ada"].says("49 read twice")
-        reviewers["Ada"].press(keys["Ada"][49])
-        reviewers["Ada"].says("50 of 50 decided by you")
+        reviewers["Ada"].says(f"{count - 1} of {count} decided by you")
+        reviewers["Ada"].says(f"{count - 1} read twice")
+        reviewers["Ada"].press(keys["Ada"][count - 1])
+        reviewers["Ada"].says(f"{count} of {count} decided by you")
         assert not [fault for reviewer in reviewers.values() for fault in reviewer.faults]
     found = Decisions(store)
-    assert len(found.all()) == 102  # one taken back and made again
+    assert len(found.all()) == 2 * count + 2  # one taken back and made again
     labels = {
         who: ["reject" if key == "x" else METHODS[int(key) - 1] for key in pressed] for who, pressed in keys.items()
     }
     for who, expected in labels.items():
-        assert [found.current()[name(n)][who].label for n in range(50)] == expected
+        assert [found.current()[name(n)][who].label for n in range(count)] == expected
+
+
+def test_two_reviewers_with_the_server_killed_in_the_middle(browser, tmp_path):
+    review_with_the_server_killed(browser, tmp_path, 10)
+
+
+@pytest.mark.soak
+def test_fifty_nodules_by_two_reviewers_with_the_server_killed_in_the_middle(browser, tmp_path, soaked):
+    review_with_the_server_killed(browser, tmp_path, max(10, soaked(50)))
 
 
 def test_windows_slices_flicker_and_filters_do_what_their_keys_say(browser, tmp_path):
