@@ -47,8 +47,7 @@ def load_records(nodules: Nodules, places: Sequence[int], config: ModelConfig, s
     InputError
         A nodule cannot be read or is none that the network can learn from.
     """
-    # In processes of the kind that Ray Train's workers will have for their batches, which then are there.
-    task = ray.remote(num_returns=2, runtime_env={"env_vars": train_environment()})(_record)
+    task = ray.remote(num_returns=2)(_record)
     source = ray.put(nodules)
     records, errors = zip(*(task.remote(source, place, config) for place in places), strict=True)
     say(f"reading {len(records)} nodules")
@@ -57,15 +56,6 @@ def load_records(nodules: Nodules, places: Sequence[int], config: ModelConfig, s
         if error:
             raise InputError(error)
     return list(records)
-
-
-def train_environment() -> dict[str, str]:
-    """Environment variables that Ray Train gives to its workers, whose tasks have them too."""
-    from ray.train.v2._internal import constants
-
-    blocking = constants.RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
-    default = {blocking: constants.DEFAULT_RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_VALUE}
-    return default | constants.get_env_vars_to_propagate()
 
 
 def _record(nodules: Nodules, place: int, config: ModelConfig) -> tuple[dict[str, np.ndarray] | None, str]:

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import random
 import shutil
+import subprocess
 import threading
 import time
 from dataclasses import replace
@@ -192,6 +194,23 @@ def test_a_killed_driver_goes_on_as_the_same_run(trained, data, new_runs, tmp_pa
     assert not any("epoch 1/6" in line for line in said), "the first epoch was trained again"
     assert_same(weights(out), weights(trained.out))
     assert [run.info.status for run in runs(uri)] == ["FINISHED"] * 2
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_a_training_that_is_killed_at_random_moments_ends_the_same(trained, data, new_runs, tmp_path, seed, soaked):
+    out, uri, moments = tmp_path / "out", new_runs(tmp_path), random.Random(f"training {seed}")
+    command = ["train", data, "-o", str(out), "--splits", "0", *options_of(RECIPE), "--tracking-uri", uri]
+    for _ in range(soaked(4)):
+        process = in_cluster(*command, folder=tmp_path)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(moments.uniform(5, 30))
+        process.kill()
+        process.communicate()
+    train(job(data, out, uri), say=quiet)
+    assert_same(weights(out), weights(trained.out))
+    # A driver that dies before it has written down its run leaves that behind.
+    assert [run.info.status for run in runs(uri)].count("FINISHED") == 2
 
 
 def test_a_second_training_on_one_output_is_refused(data, tmp_path):
