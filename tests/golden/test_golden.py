@@ -8,10 +8,11 @@ that no sum is reordered and no multiplication fused with an addition, and witho
 terms, the images of phantoms, what is read, what is written. What is compared within a tolerance, as its last bits
 depend on the processor:
 
-- the quality term ``overlap``, and the score, which it is part of: dot products in single precision, which each kernel
-  of OpenBLAS sums in its own order. Seen: 4e-7. Tolerated: 5e-6.
-- the alpha of phantoms: NumPy has a power function of its own for single precision on processors with AVX-512. Seen:
-  1.2e-7. Tolerated: 2e-6.
+- the quality terms ``overlap`` and ``volume``, and the score, which they are part of: dot products in single precision,
+  which each kernel of OpenBLAS sums in its own order, and a logarithm. Seen: 4e-7. Tolerated: 5e-6.
+- the alpha of phantoms: NumPy has powers, exponentials and logarithms of its own for processors with AVX-512. Seen:
+  1.2e-7. Tolerated: 2e-6. The images are whole HU. Should one voxel of a new recording fall to the other side on
+  another processor, choose another seed.
 - what a network predicts: seen 2e-7, tolerated 1e-5.
 
 The arrays themselves are on record there, not digests of rounded ones: a value beside the border of a rounding would
