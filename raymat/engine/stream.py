@@ -45,6 +45,7 @@ POLL_S = 1.0
 LIST_TASKS = 2
 NO_LIMIT_S = 10**8
 PIPELINE_LIVES = 5
+GROW_AT = 0.5  # of a pool's actors, those to come included, at work
 # The largest nodules take a minute or two.
 NODULE_TIMEOUT_S = 600.0
 
@@ -181,6 +182,9 @@ def stream(job: Job) -> Iterator[tuple[str, pa.Table]]:
         context.execution_no_progress_timeout_s = NO_LIMIT_S
         # What stops the work (a store that cannot be written) is raised as it is.
         context.raise_original_map_exception = True
+        # A pool on a growing cluster doubles while its actors have their one batch each. Ray's own threshold is above
+        # 1: actors that have no second batch waiting would never reach it.
+        context.autoscaling_config.actor_pool_util_upscaling_threshold = GROW_AT
         # A block is one row, and so never joined to another.
         context.target_max_block_size = 1
         tasks = min(LIST_TASKS, len(job.parts))
