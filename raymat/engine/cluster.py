@@ -127,14 +127,19 @@ def _start(num_cpus: int | None, holds_dataset: bool) -> None:
     # Ray Train has a process that watches for nodes that are about to be taken away; here there is one node.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     cpus = num_cpus or usable_cpus()
-    with on_loopback_alone():
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-            object_store_memory=object_store_bytes(cpus, holds_dataset),
-        )
+    try:
+        with on_loopback_alone():
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                logging_level=logging.WARNING,
+                object_store_memory=object_store_bytes(cpus, holds_dataset),
+            )
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        raise InputError("Ray did not start within 30 s: the machine is too busy; run the same command later") from None
     token = Path.home() / ".ray" / "auth_token"
     if token.is_file():
         token.chmod(0o600)  # Ray writes it for all of the machine's users to read
