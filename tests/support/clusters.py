@@ -147,7 +147,7 @@ def growing_cluster(most: int, config: Path, **variables: str) -> Iterator[Growi
         "cpu": {"resources": node, "node_config": {}, "min_workers": 0, "max_workers": most},
     }
     # Ray Data looks every 20 s at what nodes there are: a new one must not be let go before.
-    cluster = {"cluster_name": "growing", "max_workers": most, "idle_timeout_minutes": 0.45, "upscaling_speed": 1.0}
+    cluster = {"cluster_name": "growing", "max_workers": most, "idle_timeout_minutes": 0.75, "upscaling_speed": 1.0}
     cluster |= {"provider": provider, "head_node_type": HEAD_TYPE, "available_node_types": node_types}
     config.write_text(json.dumps(filled_in | cluster))
     # What `ray up` gives a head, and the provider's own.
