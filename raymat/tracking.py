@@ -299,6 +299,11 @@ class Run:
         """End the run as FINISHED, FAILED or KILLED."""
         self.client.set_terminated(self.id, status)
 
+    def end_if_open(self) -> None:
+        """End the run as FINISHED where whoever logged to it was killed before that."""
+        if self.client.get_run(self.id).info.status in ("RUNNING", "SCHEDULED"):
+            self.end()
+
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log numbers at a step."""
         self.series([(step, values)])

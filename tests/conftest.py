@@ -59,6 +59,7 @@ def ray_cluster():
     from raymat.engine.cluster import connected
 
     with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")  # trainings here take seconds
         environment.setenv("RAY_metrics_report_interval_ms", "1000")
         with connected(num_cpus=2):
             yield ray

@@ -356,10 +356,13 @@ def test_linear_interpolation_by_another_implementation():
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_every_published_case_is_prepared_or_excluded(real_data):
+@pytest.mark.parametrize("step", [8, pytest.param(1, marks=pytest.mark.soak)])
+def test_published_cases_are_prepared_or_excluded(real_data, step):
     source = CasesSource(real_data / "lidc-voi" / "cases.csv")
     excluded, unknown = [], []
-    for ref in source.plan():
+    cases = list(source.plan())
+    assert len(cases) == 734
+    for ref in cases[::step]:
         try:
             done = prepare(source.read(ref))
         except NoduleExcluded as reason:
@@ -368,8 +371,8 @@ def test_every_published_case_is_prepared_or_excluded(real_data):
             # The specification's numbers are of the crops alone, which end at the nodule in z; beyond them is -1000.
             unknown.append(np.count_nonzero((done.trimap == 128) & (done.image != -1000)))
             assert (done.trimap == 255).any()
-    assert set(excluded) == {"the readers share no voxel"}
-    assert len(excluded) + len(unknown) == 734
-    assert len(excluded) / 734 == pytest.approx(0.008, abs=0.003)
+    assert set(excluded) <= {"the readers share no voxel"}
+    assert len(excluded) + len(unknown) == len(cases[::step])
+    assert len(excluded) / len(cases[::step]) == pytest.approx(0.008, abs=0.003 if step == 1 else 0.03)
     # The specification's 2,000 / 5,700 / 38,000, seen on half of the cases.
     np.testing.assert_allclose(np.percentile(unknown, [10, 50, 90]), [2000, 5700, 38000], rtol=0.25)

@@ -174,7 +174,7 @@ def _classify(
         if todo:
             note["commands"] = list(dict.fromkeys([*note.get("commands", []), shlex.join(job.command)]))
         shared = flatten({"dataset": job.dataset, **job.recipe.to_dict(), "raymat": __version__})
-        trials = [one.trial for one in todo]
+        trials = [one.trial for one in settings]
         sweep = Sweep(job.tracking_uri, f"classify {job.out}", EVIDENCE, shared, data.digest)
         with sweep_runs(sweep, trials, place, NOTE, note) as (parent, end):
             errors = _sweep(job, todo, place, say) if todo else []

@@ -94,6 +94,10 @@ def sweep_runs(
             parent.tag("data_digest", sweep.digest)
             note["run"] = parent.id
             place.write(note_file, json.dumps(note, indent=1).encode())
+            for trial in trials:
+                # One that was killed between its result and the end of its run.
+                if place.exists(f"{trial.folder}/{RESULT}") and place.exists(f"{trial.folder}/{RUN}"):
+                    run_of(uri, place, trial.folder).end_if_open()
             for trial in _unfinished(trials, place):
                 if place.exists(f"{trial.folder}/{RUN}"):
                     run_of(uri, place, trial.folder).status("SCHEDULED")

@@ -114,6 +114,8 @@ def test_a_part_of_the_trials_then_more_and_all_agree_with_mlflow(ray_cluster, d
         classify(replace(part, recipe=replace(RECIPE, epochs=3)), quiet)
 
 
+# The loss weights' sweep is killed in plain pytest; both sweeps share their lines.
+@pytest.mark.soak
 def test_a_killed_sweep_goes_on_and_repeats_nothing(ray_cluster, data, new_runs, tmp_path):
     out, uri, inputs = tmp_path / "out", new_runs(tmp_path), ("mean", "random", "image")
     command = ["classify", str(data), "-o", str(out), "--inputs", ",".join(inputs), "--networks", "resnet10-small"]

@@ -61,7 +61,10 @@ def begun(tmp_path_factory, new_runs):
         process.wait()
 
 
-@pytest.mark.parametrize(("name", "then"), [("build", "train"), ("train", "tune"), ("tune", None)])
+# A sweep is stopped as a training is, by the same lines: once in the soak lane.
+@pytest.mark.parametrize(
+    ("name", "then"), [("build", "train"), ("train", None), pytest.param("tune", None, marks=pytest.mark.soak)]
+)
 def test_a_command_that_is_asked_to_stop_says_so(begun, name, then):
     process, out, uri = begun(name)
     asked, shown_by = COMMANDS[name]
