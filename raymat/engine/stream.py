@@ -39,7 +39,7 @@ from raymat.places import Unreachable
 
 LARGEST_BATCH = 32
 # A batch is at most this part of what is left for each worker.
-SHARES = 3
+SHARES = 2
 POLL_S = 1.0
 
 LIST_TASKS = 2
