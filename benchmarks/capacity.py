@@ -64,7 +64,8 @@ class Assumptions:
     input_files : objects read a nodule (a scan's slices, or an image and its masks)
     put_price, get_price : USD a thousand requests (S3 Standard, us-east-1)
     store_price : USD a GB and month
-    put_rate : writes a second that one prefix of a bucket takes before it is split
+    put_rate : writes per second that one prefix of a bucket takes
+    prefixes : into how many the store has split the 256 that nodules are written to
     """
 
     cpus: int = 16
@@ -84,6 +85,7 @@ class Assumptions:
     get_price: float = 0.0004
     store_price: float = 0.023
     put_rate: float = 3_500.0
+    prefixes: int = 4
 
 
 def measure(count: int) -> dict[str, list[float]]:
@@ -142,7 +144,7 @@ def estimate(nodules: int, nodes: int, costs: dict[str, list[float]], given: Ass
     main = nodules * given.main_ms / 1_000 if pools.pipelines > 1 else 0.0
     shard_bytes = float(np.mean(costs["bytes"])) * nodules_per_shard(nodules)
     writes, reads = requests(nodules, given, shard_bytes)
-    store = writes / given.put_rate
+    store = writes / given.put_rate / given.prefixes
     limits = {"workers": work, "drivers": drivers, "main driver": main, "store": store}
     wall = max(limits.values())
     # Mean of the longest of those still under way, each caught somewhere on its way.
@@ -159,6 +161,7 @@ def estimate(nodules: int, nodes: int, costs: dict[str, list[float]], given: Ass
         "hours": total / 3_600,
         "limit": max(limits, key=limits.get),
         "busy": nodules * seconds.mean() / busy / there,
+        "started": nodules * seconds.mean() / busy / (wall + tail),
         "tail": tail,
         "writes": writes,
         "reads": reads,
@@ -190,7 +193,8 @@ def main() -> None:
         print(f"{stage} {values.mean():.2f}, {np.median(values):.2f}, {values.max():.2f}; ", end="")
     print(f"committed {np.mean(costs['bytes']) / 1e6:.2f} MB")
     print("Assumed: " + ", ".join(f"{name} {value:g}" for name, value in vars(given).items()) + "\n")
-    columns = "nodules | nodes | workers | drivers | hours | limited by | busy | tail s | writes, lists | reads | "
+    columns = "nodules | nodes | workers | drivers | hours | limited by | busy | busy once started | "
+    columns += "tail s | writes, lists | reads | "
     columns += "driver GiB | committed GB | compute USD | requests USD | storage USD a month"
     print(f"| {columns} |\n|{' --- |' * (columns.count('|') + 1)}")
     for name, nodules in SIZES.items():
@@ -204,7 +208,13 @@ def main() -> None:
                 f"{row['hours']:.2f}",
                 row["limit"],
             ]
-            cells += [f"{100 * row['busy']:.0f} %", f"{row['tail']:.0f}", f"{row['writes']:,}", f"{row['reads']:,.0f}"]
+            cells += [
+                f"{100 * row['busy']:.0f} %",
+                f"{100 * row['started']:.0f} %",
+                f"{row['tail']:.0f}",
+                f"{row['writes']:,}",
+                f"{row['reads']:,.0f}",
+            ]
             cells += [f"{row['driver_gib']:.1f}", f"{row['committed_gb']:,.0f}", f"{row['compute']:,.2f}"]
             cells += [f"{row['requests']:,.2f}", f"{row['committed_gb'] * given.store_price:,.2f}"]
             print("| " + " | ".join(cells) + " |")
