@@ -1,5 +1,7 @@
 """Sizing of the pools: every CPU used, and never a build that cannot start."""
 
+import os
+import shutil
 import time
 from collections import Counter
 
@@ -106,3 +108,22 @@ def test_tasks_that_queue_start_no_more_workers_than_there_are_cpus(ray_cluster)
     pause = ray.remote(lambda: time.sleep(0.1))
     ray.get([pause.remote() for _ in range(60)])
     assert workers() <= before + 4
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to CPUs")
+def test_cpus_are_those_that_the_process_may_use():
+    allowed = os.sched_getaffinity(0)
+    assert 1 <= usable_cpus() <= len(allowed)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert usable_cpus() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def test_the_object_store_fits_the_memory_and_the_shared_memory():
+    assert usable_memory_bytes() <= psutil.virtual_memory().total
+    for cpus in (1, 2, 64, 1_000):
+        size = object_store_bytes(cpus)
+        assert 100 << 20 <= size <= max(usable_memory_bytes() // 3, 100 << 20)
+        assert size <= max(shutil.disk_usage("/dev/shm").free, 100 << 20)
