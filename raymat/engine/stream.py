@@ -38,7 +38,7 @@ from raymat.nodule import FAILED, InputError
 from raymat.places import Unreachable
 
 LARGEST_BATCH = 32
-# A batch is at most this part of what is left for each worker.
+# A batch is at most what is left for each worker, divided by this.
 SHARES = 2
 POLL_S = 1.0
 
@@ -58,13 +58,13 @@ class Part:
     load: Callable[[], pa.Table]
 
 
-def part_of(rows: list[dict], schema: pa.Schema | None = None) -> Part:
+def part_of(rows: list[dict]) -> Part:
     """A part of rows that are at hand."""
-    return Part(len(rows), partial(_as_table, rows, schema))
+    return Part(len(rows), partial(_as_table, rows))
 
 
-def _as_table(rows: list[dict], schema: pa.Schema | None) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema)
+def _as_table(rows: list[dict]) -> pa.Table:
+    return pa.Table.from_pylist(rows)
 
 
 def batch_sizes(start: int, rows: int, total: int, workers: int) -> Iterator[int]:
