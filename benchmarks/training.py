@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from raymat.experiment import Output
 from raymat.network.inference import Ensemble
 from raymat.network.recipe import PRECISIONS, Recipe, preset
 from raymat.network.samples import CHANNELS, epoch_order, record_of, steps_an_epoch, training_volume
@@ -120,7 +121,7 @@ def on_ray(dataset: str, recipe: Recipe, steps: int, gpu: bool, threads: int | N
     data = Data.open(dataset)
     recipe = of_steps(recipe, len(data.of(data.split(0).training)), steps)
     with tempfile.TemporaryDirectory() as folder:
-        job = TrainJob(dataset, folder, recipe, splits=(0,), gpu=gpu, threads=threads)
+        job = TrainJob(dataset, Output(folder), recipe, splits=(0,), gpu=gpu, threads=threads)
         (result,) = train(job, say=lambda line: print(line, file=sys.stderr)).values()
     return {"step": result["seconds_a_step"], "waiting": result["waiting_share"], "peak": math.nan}
 

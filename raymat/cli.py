@@ -24,7 +24,7 @@ from raymat.commands.building import (
     pools,
     prepare_parameters,
 )
-from raymat.commands.options import VOLUME_ENDINGS, add_tracking, positive, refuse_lost_output, stated
+from raymat.commands.options import VOLUME_ENDINGS, add_tracking, output_of, positive, stated
 from raymat.errors import InputError, MissingPackage, NoduleExcluded, missing_packages_named
 from raymat.methods import METHODS
 from raymat.stopping import stoppable
@@ -133,22 +133,18 @@ def run_build(options: argparse.Namespace) -> int:
     """``raymat build``."""
     from raymat.pipelines.dataset import Job, build_dataset, exit_status
     from raymat.places import is_uri, refuse_credentials
-    from raymat.tracking import tracking_uri
 
     if options.out and is_uri(options.out):
         refuse_credentials(options.out)
     source, name, default_out = open_source(options)
-    out = options.out or default_out
-    refuse_lost_output(out)
     job = Job(
         source=source,
         source_name=name,
-        out=out,
+        output=output_of(options, default_out),
         parameters=build_parameters(options, options.min_readers, options.floor),
         pools=pools(options),
         retry_failed=options.retry_failed,
         **stated(nodule_timeout_s=options.nodule_timeout),
-        tracking_uri=None if options.no_tracking else tracking_uri(out, options.tracking_uri),
         address=options.address,
     )
     return exit_status(build_dataset(job))

@@ -11,6 +11,7 @@ import functools
 import io
 import os
 import posixpath
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -114,6 +115,16 @@ def _s3(endpoint: str, region: str, timeout: float) -> pafs.S3FileSystem:
         # An object of a few MB is then one put, and not the three requests of an upload in parts.
         allow_delayed_open=True,
     )
+
+
+def without_credentials(uri: str) -> str:
+    """The URI with any user and password left out."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def in_submitted_job() -> bool:
+    """Whether this process was started by ``ray job submit``: its working folder is deleted when it ends."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def store_error(where: str, error: OSError) -> InputError | None:

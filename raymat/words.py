@@ -1,4 +1,6 @@
-"""Numbers and durations as a person says them."""
+"""Numbers, durations and parameters as a person reads them."""
+
+from collections.abc import Mapping
 
 
 def counted(number: int, thing: str) -> str:
@@ -14,3 +16,11 @@ def in_words(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60:02d} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def dotted(parameters: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested parameters under one name each: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``."""
+    flat: dict[str, object] = {}
+    for key, value in parameters.items():
+        flat |= dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat

@@ -18,12 +18,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seed", default=seed, help="of what tests draw at random (RAYMAT_SEED; 0)")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes for a whole lane: tests on Ray, most of which wait for processes, and beside them all others.
+
+    None where files are named, as their start would take longer than the tests, and none in the soak lane.
+    """
+    whole = config.args == config.getini("testpaths")
+    return 2 if whole and "soak" not in config.option.markexpr else 0
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     return f"seed: {config.option.seed} (--seed), soak: {config.option.soak:g} (--soak)"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of the soak lane run only where it is asked for."""
+    """Tests on Ray share one process, and so one cluster; tests of the soak lane run only where it is asked for."""
+    for item in items:
+        on_ray = item.get_closest_marker("ray") is not None
+        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.path.name))
     if "soak" in config.option.markexpr:
         return
     soak = [item for item in items if item.get_closest_marker("soak")]

@@ -70,8 +70,8 @@ def test_a_failed_split_makes_the_exit_status_1_and_no_password_is_kept(asked, m
     assert run(monkeypatch, *arguments) == 1
     (job,) = asked
     assert (job.nodules, job.parameters.min_readers) == (7, 3)
-    assert "secret" not in " ".join(job.command)
-    assert job.tracking_uri == uri
+    assert "secret" not in " ".join(job.output.command)
+    assert job.output.tracking_uri == uri
 
 
 def test_a_source_has_to_be_named(monkeypatch, capsys):

@@ -14,7 +14,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 import raymat
-from raymat.tracking import EXPERIMENT
+from raymat.tracking import BUILDS
 from tests.support import REPOSITORY
 from tests.support.cases import write_cases
 from tests.support.clusters import ray_head
@@ -82,7 +82,7 @@ def test_a_submitted_build_commits_its_nodules_and_keeps_its_run(cluster, tmp_pa
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(list(raymat.load(out, outcomes=("accepted", "rejected")))) == 2
     client = MlflowClient(tracking_uri=runs)
-    (run,) = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    (run,) = client.search_runs([client.get_experiment_by_name(BUILDS).experiment_id])
     assert run.info.status == "FINISHED"
     assert run.data.metrics["nodules/total"] == run.data.metrics["progress/done"] == 2
     assert (out / "contact_sheet.png").is_file()

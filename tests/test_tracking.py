@@ -5,15 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mlflow
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -21,10 +22,9 @@ from mlflow.tracking import MlflowClient
 
 from raymat.network.inference import Ensemble
 from raymat.nodule import InputError
-from raymat.store import OUTCOME, outcome_row
-from raymat.tracking import EXPERIMENT, REGISTERED, TRAININGS, Run, how_to_look, tracking_uri, without_credentials
+from raymat.places import without_credentials
+from raymat.tracking import BUILDS, REGISTERED, TRAININGS, Run, how_to_look, tracking_uri
 from tests.support.networks import write_weights
-from tests.support.nodules import failed_nodule, random_nodule
 from tests.support.servers import free_port
 
 
@@ -34,34 +34,83 @@ def uri(tmp_path_factory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
 
 
-def test_a_build_is_one_run_with_all_that_came_out(uri, tmp_path):
+def test_a_run_holds_parameters_metrics_artifacts_and_what_it_is_of(uri):
     run = Run(uri, "build x", {"prepare.spacing_mm": 0.5, "min_readers": 4})
     run.progress(Counter(accepted=1), 2.0)
-    rows = [
-        outcome_row(n) | {"shard": "s"}
-        for n in (random_nodule("a"), random_nodule("b"), failed_nodule("c", "no such file"))
-    ]
-    table = pa.Table.from_pylist(rows, schema=OUTCOME)
-    solves = [pa.Table.from_struct_array(part["solves"].combine_chunks().flatten()) for part in (table[:1], table[1:])]
-    run.outcomes(table, solves, 12.5, "digest")
+    run.describe("A dataset.")
+    run.dataset("cases.csv", "s3://bucket/cases.csv", "d" * 64)
     run.figure("sheet.png", Figure())
+    run.picture("validation/one.png", b"png")
+    run.table("rows.json", [{"a": 1}], ["a"])
     run.end()
 
     client = MlflowClient(tracking_uri=uri)
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    (found,) = client.search_runs([experiment.experiment_id])
+    (found,) = client.search_runs([client.get_experiment_by_name(BUILDS).experiment_id])
     assert found.info.status == "FINISHED"
     assert found.data.params == {"prepare.spacing_mm": "0.5", "min_readers": "4"}
-    metrics = found.data.metrics
-    assert (metrics["nodules/accepted"], metrics["nodules/failed"], metrics["nodules/total"]) == (2, 1, 3)
-    assert metrics["method/cf_plus/chosen"] == 2
-    assert metrics["method/cf_plus/iterations_mean"] == 7
-    assert found.data.tags["source_digest"] == "digest"
+    assert found.data.metrics["progress/accepted"] == 1
+    assert found.data.tags["mlflow.note.content"] == "A dataset."
+    assert found.data.tags["data_digest"] == "d" * 64
+    (data,) = found.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.source_type, data.dataset.digest) == ("cases.csv", "s3", "d" * 36)
     names = {artifact.path for artifact in client.list_artifacts(found.info.run_id)}
-    assert names == {"outcomes.csv", "not_accepted.json", "sheet.png"}
-    table = json.loads(Path(client.download_artifacts(found.info.run_id, "not_accepted.json", tmp_path)).read_text())
-    assert table["columns"].index("reason") == 4
-    assert [row[4] for row in table["data"]] == ["no such file"]
+    assert names == {"rows.json", "sheet.png", "validation"}
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A tracking server that answers until it is told to stop, and then refuses everything."""
+
+    def do_POST(self) -> None:
+        status, body = (503, {}) if self.server.refuses else (200, self.server.answers(self.path))
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_server_that_goes_away_costs_one_warning_and_no_work(monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    info = {"run_id": "r", "experiment_id": "1", "status": "RUNNING", "artifact_uri": "file:///nowhere"}
+    answers = {"get-by-name": {"experiment": {"experiment_id": "1", "name": "x"}}, "create": {"run": {"info": info}}}
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        server.refuses, server.answers = False, lambda path: answers.get(path.split("?")[0].split("/")[-1], {})
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        run = Run(f"http://127.0.0.1:{server.server_port}", "work", {"a": 1})
+        run.metrics({"before": 1})
+        server.refuses = True
+        run.metrics({"lost": 1})
+        run.text("a.txt", "text")
+        run.figure("a.png", Figure())
+        run.table("a.json", [{"a": 1}], ["a"])
+        run.model("none.pt", (8, 8, 8))
+        run.tag("a", "b")
+        run.dataset("d", "d", "d")
+        child = run.child("child", {})
+        child.metrics({"lost": 2})
+        child.end()
+        run.end()
+        server.refuses = False
+        run.end()  # the server is back: what it did not take is sent
+        assert not run.unsent
+        server.shutdown()
+    (warning,) = [record for record in caplog.records if record.name == "raymat.tracking"]
+    assert "the work goes on" in warning.getMessage()
+
+
+def test_without_a_store_nothing_is_logged(tmp_path):
+    run = Run(None, "work", {})
+    run.metrics({"a": 1})
+    run.picture("a.png", b"")
+    run.child("child", {}).end()
+    run.end_if_open("x")
+    run.end()
 
 
 def test_a_run_goes_on_as_itself_under_its_parent_and_takes_any_number_of_steps(uri):

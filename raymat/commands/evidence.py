@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from raymat.commands.building import (
     pools,
 )
 from raymat.commands.network import splits_of
-from raymat.commands.options import add_tracking, positive, refuse_lost_output, stated
+from raymat.commands.options import add_tracking, output_of, positive, stated
 from raymat.errors import InputError
 
 
@@ -60,23 +59,19 @@ def run_readers(options: argparse.Namespace) -> int:
     from raymat.evidence.left_out import READERS
     from raymat.nodule import FAILED
     from raymat.pipelines.readers import ReadersJob, leave_one_reader_out
-    from raymat.tracking import tracking_uri
 
     if not (options.cases or options.lidc or options.phantoms):
         raise InputError("name a source of nodules with four readers: --cases FILE, --lidc DIR or --phantoms N")
-    refuse_lost_output(options.out)
     source, name, _ = open_source(options)
     _, outcomes = leave_one_reader_out(
         ReadersJob(
             source=source,
             source_name=name,
-            out=options.out,
+            output=output_of(options),
             parameters=build_parameters(options, READERS - 1),
             pools=pools(options),
             nodules=options.nodules,
             retry_failed=options.retry_failed,
-            command=typed(),
-            tracking_uri=None if options.no_tracking else tracking_uri(options.out, options.tracking_uri),
             address=options.address,
         )
     )
@@ -130,13 +125,6 @@ def splits_or_each(text: str) -> tuple[int, ...] | None:
     return None if text == "each" else splits_of(text)
 
 
-def typed() -> tuple[str, ...]:
-    """The command as it was typed, without what nobody else should read."""
-    from raymat.tracking import without_credentials
-
-    return ("raymat", *(without_credentials(argument) for argument in sys.argv[1:]))
-
-
 def names_of(text: str) -> tuple[str, ...]:
     """Names by comma, each once, for argparse."""
     names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
@@ -151,9 +139,7 @@ def run_classify(options: argparse.Namespace) -> int:
     from raymat.classification.recipe import PRESETS
     from raymat.evidence.inputs import INPUTS
     from raymat.pipelines.classify import ClassifyJob, classify
-    from raymat.tracking import tracking_uri
 
-    refuse_lost_output(options.out)
     paper = options.preset == "paper"
     recipe = PRESETS[options.preset]
     given = ("threshold", "margin", "width", "stem", "epochs", "patience", "batch", "learning_rate")
@@ -161,7 +147,7 @@ def run_classify(options: argparse.Namespace) -> int:
     _, errors = classify(
         ClassifyJob(
             dataset=options.dataset,
-            out=options.out,
+            output=output_of(options),
             recipe=replace(recipe, crop=crop, **stated(**{name: getattr(options, name) for name in given})),
             inputs=options.inputs or INPUTS,
             networks=options.networks or (PAPER_NETWORKS if paper else SMALL_NETWORKS),
@@ -169,8 +155,6 @@ def run_classify(options: argparse.Namespace) -> int:
             splits=options.splits,
             cpus=options.cpus,
             gpus=(1.0 if paper else 0.0) if options.gpus is None else options.gpus,
-            command=typed(),
-            tracking_uri=None if options.no_tracking else tracking_uri(options.out, options.tracking_uri),
             address=options.address,
         )
     )

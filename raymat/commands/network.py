@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raymat.commands.options import VOLUME_ENDINGS, add_tracking, positive, refuse_lost_output, stated
+from raymat.commands.options import VOLUME_ENDINGS, add_tracking, output_of, positive, stated
 from raymat.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def add_predict_arguments(predict: argparse.ArgumentParser) -> argparse.Argument
     predict.add_argument("--workers", type=positive, default=1, help="processes that predict (default: %(default)s)")
     predict.add_argument("--gpu", action="store_true", help="one GPU a worker")
     predict.add_argument("--address", help="Ray cluster (default: the one the job runs on, else a local one)")
+    add_tracking(predict)
     predict.set_defaults(run=run_predict)
     return predict
 
@@ -168,15 +169,13 @@ def training_job(options: argparse.Namespace, splits: tuple[int, ...]) -> TrainJ
     """``raymat.pipelines.train.TrainJob`` from the command line."""
     from raymat.network.recipe import preset
     from raymat.pipelines.train import TrainJob
-    from raymat.tracking import tracking_uri
 
-    refuse_lost_output(options.out)
     paper = options.preset == "paper"
     recipe = preset(options.preset, auxiliary=not options.without_masks)
     names = ("epochs", "batch", "learning_rate", "seed", "precision", "channels_last", "deterministic")
     return TrainJob(
         dataset=options.dataset,
-        out=options.out,
+        output=output_of(options),
         recipe=replace(
             recipe,
             model=replace(
@@ -189,7 +188,6 @@ def training_job(options: argparse.Namespace, splits: tuple[int, ...]) -> TrainJ
         workers=options.workers or (8 if paper else 1),
         gpu=paper if options.gpu is None else options.gpu,
         threads=options.threads,
-        tracking_uri=None if options.no_tracking else tracking_uri(options.out, options.tracking_uri),
         address=options.address,
     )
 
@@ -206,11 +204,9 @@ def read_loss_weights(path: str) -> dict[str, float]:
 def run_evaluate(options: argparse.Namespace) -> int:
     """``raymat evaluate``."""
     from raymat.pipelines.evaluate import EvaluateJob, evaluate
-    from raymat.tracking import tracking_uri
 
-    refuse_lost_output(options.out)
-    uri = None if options.no_tracking else tracking_uri(options.out, options.tracking_uri)
-    job = EvaluateJob(options.dataset, tuple(options.trainings), options.out, options.workers, uri, options.address)
+    trainings = tuple(options.trainings)
+    job = EvaluateJob(options.dataset, trainings, output_of(options), options.workers, options.address)
     _, failed = evaluate(job)
     return 1 if failed else 0
 
@@ -220,7 +216,6 @@ def run_predict(options: argparse.Namespace) -> int:
     from raymat.nodule import FAILED
     from raymat.pipelines.predict import PredictJob, Target, predict, targets_of_centres, targets_of_table
 
-    refuse_lost_output(options.out)
     if bool(options.image) != bool(options.center) or bool(options.dicom) != bool(options.centers):
         raise InputError("--image goes with --center X Y Z, --dicom with --centers CSV")
     if options.image:
@@ -235,7 +230,7 @@ def run_predict(options: argparse.Namespace) -> int:
         PredictJob(
             targets=targets,
             weights=tuple(weights_of(options.model)),
-            out=options.out,
+            output=output_of(options),
             size_mm=options.size_mm,
             flips=options.flips,
             volumes=None if options.format == "none" else options.format,

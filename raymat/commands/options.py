@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raymat.errors import InputError
+
+if TYPE_CHECKING:
+    from raymat.experiment import Output
 
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
 def add_tracking(command: argparse.ArgumentParser) -> None:
+    """Whether and where a run is logged."""
     group = command.add_argument_group("MLflow")
     group.add_argument("--tracking-uri", help="default: MLFLOW_TRACKING_URI, else ./mlflow.db")
     group.add_argument("--no-tracking", action="store_true", help="log no run")
@@ -30,10 +35,26 @@ def stated(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def refuse_lost_output(out: str) -> None:
-    """Refuse a relative output in a submitted job, whose folder is thrown away."""
-    from raymat.places import is_uri
-    from raymat.tracking import in_submitted_job
+def output_of(options: argparse.Namespace, default: str = "") -> Output:
+    """Where the command writes and logs.
 
+    Raises
+    ------
+    InputError
+        A submitted job writes to a relative folder, which would be deleted with the job's, or its run would be lost.
+    """
+    from raymat.experiment import Output
+    from raymat.places import in_submitted_job, is_uri
+    from raymat.tracking import tracking_uri
+
+    out: str = options.out or default
     if in_submitted_job() and not is_uri(out) and not Path(out).is_absolute():
         raise InputError(f"-o {out}: a job's folder is thrown away; give an absolute path that all nodes see, or a URI")
+    return Output(out, None if options.no_tracking else tracking_uri(out, options.tracking_uri), typed())
+
+
+def typed() -> tuple[str, ...]:
+    """The command as it was typed, without what nobody else should read."""
+    from raymat.places import without_credentials
+
+    return ("raymat", *(without_credentials(argument) for argument in sys.argv[1:]))

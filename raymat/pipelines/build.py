@@ -23,7 +23,6 @@ from raymat.engine.progress import Progress
 from raymat.engine.stages import Pool, Stage, Work
 from raymat.engine.stream import NODULE_TIMEOUT_S, Job, Part, new_session, run
 from raymat.engine.tries import Marks
-from raymat.lock import held
 from raymat.matting.warm_up import are_compiled, compile_kernels
 from raymat.nodule import ACCEPTED, FAILED, REJECTED, InputError, Nodule
 from raymat.places import Unreachable
@@ -263,7 +262,7 @@ def build(
     say: Callable[[str], None] = print,
     on_progress: Callable[[Counter, float, bool], None] | None = None,
 ) -> Result:
-    """Build the dataset, or resume where an earlier build of the same output stopped.
+    """Build the dataset, or resume where an earlier build of the same output stopped; the caller holds its lock.
 
     Parameters
     ----------
@@ -274,29 +273,28 @@ def build(
     Raises
     ------
     InputError
-        The source or the store cannot be used, another build is at work in it, or the pools would starve the build.
+        The source or the store cannot be used, or the pools would starve the build.
     """
     session = new_session()
     store, start = what.store, time.monotonic()
-    with held(store, session):
-        plan = plan_build(store, what.source, what.parameters, what.retry_failed)
-        say(describe(plan))
-        if plan.to_do:
-            _do(what, plan, session, say, partial(_since, start, on_progress))
-        store.delete_all("worklist")
-        Marks(store).remove_all()
-        removed = store.remove_superseded()
-        if removed:
-            say(f"{counted(removed, 'file')} of nodules that were done again removed")
-        if plan.to_do:
-            store.compact_index()
-        outcomes = store.outcomes(BRIEF)
-        if outcomes.num_rows != plan.total:
-            raise InputError(
-                f"{store.root}: {plan.total - outcomes.num_rows} of {plan.total} nodules have no outcome; run the same "
-                "command again to finish them"
-            )
-        return Result(plan, outcomes, time.monotonic() - start)
+    plan = plan_build(store, what.source, what.parameters, what.retry_failed)
+    say(describe(plan))
+    if plan.to_do:
+        _do(what, plan, session, say, partial(_since, start, on_progress))
+    store.delete_all("worklist")
+    Marks(store).remove_all()
+    removed = store.remove_superseded()
+    if removed:
+        say(f"{counted(removed, 'file')} of nodules that were done again removed")
+    if plan.to_do:
+        store.compact_index()
+    outcomes = store.outcomes(BRIEF)
+    if outcomes.num_rows != plan.total:
+        raise InputError(
+            f"{store.root}: {plan.total - outcomes.num_rows} of {plan.total} nodules have no outcome; run the same "
+            "command again to finish them"
+        )
+    return Result(plan, outcomes, time.monotonic() - start)
 
 
 def _since(start: float, on_progress: Callable | None, counts_so_far: Counter, finished: bool) -> None:

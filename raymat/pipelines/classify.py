@@ -10,7 +10,6 @@ OUT/predictions.parquet, trials.csv, table.csv, kinds.csv, comparisons.csv, tabl
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
 import time
@@ -25,7 +24,6 @@ import pyarrow as pa
 import ray
 import torch
 from ray import tune
-from ray.util.queue import Queue
 from sklearn.metrics import roc_auc_score
 
 from raymat.classification.networks import NETWORKS, SMALL_NETWORKS, TITLES, refuse_small_crop
@@ -42,27 +40,27 @@ from raymat.classification.samples import (
 )
 from raymat.classification.training import Samples, SplitSamples, train_classifier
 from raymat.engine.cluster import connected, grows, quiet_ray
+from raymat.engine.reports import Reporter, reports
 from raymat.engine.stages import Pool, Stage, Work
 from raymat.engine.stream import Job, gather, new_session, part_of
 from raymat.engine.tries import Marks
 from raymat.evidence import diagnoses
 from raymat.evidence.files import BY_KIND, COMPARISONS, FIGURE, NODULES, PREDICTIONS, TABLE, TRIALS
-from raymat.evidence.files import CLASSIFY_NOTE as NOTE
 from raymat.evidence.inputs import CHOSEN, INPUTS
 from raymat.evidence.platt import calibrated
-from raymat.lock import held
+from raymat.experiment import CLASSIFY, Experiment, Facts, Output, as_csv, experiment
+from raymat.experiment import FAILED as WITH_FAILURES
+from raymat.learning import Data
 from raymat.nodule import ACCEPTED, FAILED, InputError, Nodule
+from raymat.pipelines.fit import RESULT
 from raymat.pipelines.nodules import SHARED, read_nodule, work_rows
-from raymat.pipelines.sweep import Sweep, Trial, note_of, run_of, run_trials, sweep_runs, trials_at_once
-from raymat.pipelines.train import RESULT, Data, told
-from raymat.places import open_filesystem
+from raymat.pipelines.sweep import Sweep, Trial, TrialRuns, run_trials, trials_at_once
 from raymat.sources import digest
 from raymat.splits import PARTS, REPETITIONS
 from raymat.steps import guarded
 from raymat.store import Store
-from raymat.tracking import EVIDENCE, Run, as_csv, flatten, how_to_look
 from raymat.version import __version__
-from raymat.words import counted, in_words
+from raymat.words import counted, dotted, in_words
 
 NODULES_PER_PART = 16
 TEST, VALIDATION, TRAINING = "test", "validation", "training"
@@ -75,18 +73,16 @@ class ClassifyJob:
     Attributes
     ----------
     dataset : folder or URI of a built dataset or a release
-    out : folder or URI of the experiment
+    output : where the experiment is written and logged
     recipe : crop, label and training
     inputs, networks, seeds, splits : the trials, every one with every other; where ``splits`` is None each seed has a
         re-split of its own, so that as many trials test on more nodules
     cpus, gpus : of each trial
-    command : what was typed, for the record
-    tracking_uri : the MLflow store; None for no run
     address : the Ray cluster; None for the one this job runs on, else a local one
     """
 
     dataset: str
-    out: str
+    output: Output
     recipe: Recipe
     inputs: tuple[str, ...] = INPUTS
     networks: tuple[str, ...] = SMALL_NETWORKS
@@ -94,8 +90,6 @@ class ClassifyJob:
     splits: tuple[int, ...] | None = (0,)
     cpus: float = 1.0
     gpus: float = 0.0
-    command: tuple[str, ...] = ()
-    tracking_uri: str | None = None
     address: str | None = None
 
     @property
@@ -104,6 +98,11 @@ class ClassifyJob:
         if self.splits is None:
             return [(seed, seed % REPETITIONS) for seed in self.seeds]
         return list(product(self.seeds, self.splits))
+
+    @property
+    def settings(self) -> list[Setting]:
+        """The trials: a whole comparison first, then that of the next seed."""
+        return [Setting(n, i, *draw) for draw, n, i in product(self.draws, self.networks, self.inputs)]
 
 
 @dataclass(frozen=True)
@@ -148,44 +147,40 @@ def classify(job: ClassifyJob, say: Callable[[str], None] = print) -> tuple[pd.D
         refuse_small_crop(network, job.recipe.width, job.recipe.stem, job.recipe.crop.side)
     data = Data.open(job.dataset)
     parts = {split: data.split(split).parts for split in sorted({split for _, split in job.draws})}
-    place = Store(*open_filesystem(job.out))
-    with held(place):
-        return _classify(job, data, parts, place, say)
-
-
-def _classify(
-    job: ClassifyJob, data: Data, parts: dict[int, dict[str, str]], place: Store, say: Callable[[str], None]
-) -> tuple[pd.DataFrame, list[str]]:
-    mine = {"data_digest": data.digest, "recipe": json.loads(json.dumps(job.recipe.to_dict()))}
-    note = note_of(place, NOTE, mine, job.out)
-    # A whole comparison first, then that of the next seed.
-    settings = [Setting(n, i, *draw) for draw, n, i in product(job.draws, job.networks, job.inputs)]
-    todo = [one for one in settings if not place.exists(f"{one.folder}/{RESULT}")]
-    with connected(job.address) if todo else contextlib.nullcontext():
+    shared = {"dataset": job.dataset, **job.recipe.to_dict(), "raymat": __version__}
+    facts = Facts(shared, {"data_digest": data.digest, "recipe": job.recipe.to_dict()})
+    with experiment(CLASSIFY, job.output, facts, say) as work:
+        work.describe("Benign or malignant, from each kind of input.")
+        work.input(job.dataset, data.digest)
+        settings = job.settings
+        todo = [one for one in settings if not work.store.exists(f"{one.folder}/{RESULT}")]
+        errors = []
         if todo:
             say(f"{counted(len(settings), 'trial')}, {len(settings) - len(todo)} finished already")
-            nodules = labelled(prepare_samples(place, data, job.recipe, say), job.recipe, parts, job.dataset)
-            refuse_missing(nodules, job.inputs)
-            say(balance(nodules, parts))
-            # Of earlier re-splits too, whose trials stay.
-            every = parts | {split: data.split(split).parts for split in _finished_splits(place) - set(parts)}
-            place.write_table(NODULES, pa.Table.from_pandas(_with_parts(nodules, every), preserve_index=False))
-        note |= {"dataset": job.dataset, "raymat": __version__}
-        if todo:
-            note["commands"] = list(dict.fromkeys([*note.get("commands", []), shlex.join(job.command)]))
-        shared = flatten({"dataset": job.dataset, **job.recipe.to_dict(), "raymat": __version__})
-        trials = [one.trial for one in settings]
-        sweep = Sweep(job.tracking_uri, f"classify {job.out}", EVIDENCE, shared, data.digest)
-        with sweep_runs(sweep, trials, place, NOTE, note) as (parent, end):
-            errors = _sweep(job, todo, place, say) if todo else []
-            # The trials' own, so that an interruption loses none and doubles none.
-            note["seconds"] = sum(result["seconds"] for result in _results(place))
-            place.write(NOTE, json.dumps(note, indent=1).encode())
-            for error in errors:
-                say(f"a trial failed: {error}")
-            table = conclude(job, place, parent, note, say)
-            end.status = "FAILED" if errors else "FINISHED"
-            return table, errors
+            with connected(job.address):
+                _write_nodules(job, data, parts, work, say)
+                typed = [*work.note.get("commands", []), shlex.join(job.output.command)]
+                work.write_note(dataset=job.dataset, raymat=__version__, commands=list(dict.fromkeys(typed)))
+                errors = _sweep(job, todo, work, say)
+        # The trials' own seconds, so that an interruption loses none and counts none twice.
+        work.write_note(seconds=sum(result["seconds"] for result in _results(work.store)))
+        for error in errors:
+            say(f"a trial failed: {error}")
+        if errors:
+            work.status = WITH_FAILURES
+        return conclude(job, work, say), errors
+
+
+def _write_nodules(
+    job: ClassifyJob, data: Data, parts: dict[int, dict[str, str]], work: Experiment, say: Callable[[str], None]
+) -> None:
+    """Cut the crops, and write the table of nodules that every trial reads."""
+    nodules = labelled(prepare_samples(work.store, data, job.recipe, say), job.recipe, parts, job.dataset)
+    refuse_missing(nodules, job.inputs)
+    say(balance(nodules, parts))
+    # Of earlier splits too, whose trials stay.
+    every = parts | {split: data.split(split).parts for split in _finished_splits(work.store) - set(parts)}
+    work.store.write_table(NODULES, pa.Table.from_pandas(_with_parts(nodules, every), preserve_index=False))
 
 
 # Samples -------------------------------------------------------------------------------------------------------------
@@ -273,7 +268,7 @@ def _with_parts(nodules: pd.DataFrame, parts: dict[int, dict[str, str]]) -> pd.D
 # Trials --------------------------------------------------------------------------------------------------------------
 
 
-def _sweep(job: ClassifyJob, todo: list[Setting], place: Store, say: Callable[[str], None]) -> list[str]:
+def _sweep(job: ClassifyJob, todo: list[Setting], work: Experiment, say: Callable[[str], None]) -> list[str]:
     """Run the trials on Ray Tune; the errors of those that failed."""
     has = ray.cluster_resources()
     if not grows() and (has.get("CPU", 0.0) < job.cpus or has.get("GPU", 0.0) < job.gpus):
@@ -283,54 +278,52 @@ def _sweep(job: ClassifyJob, todo: list[Setting], place: Store, say: Callable[[s
         )
     at_once = trials_at_once(job.cpus, job.gpus, len(todo))
     say(f"{counted(len(todo), 'trial')} to do, {at_once} at once")
-    lines = Queue(actor_options={"num_cpus": 0})
     start, done = time.monotonic(), 0
 
-    def tell(line: str) -> None:
+    def count(line: str) -> None:
         nonlocal done
         done += 1
         elapsed = time.monotonic() - start
         left = in_words(elapsed / done * (len(todo) - done))
         say(f"{done}/{len(todo)}  {line}; {left} left")
 
-    space = {"trial": tune.grid_search([one.folder for one in todo])}
-    settings = {one.folder: one for one in todo}
-    work = partial(_trial, job=replace(job, command=()), settings=settings, place=place, lines=lines)
-    # Another set of trials is another run of Tune: what is finished is known by its folder, not by Tune's state.
-    name = f"tune/{digest(*(one.folder for one in todo))[:12]}"
-    resources = {"CPU": job.cpus} | ({"GPU": job.gpus} if job.gpus else {})
-    with told(lines, tell):
-        return run_trials(
-            place,
-            work,
-            space,
-            resources,
+    shared = dotted({"dataset": job.dataset, **job.recipe.to_dict(), "raymat": __version__})
+    with reports(TrialRuns(work, [one.trial for one in job.settings], shared, count)) as reporter:
+        trial = partial(
+            _trial,
+            job=replace(job, output=replace(job.output, command=())),
+            settings={one.folder: one for one in todo},
+            store=work.store,
+            reporter=reporter,
+        )
+        sweep = Sweep(
+            trial,
+            {"trial": tune.grid_search([one.folder for one in todo])},
+            {"CPU": job.cpus} | ({"GPU": job.gpus} if job.gpus else {}),
             # A process takes one trial after the other: to start one takes seconds.
             tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
-            name,
+            # Another set of trials is another run of Tune: a trial's folder says whether it is finished, not Tune.
+            f"tune/{digest(*(one.folder for one in todo))[:12]}",
             max_failures=2,
         )
+        return run_trials(sweep, work.store)
 
 
-def _trial(config: dict, job: ClassifyJob, settings: dict[str, Setting], place: Store, lines: Queue) -> None:
-    """One network on one input: trained, tested, its predictions and result in its folder and its MLflow run.
-
-    Ray Tune runs it in a directory of its own, where a relative ``job.out`` would be another place.
-    """
+def _trial(config: dict, job: ClassifyJob, settings: dict[str, Setting], store: Store, reporter: Reporter) -> None:
+    """One network on one input: trained, tested, its predictions and result in its folder."""
     quiet_ray()
     setting = settings[config["trial"]]
     folder = setting.folder
+    reporter = reporter.named(folder)
+    reporter.begun()
     torch.set_num_threads(max(1, int(job.cpus)))
-    run = run_of(job.tracking_uri, place, folder) if job.tracking_uri else None
-    if run:
-        run.status("RUNNING")
-    nodules = place.read_table(NODULES).to_pandas()
+    nodules = store.read_table(NODULES).to_pandas()
     part = nodules[f"split_{setting.split}"]
     of = {name: nodules[part == name] for name in PARTS}
     columns = ["nodule_id", column_of(setting.input)]
     crops = {
         name: read_crops(
-            (place.read_table(part, columns) for part in place.listing("samples", ".parquet")),
+            (store.read_table(part, columns) for part in store.listing("samples", ".parquet")),
             setting.input,
             setting.seed,
             job.recipe.crop.stored,
@@ -346,7 +339,7 @@ def _trial(config: dict, job: ClassifyJob, settings: dict[str, Setting], place: 
         SplitSamples(samples[TRAINING], samples[VALIDATION], crops[TEST]),
         job.recipe,
         torch.device("cuda" if job.gpus else "cpu"),
-        (lambda epoch, entry: run.metrics(entry, epoch)) if run else None,
+        lambda epoch, entry: reporter.metrics([(epoch, entry)]),
     )
     rows = pd.concat(
         [
@@ -356,7 +349,7 @@ def _trial(config: dict, job: ClassifyJob, settings: dict[str, Setting], place: 
     )
     columns = ["nodule_id", "patient_id", "part", "label", "probability", "volume_mm3", "diameter_mm"]
     predictions = pa.Table.from_pandas(rows[columns], preserve_index=False)
-    place.write_table(f"{folder}/{PREDICTIONS}", predictions)
+    store.write_table(f"{folder}/{PREDICTIONS}", predictions)
     result = {
         "auroc": float(roc_auc_score(of[TEST]["label"], trained.test)),
         "validation_auroc": trained.history[trained.best_epoch - 1]["validation_auroc"],
@@ -364,14 +357,12 @@ def _trial(config: dict, job: ClassifyJob, settings: dict[str, Setting], place: 
         "epochs": len(trained.history),
         "seconds": time.monotonic() - start,
     }
-    if run:
-        run.metrics({f"test/{name}" if name == "auroc" else name: value for name, value in result.items()})
-        run.text("predictions.csv", as_csv(predictions))
+    logged = {f"test/{name}" if name == "auroc" else name: value for name, value in result.items()}
+    reporter.metrics([(0, logged)])
+    reporter.text("predictions.csv", as_csv(predictions))
     # Last: a trial is finished when its result is there.
-    place.write(f"{folder}/{RESULT}", json.dumps({**vars(setting), **result}, indent=1).encode())
-    if run:
-        run.end()
-    lines.put(
+    store.write(f"{folder}/{RESULT}", json.dumps({**vars(setting), **result}, indent=1).encode())
+    reporter.ended(
         f"{TITLES[setting.network]}, {setting.input}, seed {setting.seed}: test AUROC {result['auroc']:.3f}, epoch "
         f"{result['best_epoch']} of {result['epochs']}, {in_words(result['seconds'])}"
     )
@@ -393,52 +384,37 @@ def finished_predictions(place: Store) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
-def conclude(
-    job: ClassifyJob, place: Store, parent: Run | None, note: dict, say: Callable[[str], None]
-) -> pd.DataFrame:
+def conclude(job: ClassifyJob, work: Experiment, say: Callable[[str], None]) -> pd.DataFrame:
     """Tables and figure of all finished trials, in the output and in MLflow."""
     # Imported here: a trial's process draws nothing.
-    from raymat import pictures
     from raymat.evidence_pictures import calibration_of_inputs, diagnoses_by_input
 
-    predictions = finished_predictions(place)
+    store, out = work.store, job.output.path
+    predictions = finished_predictions(store)
     if predictions.empty:
-        raise InputError(f"{job.out}: no trial came to a result; the reasons are above. Run the same command again")
+        raise InputError(f"{out}: no trial came to a result; the reasons are above. Run the same command again")
     trials = diagnoses.trials_table(predictions)
     table = diagnoses.summarise(predictions, INPUTS)
     compared = diagnoses.comparisons(predictions)
-    nodules = place.read_table(NODULES).to_pandas()
+    nodules = store.read_table(NODULES).to_pandas()
     splits = sorted(predictions["split"].unique())
     parts = {split: dict(zip(nodules["patient_id"], nodules[f"split_{split}"], strict=True)) for split in splits}
     size = diagnoses.summarise(diagnoses.size_predictions(nodules, parts), INPUTS)
     kinds = diagnoses.kinds(predictions)
-    text = _text(note, predictions, table, size, compared, kinds)
-    figure = diagnoses_by_input(table, trials, size)
-    place.write_table(PREDICTIONS, pa.Table.from_pandas(predictions, preserve_index=False))
+    text = _text(work.note, predictions, table, size, compared, kinds)
+    store.write_table(PREDICTIONS, pa.Table.from_pandas(predictions, preserve_index=False))
     csvs = {TRIALS: trials, TABLE: pd.concat([size, table]), BY_KIND: kinds, COMPARISONS: compared}
     for name, rows in csvs.items():
-        place.write(name, rows.to_csv(index=False).encode())
-    place.write("table.md", text.encode())
-    drawn = {FIGURE: figure, "calibration": calibration_of_inputs(diagnoses.averaged(predictions))}
-    for name, one in drawn.items():
-        place.write(f"{name}.png", pictures.png_bytes(one))
-        place.write(f"{name}.pdf", pictures.pdf_bytes(one))
-    if parent:
-        parent.text("table.md", text)
-        for name, rows in csvs.items():
-            parent.text(name, rows.to_csv(index=False))
-        for name, one in drawn.items():
-            parent.figure(f"{name}.png", one)
-        for row in table.to_dict("records"):
-            key = f"{row['network']}/{row['input'].replace('+', '_plus')}"
-            parent.metrics({f"{key}/auroc_mean": row["mean"], f"{key}/auroc_averaged": row["auroc"]})
-        parent.metrics({"size_alone/auroc": float(size["auroc"].iloc[0])})
+        work.text(name, rows.to_csv(index=False))
+    work.text("table.md", text)
+    work.figure(f"{FIGURE}.png", diagnoses_by_input(table, trials, size), pdf=True)
+    work.figure("calibration.png", calibration_of_inputs(diagnoses.averaged(predictions)), pdf=True)
+    for row in table.to_dict("records"):
+        key = f"{row['network']}/{row['input'].replace('+', '_plus')}"
+        work.run.metrics({f"{key}/auroc_mean": row["mean"], f"{key}/auroc_averaged": row["auroc"]})
+    work.run.metrics({"size_alone/auroc": float(size["auroc"].iloc[0])})
     say(text)
-    say(
-        f"table   {job.out}/table.md, {TABLE}, {BY_KIND}, {TRIALS}, {COMPARISONS}   figure {job.out}/{FIGURE}.png, .pdf"
-    )
-    if parent:
-        say(f"MLflow  {how_to_look(parent.uri, parent.page)}")
+    say(f"table   {out}/table.md, {TABLE}, {BY_KIND}, {TRIALS}, {COMPARISONS}   figure {out}/{FIGURE}.png, .pdf")
     return table
 
 

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raymat.engine.cluster import Pools
-from raymat.lock import refuse_if_held
+from raymat.experiment import BUILD, Experiment, Facts, Output, as_csv, experiment
 from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, OUTCOMES, REJECTED
 from raymat.pipelines.build import NODULE_TIMEOUT_S, Build, Result, build
+from raymat.places import without_credentials
 from raymat.sources import Source, digest
 from raymat.steps import BuildParameters
 from raymat.store import PARAMETERS, Store, counts
-from raymat.tracking import Run, ending, flatten, how_to_look, without_credentials
 from raymat.version import __version__
-from raymat.words import in_words
+from raymat.words import dotted, in_words
 
 CONTACT_SHEET = "contact_sheet.png"
-RUN = "run.json"
+LISTED = ["nodule_id", "patient_id", "outcome", "stage", "method", "reason"]
+ROWS_SHOWN = 1_000  # of the table that MLflow's page shows; outcomes.csv has them all
 SHEET_NODULES = 12
 
 
@@ -34,20 +34,25 @@ class Job:
     Attributes
     ----------
     source, source_name : the source and how the run's parameters call it
-    out : folder or URI of the dataset
-    tracking_uri : the MLflow store; None for no run
+    output : where the dataset is written and logged
     address : the Ray cluster; None for the one this job runs on, else a local one
     """
 
     source: Source
     source_name: str
-    out: str
+    output: Output
     parameters: BuildParameters = field(default_factory=BuildParameters)
     pools: Pools = field(default_factory=Pools)
     retry_failed: bool = False
     nodule_timeout_s: float = NODULE_TIMEOUT_S
-    tracking_uri: str | None = None
     address: str | None = None
+
+    @property
+    def facts(self) -> Facts:
+        """What the dataset is made from."""
+        parameters = {"source": self.source_name, "out": self.output.path, **asdict(self.parameters)}
+        uri = without_credentials(self.output.tracking_uri or "")
+        return Facts(parameters, {"of": digest(uri, sorted(dotted(parameters).items()))})
 
 
 def build_dataset(job: Job, say: Callable[[str], None] = print) -> Result:
@@ -58,12 +63,11 @@ def build_dataset(job: Job, say: Callable[[str], None] = print) -> Result:
     InputError
         The source, the output, the cluster or the MLflow store cannot be used; found before any work is done.
     """
-    store = Store.create(job.out)
-    refuse_if_held(store)  # before this build touches what tells of the other
-    run = _begin_run(job, store) if job.tracking_uri else None
-    how = {"raymat": __version__, "source": job.source_name, "parameters": asdict(job.parameters)}
-    store.write(PARAMETERS, json.dumps(how, indent=1).encode())
-    with ending(run):
+    out = job.output.path
+    store = Store.create(out)
+    with experiment(BUILD, job.output, job.facts, say, store) as work:
+        how = {"raymat": __version__, "source": job.source_name, "parameters": asdict(job.parameters)}
+        work.json(PARAMETERS, how)
         what = Build(
             store,
             job.source,
@@ -73,42 +77,56 @@ def build_dataset(job: Job, say: Callable[[str], None] = print) -> Result:
             job.nodule_timeout_s,
             address=job.address,
         )
-        result = build(what, say, run.progress if run else None)
-        sheet = draw_contact_sheet(store, result)
-        if run:
-            run.outcomes(result.outcomes, store.solves(result.outcomes), result.seconds, store.source_digest())
-            from raymat import pictures
-
-            run.figure("chosen_methods.png", pictures.method_histogram(chosen_methods(result)))
-            if sheet is not None:
-                run.figure(CONTACT_SHEET, sheet)
+        work.describe("A dataset of alpha mattes.")
+        result = build(what, say, work.run.progress)
+        work.input(job.source_name, store.source_digest())
+        log_outcomes(work, result)
+        if draw_contact_sheet(work, result):
+            say(f"contact sheet  {out}/{CONTACT_SHEET}")
         say(summary(result))
-        say(f"dataset        {job.out}   (raymat inspect {shlex.quote(job.out)})")
-        if sheet is not None:
-            say(f"contact sheet  {job.out}/{CONTACT_SHEET}")
-        if run:
-            say(f"MLflow         {how_to_look(run.uri, run.page)}")
-        store.delete(RUN)
+        say(f"dataset        {out}   (raymat inspect {shlex.quote(out)})")
         return result
 
 
-def _begin_run(job: Job, store: Store) -> Run:
-    """The run of this build: that of an earlier, equal one which was cut off in its midst, else a new one."""
-    uri = job.tracking_uri
-    assert uri is not None
-    flat = flatten({"source": job.source_name, "out": job.out, **asdict(job.parameters)})
-    same = digest(without_credentials(uri), sorted(flat.items()))
-    before = json.loads(store.read(RUN)) if store.exists(RUN) else {"run": None, "of": same}
-    goes_on = before["of"] == same
-    run = Run(
-        uri,
-        f"build {job.out}",
-        flat,
-        continues=before["run"] if goes_on else None,
-        replaces=None if goes_on else before["run"],
-    )
-    store.write(RUN, json.dumps({"run": run.id, "of": same}).encode())
-    return run
+def log_outcomes(work: Experiment, result: Result) -> None:
+    """Log what came out: counts, seconds and iterations of each method, the chosen methods, and a table of failures."""
+    rows, run = result.outcomes, work.run
+    if not run.uri:
+        return
+    of = result.counts
+    run.metrics({f"nodules/{name}": of[name] for name in OUTCOMES} | {"nodules/total": rows.num_rows})
+    run.metrics({"seconds": result.seconds})
+    chosen = counts(rows["method"])
+    for method, sums in _by_method(work.store.solves(rows)).items():
+        name = f"method/{method.replace('+', '_plus')}"
+        solved = sums["count"]
+        run.metrics(
+            {
+                f"{name}/seconds_mean": sums["seconds"] / solved,
+                f"{name}/iterations_mean": sums["iterations"] / solved,
+                f"{name}/not_converged": solved - sums["converged"],
+                f"{name}/score_mean": sums["score"] / solved,
+                f"{name}/chosen": chosen[method],
+            }
+        )
+    run.text("outcomes.csv", as_csv(rows.select(LISTED)))
+    failures = rows.filter(pc.not_equal(rows["outcome"], ACCEPTED)).slice(0, ROWS_SHOWN)
+    run.table("not_accepted.json", failures.to_pylist(), [name for name in LISTED if name != "method"])
+    from raymat import pictures  # matplotlib takes a second and 25 MiB that a build need not hold from the start
+
+    run.figure("chosen_methods.png", pictures.method_histogram(chosen_methods(result)))
+
+
+def _by_method(solves: Iterable[pa.Table]) -> dict[str, Counter]:
+    """Method to its number of solves and the sums over them."""
+    sums: dict[str, Counter] = {}
+    for table in solves:
+        names = ("seconds", "iterations", "converged", "score")
+        wanted = [(name, "sum") for name in names] + [("method", "count")]
+        for row in table.group_by("method").aggregate(wanted).to_pylist():
+            add = {name: row[f"{name}_sum"] or 0 for name in names}
+            sums.setdefault(row["method"], Counter()).update(add | {"count": row["method_count"]})
+    return sums
 
 
 def chosen_methods(result: Result) -> Counter[str]:
@@ -117,20 +135,19 @@ def chosen_methods(result: Result) -> Counter[str]:
     return counts(accepted["method"])
 
 
-def draw_contact_sheet(store: Store, result: Result):
-    """Draw nodules evenly spread over the dataset, write the sheet beside it and return the figure (None for none)."""
+def draw_contact_sheet(work: Experiment, result: Result) -> bool:
+    """Draw nodules evenly spread over the dataset, beside it and in its run; whether there were any."""
     rows = result.outcomes.select(["key", "shard", "outcome"])
     rows = rows.filter(pc.is_in(rows["outcome"], pa.array([ACCEPTED, REJECTED])))
     if not rows.num_rows:
-        return None
+        return False
     step = max(1, rows.num_rows // SHEET_NODULES)
     spread = rows.take(list(range(0, rows.num_rows, step))[:SHEET_NODULES]).to_pylist()
-    nodules = (store.read_committed(row["key"], row["shard"]) for row in spread)
-    from raymat import pictures  # matplotlib takes a second and 25 MiB that a build need not hold from the start
+    nodules = (work.store.read_committed(row["key"], row["shard"]) for row in spread)
+    from raymat import pictures
 
-    figure = pictures.contact_sheet(nodules)
-    store.write(CONTACT_SHEET, pictures.png_bytes(figure))
-    return figure
+    work.figure(CONTACT_SHEET, pictures.contact_sheet(nodules))
+    return True
 
 
 def summary(result: Result) -> str:

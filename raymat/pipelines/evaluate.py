@@ -1,4 +1,4 @@
-"""Table 1 on Ray Data: every method's errors on the test nodules of each re-split, with pictures and an MLflow run."""
+"""Table 1 on Ray Data: every method's errors on the test nodules of each split, with pictures and an MLflow run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from raymat.engine.ledger import shared
 from raymat.engine.stages import Pool, Stage, Work
 from raymat.engine.stream import Job, gather, new_session, part_of
 from raymat.engine.tries import Marks
-from raymat.evidence.files import EVALUATE_NOTE
+from raymat.experiment import EVALUATE, Experiment, Facts, Output, experiment
+from raymat.learning import Data
 from raymat.network.evaluation import (
     CHOSEN,
     RAMP,
@@ -37,12 +38,12 @@ from raymat.network.inference import Ensemble
 from raymat.network.samples import masks_of
 from raymat.network_pictures import error_bars, reliability, show_predictions
 from raymat.nodule import ACCEPTED, FAILED, InputError, Nodule, required
+from raymat.pipelines.fit import WEIGHTS
 from raymat.pipelines.nodules import SHARED, read_nodule, work_rows
-from raymat.pipelines.train import WEIGHTS, Data
 from raymat.places import open_filesystem
+from raymat.sources import digest
 from raymat.steps import guarded
 from raymat.store import Store
-from raymat.tracking import TRAININGS, Run, as_csv, how_to_look
 from raymat.version import __version__
 from raymat.words import counted
 
@@ -73,22 +74,20 @@ class EvaluateJob:
     ----------
     dataset : folder or URI of the dataset that the networks were trained on
     trainings : outputs of ``raymat train``: the 3DMM, and the one without masks where it was trained
-    out : folder for the table and pictures
+    output : where table and pictures are written and logged
     workers : processes that predict
-    tracking_uri : the MLflow store; None for no run
     address : the Ray cluster; None for the one this job runs on, else a local one
     """
 
     dataset: str
     trainings: tuple[str, ...]
-    out: str
+    output: Output
     workers: int = 1
-    tracking_uri: str | None = None
     address: str | None = None
 
 
 def evaluate(job: EvaluateJob, say: Callable[[str], None] = print) -> tuple[dict[str, dict], int]:
-    """Compare all methods on the test nodules of each re-split that every training has.
+    """Compare all methods on the test nodules of each split that every training has.
 
     Returns
     -------
@@ -107,20 +106,34 @@ def evaluate(job: EvaluateJob, say: Callable[[str], None] = print) -> tuple[dict
         raise InputError(f"{' and '.join(job.trainings)}: both are {names[0]}; give one of each kind")
     splits = sorted(set.intersection(*(set(weights) for _, weights in networks)))
     if not splits:
-        raise InputError(f"{' and '.join(job.trainings)}: no re-split is finished in all; run raymat train to its end")
+        raise InputError(f"{' and '.join(job.trainings)}: no split is finished in all; run raymat train to its end")
     work = [row for split in splits for row in work_rows(data, data.of(data.split(split).test), split=split)]
-    say(f"{counted(len(splits), 're-split')}, {counted(len(work), 'test nodule')}")
+    say(f"{counted(len(splits), 'split')}, {counted(len(work), 'test nodule')}")
     weights = {(name, split): found[split] for name, found in networks for split in splits}
-    rows = _judge_all(job, data, work, weights, say)
-    errors = [row | {"split": one["split"]} for one in rows for row in json.loads(one["errors"])]
-    tables = {truth: summarise(errors, truth) for truth in (CHOSEN, TRUE)}
-    tables = {truth: table for truth, table in tables.items() if table}
-    _write(job, tables, errors, rows, names, say)
+    parameters = {"dataset": job.dataset, "trainings": " ".join(job.trainings)}
+    facts = Facts(parameters, {"of": digest(data.digest, *job.trainings)})
+    with experiment(EVALUATE, job.output, facts, say) as output:
+        output.describe("Errors of 3DMM and the solvers on the test nodules of each split.")
+        output.input(job.dataset, data.digest)
+        command = shlex.join(["raymat", "evaluate", job.dataset, *job.trainings, "-o", job.output.path])
+        output.write_note(command=command, raymat=__version__)
+        rows = _judge_all(job, data, work, weights, output.store, say)
+        errors = [row | {"split": one["split"]} for one in rows for row in json.loads(one["errors"])]
+        tables = {truth: summarise(errors, truth) for truth in (CHOSEN, TRUE)}
+        tables = {truth: table for truth, table in tables.items() if table}
+        report = ["# Errors on the test nodules", "", *_tables(output, tables), *_masks(output, rows, names)]
+        drawn = [{name: np.array(a) for name, a in json.loads(row["picture"]).items()} for row in rows[:DRAWN]]
+        output.figure("predictions.png", show_predictions(drawn, [row["nodule_id"] for row in rows[:DRAWN]]))
+        output.text("table.md", "\n".join(report))
+        columns = ["split", "nodule_id", "truth", "method", "metric", "value"]
+        output.table("errors.csv", pa.Table.from_pylist(errors).select(columns))
+        say("\n".join(report))
+        say(f"table and pictures  {job.output.path}")
     return tables, len(work) - len(rows)
 
 
 def _networks(path: str, data: Data) -> tuple[str, dict[int, bytes]]:
-    """What to call a training's networks, and the weights of each finished re-split."""
+    """What to call a training's networks, and the weights of each finished split."""
     place = Store(*open_filesystem(path))
     if not place.exists("training.json"):
         raise InputError(f"{path}: no training here (training.json is missing)")
@@ -191,14 +204,16 @@ def _ensembles(session: str, split: int) -> dict[str, Ensemble]:
     return {name: Ensemble.of_bytes([data]) for (name, of), data in weights.items() if of == split}
 
 
-def _judge_all(job: EvaluateJob, data: Data, work: list[dict], weights: dict, say: Callable[[str], None]) -> list[dict]:
+def _judge_all(
+    job: EvaluateJob, data: Data, work: list[dict], weights: dict, store: Store, say: Callable[[str], None]
+) -> list[dict]:
     """The rows of all test nodules that could be judged; the others are named."""
     session = new_session()
     evaluation = Evaluation(session)
     with connected(job.address):
         refuse_too_many(job.workers)
         pool = Pool(evaluation.work.stages, min(job.workers, len(work)))
-        marks = Marks(Store(*open_filesystem(job.out)))
+        marks = Marks(store)
         shared_values = {SHARED: data.nodules, "weights": weights}
         what = Job(evaluation.work, [part_of(work)], [pool], marks, session, shared=shared_values)
         rows = sorted(gather(what, say).to_pylist(), key=lambda row: row["key"])
@@ -228,55 +243,28 @@ def _slice(nodule: Nodule, box: tuple[slice, ...], predicted) -> dict[str, list]
     return {name: np.round(array[place : place + 1].astype(float), 3).tolist() for name, array in arrays.items()}
 
 
-def _write(
-    job: EvaluateJob, tables: dict, errors: list[dict], rows: list[dict], names: list[str], say: Callable[[str], None]
-) -> None:
-    place = Store(*open_filesystem(job.out))
-    run = None
-    if job.tracking_uri:
-        parameters: dict[str, object] = {"dataset": job.dataset, "trainings": " ".join(job.trainings)}
-        run = Run(job.tracking_uri, f"evaluate {job.out}", parameters, TRAININGS)
-
-    def keep(name: str, text: str) -> None:
-        place.write(name, text.encode())
-        if run:
-            run.text(name, text)
-
-    def draw(name: str, figure) -> None:
-        place.write(name, pictures.png_bytes(figure))
-        if run:
-            run.figure(name, figure)
-
-    command = shlex.join(["raymat", "evaluate", job.dataset, *job.trainings, "-o", job.out])
-    keep(EVALUATE_NOTE, json.dumps({"command": command, "raymat": __version__}, indent=1))
-    report = ["# Errors on the test nodules", ""]
+def _tables(output: Experiment, tables: dict[str, dict]) -> list[str]:
+    """The lines of Table 1 against each truth; draws its figure and logs its numbers."""
+    lines = []
     for truth, table in tables.items():
-        report += [f"Against the {truth}, mean (± standard deviation over the re-splits):", "", as_markdown(table), ""]
-        # What the window alone says is so far off that its bar would hide all others.
+        lines += [f"Against the {truth}, mean (± standard deviation over the splits):", "", as_markdown(table), ""]
+        # The window alone is so far off that its bar would hide all others.
         shown = {method: errors for method, errors in table.items() if method != RAMP}
-        draw(f"errors-{truth.replace(' ', '-')}.png", error_bars(shown, TITLES, set(filter(is_automatic, shown))))
-        if run:
-            for method, found in table.items():
-                key = f"{truth}/{method}".translate(PLAIN)
-                run.metrics({f"{key}/{metric}": mean for metric, (mean, _) in found.items()})
+        automatic = set(filter(is_automatic, shown))
+        output.figure(f"errors-{truth.replace(' ', '-')}.png", error_bars(shown, TITLES, automatic))
+        for method, found in table.items():
+            key = f"{truth}/{method}".translate(PLAIN)
+            output.run.metrics({f"{key}/{metric}": mean for metric, (mean, _) in found.items()})
+    return lines
+
+
+def _masks(output: Experiment, rows: list[dict], names: list[str]) -> list[str]:
+    """The lines of the table of the networks' masks; draws how reliable their probabilities are."""
     curves, lines = {}, []
     for name in names:
         masks = [json.loads(row["masks"])[name] for row in rows]
         for mask in ("union", "overlap"):
             curves[f"{name} {mask}"] = reliability_curve(one[mask]["bins"] for one in masks)
             lines.append(f"| {name} {mask} | {np.mean([one[mask]['dice'] for one in masks]):.3f} |")
-    report += ["Masks:", "", "| mask | Dice |", "| --- | --- |", *lines, ""]
-    draw("reliability.png", reliability(curves))
-    drawn = [{name: np.array(a) for name, a in json.loads(row["picture"]).items()} for row in rows[:DRAWN]]
-    draw("predictions.png", show_predictions(drawn, [row["nodule_id"] for row in rows[:DRAWN]]))
-    keep("table.md", "\n".join(report))
-    keep(
-        "errors.csv",
-        as_csv(pa.Table.from_pylist(errors).select(["split", "nodule_id", "truth", "method", "metric", "value"])),
-    )
-    if run:
-        run.end()
-    say("\n".join(report))
-    say(f"table and pictures  {job.out}")
-    if run:
-        say(f"MLflow              {how_to_look(run.uri, run.page)}")
+    output.figure("reliability.png", reliability(curves))
+    return ["Masks:", "", "| mask | Dice |", "| --- | --- |", *lines, ""]

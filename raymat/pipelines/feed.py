@@ -17,10 +17,10 @@ import pyarrow as pa
 import ray
 import torch
 from ray.data import Datasource, ExecutionResources, ReadTask
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockAccessor, BlockMetadata
 
 from raymat.engine.cluster import data_settings
+from raymat.engine.ray_private import ExecutionCallback
 from raymat.loading import Nodules
 from raymat.network.model import ModelConfig
 from raymat.network.recipe import Recipe
@@ -101,7 +101,7 @@ def batch_bytes(recipe: Recipe, workers: int) -> int:
     return int(np.prod(recipe.augmentation.crop)) * recipe.batch // workers * (4 * SMOOTH + 3)
 
 
-class Breath(ExecutionCallback):
+class Pause(ExecutionCallback):
     """Slows Ray Data's loop down to what a training on CPUs needs.
 
     Where a batch is ready and none is wanted yet, the loop turns without waiting, in the process that trains: it would
@@ -116,7 +116,7 @@ class Breath(ExecutionCallback):
         time.sleep(self.seconds)
 
 
-class ShortBreath(Breath):
+class ShortPause(Pause):
     """The same beside a GPU."""
 
     seconds = 0.02
@@ -148,7 +148,7 @@ def stream(
         context.execution_options.resource_limits = ExecutionResources(
             object_store_memory=READY * batch_bytes(recipe, workers)
         )
-        context.custom_execution_callback_classes = [ShortBreath if device.type == "cuda" else Breath]
+        context.custom_execution_callback_classes = [ShortPause if device.type == "cuda" else Pause]
         context.target_max_block_size = None  # a batch is never cut
         batches = ray.data.read_datasource(
             source, num_cpus=FEED_CPUS, concurrency=FEED_TASKS[device.type], override_num_blocks=steps

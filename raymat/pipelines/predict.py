@@ -23,7 +23,7 @@ from raymat.engine.ledger import shared
 from raymat.engine.stages import READ, Pool, Stage, Work
 from raymat.engine.stream import Job, gather, new_session, part_of
 from raymat.engine.tries import Marks
-from raymat.lock import held
+from raymat.experiment import PREDICT, Facts, Output, experiment
 from raymat.network.inference import Ensemble, Predicted
 from raymat.network.training import read_checkpoint
 from raymat.nodule import ACCEPTED, FAILED, OUTCOMES, InputError, Matte, Nodule, required
@@ -67,7 +67,7 @@ class PredictJob:
     ----------
     targets : see ``targets_of_table``, ``targets_of_centres``
     weights : paths of the networks that predict together
-    out : folder or URI of the dataset of predictions
+    output : where the dataset of predictions is written and logged
     size_mm : side of the box around each centre; the network's input where None
     flips : also predict mirror images
     volumes : "nii.gz" or "nrrd"; None for the dataset alone
@@ -77,7 +77,7 @@ class PredictJob:
 
     targets: Sequence[Target]
     weights: tuple[str, ...]
-    out: str
+    output: Output
     size_mm: float | None = None
     flips: bool = False
     volumes: str | None = "nii.gz"
@@ -157,16 +157,29 @@ def predict(job: PredictJob, say: Callable[[str], None] = print) -> Counter[str]
         read_checkpoint(path)
     weights = [Path(path).read_bytes() for path in job.weights]
     made_by = digest(*(digest(data.hex()) for data in weights), job.size_mm, job.flips)
-    store = Store.create(job.out)
-    with held(store, session := new_session()):
-        return _predict(job, weights, made_by, Prediction(job, store, session), say)
+    keys = {target: digest(repr(target), _state(target), made_by) for target in job.targets}
+    work = digest(*keys.values())
+    parameters = {"weights": " ".join(job.weights), "size_mm": job.size_mm, "flips": job.flips, "targets": len(keys)}
+    store = Store.create(job.output.path)
+    with experiment(PREDICT, job.output, Facts(parameters, {"of": work}), say, store) as output:
+        output.describe("Mattes of lesions at given places, predicted by 3DMM.")
+        output.input(job.targets[0].image, work)
+        outcomes = _predict(job, weights, keys, store, say)
+        counts = Counter(row["outcome"] for row in outcomes)
+        output.run.metrics({f"nodules/{name}": counts[name] for name in OUTCOMES})
+        for row in outcomes:
+            if row["outcome"] == FAILED:
+                say(f"failed {row['nodule_id']}: {row['reason']}")
+        say(", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name]))
+        out = job.output.path
+        say(f"predictions  {out}" + (f"   ({out}/volumes/*.{job.volumes})" if job.volumes else ""))
+    return counts
 
 
 def _predict(
-    job: PredictJob, weights: list[bytes], made_by: str, prediction: Prediction, say: Callable[[str], None]
-) -> Counter[str]:
-    store = prediction.store
-    keys = {target: digest(repr(target), _state(target), made_by) for target in job.targets}
+    job: PredictJob, weights: list[bytes], keys: dict[Target, str], store: Store, say: Callable[[str], None]
+) -> list[dict]:
+    """Predict the targets that have no prediction yet; the outcome rows of all."""
     store.write_manifest(_manifest_row(target, key) for target, key in keys.items())
     done = {row["key"] for row in store.index().select(["key", "outcome"]).to_pylist() if row["outcome"] != FAILED}
     todo = [target for target, key in keys.items() if key not in done]
@@ -180,18 +193,12 @@ def _predict(
         rows = [_work_row(target, keys[target]) for target in todo]
         with connected(job.address):
             refuse_too_many(job.workers, job.gpu)
+            prediction = Prediction(job, store, new_session())
             what = prediction.engine_job(rows, {"weights": weights, "slices": slices})
             store.add_to_index(gather(what, say).cast(OUTCOME))
     store.compact_index()
     store.remove_superseded()
-    outcomes = store.outcomes().select(["nodule_id", "outcome", "reason"]).to_pylist()
-    counts = Counter(row["outcome"] for row in outcomes)
-    for row in outcomes:
-        if row["outcome"] == FAILED:
-            say(f"failed {row['nodule_id']}: {row['reason']}")
-    say(", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name]))
-    say(f"predictions  {job.out}" + (f"   ({job.out}/volumes/*.{job.volumes})" if job.volumes else ""))
-    return counts
+    return store.outcomes().select(["nodule_id", "outcome", "reason"]).to_pylist()
 
 
 def _state(target: Target) -> str:

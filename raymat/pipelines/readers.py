@@ -9,32 +9,27 @@ OUT/readers.json                what was run
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
-from raymat import pictures
 from raymat.engine.cluster import Pools
 from raymat.evidence import foretelling, readers_table
 from raymat.evidence.files import FORETOLD
 from raymat.evidence.files import READERS as NAME
-from raymat.evidence.files import READERS_NOTE as NOTE
 from raymat.evidence.left_out import LeftOutSource
 from raymat.evidence_pictures import foretelling as draw_foretelling
-from raymat.lock import refuse_if_held
+from raymat.experiment import READERS, Experiment, Facts, Output, experiment
 from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, REJECTED, InputError
 from raymat.pipelines.build import Build, build
 from raymat.pipelines.dataset import summary
 from raymat.sources import Source
 from raymat.steps import BuildParameters
 from raymat.store import PARAMETERS, Store
-from raymat.tracking import EVIDENCE, Run, ending, flatten, how_to_look
 from raymat.version import __version__
 
 
@@ -45,22 +40,18 @@ class ReadersJob:
     Attributes
     ----------
     source, source_name : nodules of four readers, and how the run's parameters call it
-    out : folder or URI of the measurements
+    output : where the measurements are written and logged
     nodules : so many of them, drawn; all where None
-    command : what was typed, for the record
-    tracking_uri : the MLflow store; None for no run
     address : the Ray cluster; None for the one this job runs on, else a local one
     """
 
     source: Source
     source_name: str
-    out: str
+    output: Output
     parameters: BuildParameters = field(default_factory=lambda: BuildParameters(min_readers=3))
     pools: Pools = field(default_factory=Pools)
     nodules: int | None = None
     retry_failed: bool = False
-    command: tuple[str, ...] = ()
-    tracking_uri: str | None = None
     address: str | None = None
 
 
@@ -77,32 +68,16 @@ def leave_one_reader_out(job: ReadersJob, say: Callable[[str], None] = print) ->
     InputError
         No nodule has four readers, none could be measured, or source, output, cluster or MLflow store cannot be used.
     """
-    store = Store.create(job.out)
-    refuse_if_held(store)  # before this command touches what tells of the other
-    # Quality decides which matte is the chosen one: another rule measures anew.
+    out = job.output.path
+    store = Store.create(out)
+    # Quality decides which matte is the chosen one: another rule is another measurement.
     depends = repr((foretelling.VERSION, sorted(asdict(job.parameters.quality).items())))
     source = LeftOutSource(job.source, depends, job.nodules)
-    facts = {"source": job.source_name, "out": job.out, "nodules": job.nodules}
-    run = None
-    if job.tracking_uri:
-        before = json.loads(store.read(NOTE)).get("run") if store.exists(NOTE) else None
-        run = Run(
-            job.tracking_uri,
-            f"readers {job.out}",
-            flatten({**facts, **asdict(job.parameters)}),
-            EVIDENCE,
-            continues=before,
-        )
-    how = {"raymat": __version__, "source": job.source_name, "parameters": asdict(job.parameters)}
-    store.write(PARAMETERS, json.dumps(how, indent=1).encode())
-    note: dict[str, Any] = {
-        **how,
-        "nodules": job.nodules,
-        "command": shlex.join(job.command),
-        "run": run.id if run else None,
-    }
-    store.write(NOTE, json.dumps(note, indent=1).encode())
-    with ending(run):
+    facts = {"source": job.source_name, "out": out, "nodules": job.nodules, **asdict(job.parameters)}
+    with experiment(READERS, job.output, Facts(facts), say, store) as work:
+        how = {"raymat": __version__, "source": job.source_name, "parameters": asdict(job.parameters)}
+        work.json(PARAMETERS, how)
+        work.write_note(**how, nodules=job.nodules, command=shlex.join(job.output.command))
         what = Build(
             store,
             source,
@@ -112,24 +87,26 @@ def leave_one_reader_out(job: ReadersJob, say: Callable[[str], None] = print) ->
             finish=foretelling.measure,
             address=job.address,
         )
-        result = build(what, say, run.progress if run else None)
+        work.describe("Each reader left out, and predicted by the other three.")
+        result = build(what, say, work.run.progress)
+        work.input(job.source_name, store.source_digest())
         # The chosen method of a build is none here, where even a rejected nodule's best matte is measured.
         say(summary(result).replace("chosen     ", "best score "))
         rows = _rows(store)
         if rows.empty:
-            raise InputError(f"{job.out}: no split could be measured; the reasons are above and in `raymat inspect`")
+            raise InputError(f"{out}: no split could be measured; the reasons are above and in `raymat inspect`")
         store.write_table(FORETOLD, pa.Table.from_pandas(rows, preserve_index=False))
         table = readers_table.summarise(rows)
         counts = result.counts
-        note |= {"measured": readers_table.counts_in_words(rows), "seconds": result.seconds}
-        note |= {"outcomes": {name: counts[name] for name in (ACCEPTED, REJECTED, EXCLUDED, FAILED)}}
-        store.write(NOTE, json.dumps(note, indent=1).encode())
-        _write(store, table, rows, note, run)
+        work.write_note(
+            measured=readers_table.counts_in_words(rows),
+            seconds=result.seconds,
+            outcomes={name: counts[name] for name in (ACCEPTED, REJECTED, EXCLUDED, FAILED)},
+        )
+        _write(work, table, rows)
         say(readers_table.as_markdown(table))
-        say(f"\nmeasured {note['measured']}")
-        say(f"table    {job.out}/readers.md, .csv   figure {job.out}/readers.png, .pdf")
-        if run:
-            say(f"MLflow   {how_to_look(run.uri, run.page)}")
+        say(f"\nmeasured {work.note['measured']}")
+        say(f"table    {out}/readers.md, .csv   figure {out}/readers.png, .pdf")
         return table, counts
 
 
@@ -142,25 +119,19 @@ def _rows(store: Store) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _write(store: Store, table: pd.DataFrame, rows: pd.DataFrame, note: dict, run: Run | None) -> None:
+def _write(work: Experiment, table: pd.DataFrame, rows: pd.DataFrame) -> None:
     text = "\n\n".join(
         [
             "# The left-out reader, foretold by the other three",
-            f"{note['measured']}; inside the unknown region but where said; 95 % intervals over patients.",
+            f"{work.note['measured']}; inside the unknown region but where said; 95 % intervals over patients.",
             readers_table.as_markdown(table),
             readers_table.gains_as_markdown(table),
         ]
     )
-    figure = draw_foretelling(table, rows)
-    csv = table.to_csv(index=False)
-    store.write(f"{NAME}.md", f"{text}\n".encode())
-    store.write(f"{NAME}.csv", csv.encode())
-    store.write(f"{NAME}.png", pictures.png_bytes(figure))
-    store.write(f"{NAME}.pdf", pictures.pdf_bytes(figure))
-    if run:
-        run.text(f"{NAME}.md", text)
-        run.text(f"{NAME}.csv", csv)
-        run.figure(f"{NAME}.png", figure)
-        for row in table.to_dict("records"):
-            plain = row["method"].replace("+", "_plus").replace("&", "and").replace(" ", "_")
-            run.metrics({f"{name}/{plain}": row[name] for name in (*readers_table.MEASURES, "calibration_error")})
+    work.text(f"{NAME}.md", f"{text}\n")
+    work.text(f"{NAME}.csv", table.to_csv(index=False))
+    work.figure(f"{NAME}.png", draw_foretelling(table, rows), pdf=True)
+    for row in table.to_dict("records"):
+        plain = row["method"].replace("+", "_plus").replace("&", "and").replace(" ", "_")
+        measures = (*readers_table.MEASURES, "calibration_error")
+        work.run.metrics({f"{name}/{plain}": row[name] for name in measures})

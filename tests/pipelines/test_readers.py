@@ -9,6 +9,7 @@ from mlflow.tracking import MlflowClient
 
 from raymat.evidence import foretelling
 from raymat.evidence.left_out import LeftOutSource
+from raymat.experiment import Output
 from raymat.nodule import ACCEPTED, EXCLUDED, InputError
 from raymat.pipelines.readers import ReadersJob, leave_one_reader_out
 from raymat.steps import BuildParameters, MattingParameters, read_and_prepare, score, solve
@@ -29,7 +30,7 @@ def test_every_split_is_measured_once_and_a_larger_sample_goes_on(ray_cluster, n
     uri = new_runs(tmp_path)
 
     def job(nodules):
-        return ReadersJob(source, "drawn", str(tmp_path / "out"), PARAMETERS, nodules=nodules, tracking_uri=uri)
+        return ReadersJob(source, "drawn", Output(str(tmp_path / "out"), uri), PARAMETERS, nodules=nodules)
 
     leave_one_reader_out(job(1), quiet)
     first = pd.read_parquet(tmp_path / "out" / "foretold.parquet")
@@ -69,4 +70,6 @@ def test_nodules_that_cannot_be_measured_are_an_error(ray_cluster, tmp_path):
     three = draw_nodule(0)
     three.readers = three.readers[:3]
     with pytest.raises(InputError, match="marked by 4 readers"):
-        leave_one_reader_out(ReadersJob(DrawnSource([three]), "drawn", str(tmp_path / "out"), PARAMETERS), quiet)
+        leave_one_reader_out(
+            ReadersJob(DrawnSource([three]), "drawn", Output(str(tmp_path / "out")), PARAMETERS), quiet
+        )

@@ -17,12 +17,14 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
+from raymat.experiment import Output
+from raymat.learning import Data
 from raymat.lock import held
 from raymat.network.recipe import Recipe
 from raymat.network.samples import epoch_order, record_of, training_volume
 from raymat.network.training import begin, load_model, losses_of, predict, read_checkpoint
 from raymat.nodule import InputError
-from raymat.pipelines.train import Data, TrainJob, train
+from raymat.pipelines.train import TrainJob, train
 from raymat.release.freeze import ReleaseRequest, release
 from raymat.splits import REPETITIONS
 from raymat.store import Store
@@ -45,7 +47,7 @@ def data(tmp_path_factory) -> str:
 
 def job(data: str, out, uri: str | None = None, **more) -> TrainJob:
     how = {"recipe": RECIPE, "splits": (0,), "threads": 1} | more
-    return TrainJob(data, str(out), tracking_uri=uri, **how)
+    return TrainJob(data, Output(str(out), uri), **how)
 
 
 class Trained(NamedTuple):
@@ -115,7 +117,7 @@ def test_the_same_command_again_trains_nothing(trained, data):
     said = []
     before = (out / "split-0" / "weights.pt").stat().st_mtime_ns
     assert train(job(data, out, uri, splits=(0, 1)), say=said.append) == results
-    assert said[:2] == ["split 0: done already", "split 1: done already"]
+    assert said[:2] == ["split 0: finished already", "split 1: finished already"]
     assert (out / "split-0" / "weights.pt").stat().st_mtime_ns == before
     assert len(runs(uri)) == 3
 

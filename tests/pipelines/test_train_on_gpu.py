@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from raymat.experiment import Output
 from raymat.network.training import load_model
 from raymat.pipelines.train import TrainJob, train
 from tests.support import quiet
@@ -25,7 +26,7 @@ def test_two_trainings_end_with_the_same_bits(ray_cluster, tmp_path):
     weights = []
     for name in ("a", "b"):
         out = tmp_path / name
-        train(TrainJob(data, str(out), recipe, splits=(0,), gpu=True), say=quiet)
+        train(TrainJob(data, Output(str(out)), recipe, splits=(0,), gpu=True), say=quiet)
         weights.append(list(load_model(out / "split-0" / "weights.pt")[0].state_dict().values()))
         assert json.loads((out / "split-0" / "result.json").read_text())["sad"] > 0
     assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))

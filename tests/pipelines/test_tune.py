@@ -8,6 +8,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from raymat.commands.network import read_loss_weights
+from raymat.experiment import Output
 from raymat.nodule import InputError
 from raymat.pipelines.train import TrainJob
 from raymat.pipelines.tune import TuneJob, tune_loss_weights
@@ -36,7 +37,7 @@ def test_a_killed_sweep_goes_on_and_leaves_the_best_pair(ray_cluster, new_runs, 
     stood = finished()
     assert len(stood) < 3, "the sweep was over before it was killed"
 
-    training = TrainJob(data, str(out), RECIPE, splits=(0,), threads=1, tracking_uri=uri)
+    training = TrainJob(data, Output(str(out), uri), RECIPE, splits=(0,), threads=1)
     said = []
     best = tune_loss_weights(TuneJob(training, ALPHAS, BETAS), said.append)
     results = {path.parent.name: json.loads(path.read_text())["sad"] for path in out.glob("trials/*/result.json")}

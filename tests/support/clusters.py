@@ -11,7 +11,7 @@ import subprocess
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -89,16 +89,19 @@ class GrowingCluster(Head):
 
 
 @contextlib.contextmanager
-def ray_head(*options: str, kind: type[Head] = Head, address: str | None = None, **variables: str) -> Iterator[Head]:
+def ray_head(
+    *options: str, kind: type[Head] = Head, address: str | None = None, prefix: Sequence[str] = (), **variables: str
+) -> Iterator[Head]:
     """A head with token authentication and ``options``; all of its processes are killed at the end.
 
-    ``variables`` are in the environment of each of them. No port is one that another cluster on the machine could have.
+    ``variables`` are in the environment of each of them, and ``prefix`` is the command that starts the head's, as one
+    that enters another network. No port is one that another cluster on the machine could have.
     """
     ray_command = f"{sysconfig.get_path('scripts')}/ray"
     subprocess.run([ray_command, "get-auth-token", "--generate"], stdout=subprocess.DEVNULL, check=True)
     address = address or f"{ray.util.get_node_ip_address()}:{free_port()}"
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # a socket's path must be short
-    command = [ray_command, "start", "--head", "--block", f"--port={address.rpartition(':')[2]}", *options]
+    command = [*prefix, ray_command, "start", "--head", "--block", f"--port={address.rpartition(':')[2]}", *options]
     command += [f"--temp-dir={folder}", "--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0"]
     command += ["--dashboard-agent-listen-port=0", f"--object-store-memory={200 * 2**20}"]
     environment = os.environ | {"RAY_AUTH_MODE": "token"} | variables

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -150,6 +151,14 @@ def write_dataset(folder, nodules: Iterable[Nodule]) -> Store:
     store.write_manifest(rows)
     store.compact_index()
     return store
+
+
+def rated_nodules(count: int, rate=lambda n: "5;4" if n % 2 else "1;2", patient=lambda n: n // 2) -> list[Nodule]:
+    """Nodules with ratings of malignancy: of each patient a benign and a malignant one."""
+    return [
+        replace(draw_nodule(n), patient_id=f"patient-{patient(n):03d}", metadata={"malignancy": rate(n)})
+        for n in range(count)
+    ]
 
 
 def write_small_nodules(folder, count: int, **changes) -> str:

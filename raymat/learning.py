@@ -1,0 +1,61 @@
+"""The accepted nodules of a dataset or a release, as what networks learn from and are tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from raymat.loading import Nodules, load
+from raymat.nodule import ACCEPTED, InputError
+from raymat.places import open_filesystem
+from raymat.release.record import DIGESTS, Release, is_release
+from raymat.sources import digest
+from raymat.splits import REPETITIONS, Split, split_patients
+from raymat.store import Store
+
+
+@dataclass(frozen=True)
+class Data:
+    """The accepted nodules that a network learns from.
+
+    Attributes
+    ----------
+    path : of the dataset or release
+    nodules : read by their position when they are asked for
+    patients : the patient of each
+    recorded : the re-splits that a release was published with, patient to part; None for a dataset
+    digest : of all of them
+    """
+
+    path: str
+    nodules: Nodules
+    patients: list[str]
+    recorded: list[dict[str, str]] | None
+    digest: str
+
+    @classmethod
+    def open(cls, path: str) -> Data:
+        """Raises InputError where there is neither a dataset nor a release."""
+        nodules = load(path)
+        if is_release(*open_filesystem(path)):
+            rows = Release.open(path).index
+            recorded = [{row["patient_id"]: row[f"split_{n}"] for row in rows} for n in range(REPETITIONS)]
+            keys = [row[f"{name}_digest"] for row in rows for name in DIGESTS]
+        else:
+            rows = Store.open(path).outcomes(["patient_id", "key", "outcome"]).to_pylist()
+            rows = [row for row in rows if row["outcome"] == ACCEPTED]
+            recorded, keys = None, [row["key"] for row in rows]
+        return cls(path, nodules, [row["patient_id"] for row in rows], recorded, digest(*sorted(keys)))
+
+    def split(self, repetition: int) -> Split:
+        """A release's own re-split, else the one that is drawn; raises InputError where a part is empty."""
+        try:
+            drawn = split_patients(self.patients, repetition)
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from None
+        return Split.of_parts(self.recorded[repetition]) if self.recorded else drawn
+
+    def of(self, patients: Collection[str]) -> list[int]:
+        """Positions of those patients' nodules."""
+        chosen = set(patients)
+        return [place for place, patient in enumerate(self.patients) if patient in chosen]
