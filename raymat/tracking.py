@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import itertools
 import json
@@ -11,7 +13,7 @@ import shlex
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +136,24 @@ def _server(uri: str) -> _Server:
     return _Server(uri)
 
 
+@contextlib.contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """No other process of this machine opens the same SQLite file: two that create its tables at once both fail."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    folder = Path(uri.removeprefix("sqlite:///")).absolute().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        # Some network file systems have no locks.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _first_line(error: Exception) -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if isinstance(error, MlflowException) and "Max retries exceeded" in first:
@@ -175,7 +195,9 @@ class Run:
         if not uri:
             return
         try:
-            self._server = _server(uri)
+            with _alone(uri):
+                self._server = _server(uri)
+                self.client.search_experiments(max_results=1)
             if replaces and self._exists(replaces):
                 self.client.set_terminated(replaces, "KILLED")
             if continues and self._exists(continues):
@@ -222,13 +244,16 @@ class Run:
             tags["mlflow.parentRunId"] = parent
             self.experiment_id = self.client.get_run(parent).info.experiment_id
         else:
-            found = self.client.get_experiment_by_name(experiment)
-            self.experiment_id = found.experiment_id if found else self._create_experiment(experiment)
+            self.experiment_id = self._find_experiment(experiment) or self._create_experiment(experiment)
         self.id = self.client.create_run(self.experiment_id, tags=tags).info.run_id
         # Together: each would be a transaction of its own.
         named = [mlflow.entities.Param(name, str(value)) for name, value in parameters.items()]
         for start in range(0, len(named), PARAMETERS_A_BATCH):
             self.client.log_batch(self.id, params=named[start : start + PARAMETERS_A_BATCH])
+
+    def _find_experiment(self, experiment: str) -> str:
+        found = self.client.get_experiment_by_name(experiment)
+        return found.experiment_id if found else ""
 
     def _create_experiment(self, experiment: str) -> str:
         uri = self._server.uri
@@ -236,7 +261,13 @@ class Run:
         folder = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" if uri.startswith("sqlite:///") else None
         # Without a kind MLflow's page takes an experiment for one of language models and shows its traces, of none.
         kind = {"mlflow.experimentKind": "custom_model_development"}
-        return self.client.create_experiment(experiment, folder.absolute().as_uri() if folder else None, tags=kind)
+        try:
+            return self.client.create_experiment(experiment, folder.absolute().as_uri() if folder else None, tags=kind)
+        except MlflowException:
+            # Another command may have created it since.
+            if found := self._find_experiment(experiment):
+                return found
+            raise
 
     def _log(self, function: Callable[..., object], *arguments: object, **named: object) -> None:
         self._server.call(function, self.id, *arguments, **named)
@@ -254,8 +285,16 @@ class Run:
         self.tag("data_digest", digest)
         kind = "local" if "://" not in uri else uri.partition("://")[0]
         data = mlflow.entities.Dataset(name, digest[:DIGEST_LENGTH], kind, json.dumps({"uri": uri}))
-        context = mlflow.entities.InputTag("mlflow.data.context", "input")
-        self._log(self.client.log_inputs, [mlflow.entities.DatasetInput(data, [context])])
+        inputs = [mlflow.entities.DatasetInput(data, [mlflow.entities.InputTag("mlflow.data.context", "input")])]
+
+        def log(identifier: str) -> None:
+            try:
+                self.client.log_inputs(identifier, inputs)
+            except MlflowException:
+                # Two commands that log one dataset for the first time collide; it is there the second time.
+                self.client.log_inputs(identifier, inputs)
+
+        self._log(log)
 
     def progress(self, counts: Counter, seconds: float, finished: bool = False) -> None:
         """Log the counts so far, now and then and when all is done."""

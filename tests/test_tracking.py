@@ -196,6 +196,18 @@ def test_a_sqlite_file_that_cannot_be_made_is_said(tmp_path):
         Run(f"sqlite:///{tmp_path}/file/mlflow.db", "build", {})
 
 
+def test_four_first_commands_at_once_in_one_folder_all_have_their_runs(tmp_path):
+    code = "import sys; from raymat.tracking import Run; Run(sys.argv[1], 'first', {'a': 1}).end()"
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    commands = [subprocess.Popen([sys.executable, "-c", code, uri], stderr=subprocess.PIPE) for _ in range(4)]
+    for command in commands:
+        complained = command.communicate(timeout=120)[1]
+        assert command.returncode == 0, complained.decode()
+    client = MlflowClient(tracking_uri=uri)
+    runs = client.search_runs([client.get_experiment_by_name(BUILDS).experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED"] * 4
+
+
 def test_credentials_are_left_out():
     assert without_credentials("https://me:secret@host/path") == "https://host/path"
     assert "secret" not in how_to_look("postgresql://me:secret@host/db")
