@@ -110,6 +110,7 @@ class Experiment:
     def __init__(self, kind: Kind, output: Output, facts: Facts, store: Store) -> None:
         self.kind, self.output, self.store, self.status = kind, output, store, FINISHED
         self.children: dict[str, Run] = {}
+        self.description, self.figures = "", list[str]()
         earlier = self._earlier_note()
         self.is_new = not earlier
         identity = json.loads(json.dumps(facts.identity))
@@ -152,10 +153,15 @@ class Experiment:
     def describe(self, text: str) -> None:
         """Say on the run's page what the work is (one sentence), where it is, and which command resumes it."""
         command = shlex.join(self.output.command) if self.output.command else f"raymat {self.kind.verb} ..."
-        self.run.describe(
-            f"{text}\n\nOutput: `{self.output.path}`\n\nCommand, which also resumes it after an interruption:\n\n"
-            f"    {command}\n\nraymat {__version__}"
+        self.description = (
+            f"{text} In `{self.output.path}`, by raymat {__version__}; the same command resumes it:\n\n    {command}"
         )
+        self.run.describe(self.description)
+
+    def conclude(self, text: str) -> None:
+        """Say on the run's page what came out, before all else, and show the figures that were logged."""
+        figures = "\n\n".join(self.run.show(name) for name in self.figures)
+        self.run.describe(f"{text}\n\n{self.description}\n\n{figures}")
 
     def input(self, dataset: str, digest: str) -> None:
         """Log the input: its path or name, and its digest."""
@@ -184,6 +190,7 @@ class Experiment:
         if pdf:
             self.store.write(f"{name.removesuffix('.png')}.pdf", pictures.pdf_bytes(figure))
         self.run.figure(name, figure)
+        self.figures.append(name)
 
     # Parts of the work that have runs of their own --------------------------------------------------------------------
 

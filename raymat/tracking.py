@@ -230,7 +230,8 @@ class Run:
     @property
     def page(self) -> str:
         """The run's page, after the address of MLflow's server."""
-        return f"/#/experiments/{self.experiment_id}/runs/{self.id}"
+        # Without the type MLflow 3 shows runs as evaluations of language models.
+        return f"/#/experiments/{self.experiment_id}/runs/{self.id}?workflowType=machine_learning"
 
     def _exists(self, identifier: str) -> bool:
         try:
@@ -277,6 +278,10 @@ class Run:
     def describe(self, text: str) -> None:
         """Set the description, in Markdown, that the run's page shows first."""
         self.tag("mlflow.note.content", text)
+
+    def show(self, name: str) -> str:
+        """Markdown that shows a picture of the run's artifacts in its description."""
+        return f"![{name}](get-artifact?path={name}&run_uuid={self.id})"
 
     def dataset(self, name: str, uri: str, digest: str) -> None:
         """Log the input as an MLflow dataset, and its digest as the tag ``data_digest``."""

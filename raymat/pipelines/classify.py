@@ -413,6 +413,7 @@ def conclude(job: ClassifyJob, work: Experiment, say: Callable[[str], None]) -> 
         key = f"{row['network']}/{row['input'].replace('+', '_plus')}"
         work.run.metrics({f"{key}/auroc_mean": row["mean"], f"{key}/auroc_averaged": row["auroc"]})
     work.run.metrics({"size_alone/auroc": float(size["auroc"].iloc[0])})
+    work.conclude(text)
     say(text)
     say(f"table   {out}/table.md, {TABLE}, {BY_KIND}, {TRIALS}, {COMPARISONS}   figure {out}/{FIGURE}.png, .pdf")
     return table

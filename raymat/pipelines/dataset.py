@@ -25,6 +25,7 @@ CONTACT_SHEET = "contact_sheet.png"
 LISTED = ["nodule_id", "patient_id", "outcome", "stage", "method", "reason"]
 ROWS_SHOWN = 1_000  # of the table that MLflow's page shows; outcomes.csv has them all
 SHEET_NODULES = 12
+NONE = "none"
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def build_dataset(job: Job, say: Callable[[str], None] = print) -> Result:
         log_outcomes(work, result)
         if draw_contact_sheet(work, result):
             say(f"contact sheet  {out}/{CONTACT_SHEET}")
+        of = result.counts
+        work.conclude(", ".join(f"**{of[name]} {name}**" for name in OUTCOMES) + f". Chosen: {chosen_words(result)}.")
         say(summary(result))
         say(f"dataset        {out}   (raymat inspect {shlex.quote(out)})")
         return result
@@ -135,6 +138,11 @@ def chosen_methods(result: Result) -> Counter[str]:
     return counts(accepted["method"])
 
 
+def chosen_words(result: Result) -> str:
+    """The chosen methods, the most frequent first: "cf 2, knn+ 1"."""
+    return ", ".join(f"{method} {n}" for method, n in chosen_methods(result).most_common()) or NONE
+
+
 def draw_contact_sheet(work: Experiment, result: Result) -> bool:
     """Draw nodules evenly spread over the dataset, beside it and in its run; whether there were any."""
     rows = result.outcomes.select(["key", "shard", "outcome"])
@@ -164,8 +172,8 @@ def summary(result: Result) -> str:
             lines.append(f"  ... and {rows.num_rows - 10} more {outcome} (raymat inspect lists them)")
     if of[FAILED]:
         lines.append("  (--retry-failed tries the failed ones again)")
-    chosen = ", ".join(f"{method} {n}" for method, n in chosen_methods(result).most_common())
-    if chosen:
+    chosen = chosen_words(result)
+    if chosen != NONE:
         lines.append(f"chosen     {chosen}")
     lines.append(f"time       {in_words(result.seconds)}")
     return "\n".join([*lines, ""])

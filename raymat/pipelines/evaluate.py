@@ -127,6 +127,7 @@ def evaluate(job: EvaluateJob, say: Callable[[str], None] = print) -> tuple[dict
         output.text("table.md", "\n".join(report))
         columns = ["split", "nodule_id", "truth", "method", "metric", "value"]
         output.table("errors.csv", pa.Table.from_pylist(errors).select(columns))
+        output.conclude("\n".join(report))
         say("\n".join(report))
         say(f"table and pictures  {job.output.path}")
     return tables, len(work) - len(rows)

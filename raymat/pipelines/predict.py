@@ -170,7 +170,9 @@ def predict(job: PredictJob, say: Callable[[str], None] = print) -> Counter[str]
         for row in outcomes:
             if row["outcome"] == FAILED:
                 say(f"failed {row['nodule_id']}: {row['reason']}")
-        say(", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name]))
+        words = ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name])
+        output.conclude(words)
+        say(words)
         out = job.output.path
         say(f"predictions  {out}" + (f"   ({out}/volumes/*.{job.volumes})" if job.volumes else ""))
     return counts

@@ -104,6 +104,7 @@ def leave_one_reader_out(job: ReadersJob, say: Callable[[str], None] = print) ->
             outcomes={name: counts[name] for name in (ACCEPTED, REJECTED, EXCLUDED, FAILED)},
         )
         _write(work, table, rows)
+        work.conclude(readers_table.as_markdown(table))
         say(readers_table.as_markdown(table))
         say(f"\nmeasured {work.note['measured']}")
         say(f"table    {out}/readers.md, .csv   figure {out}/readers.png, .pdf")

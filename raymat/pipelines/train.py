@@ -98,6 +98,7 @@ def train(job: TrainJob, say: Say = print) -> dict[int, dict[str, float]]:
         results = {n: json.loads(work.store.read(f"split-{n}/{RESULT}")) for n in splits}
         say(_summary(results))
         work.run.metrics(_spread(results))
+        work.conclude(_summary(results).splitlines()[-1])
         return results
 
 

@@ -174,6 +174,7 @@ def _conclude(job: TuneJob, work: Experiment, errors: Sequence[str], say: Say) -
     best = {"alpha_weight": alpha, "gradient_weight": beta, "validation_sad": float(np.nanmin(sads))}
     work.text(BEST, json.dumps(best, indent=1))
     work.run.metrics({"best/alpha_weight": alpha, "best/gradient_weight": beta, "best/sad": best["validation_sad"]})
+    work.conclude(f"Best: alpha {alpha:g}, beta {beta:g}, validation SAD {best['validation_sad']:.1f}.")
     say(f"best     alpha {alpha:g}, beta {beta:g}: validation SAD {best['validation_sad']:.1f}")
     say(f"weights  {work.store.path(BEST)}   (raymat train --loss-weights {out}/{BEST})")
     return alpha, beta
