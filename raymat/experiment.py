@@ -20,11 +20,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from raymat.folder import Folder
 from raymat.lock import NAME as LOCK
 from raymat.lock import held
 from raymat.nodule import InputError
-from raymat.places import open_filesystem
-from raymat.store import Store
 from raymat.tracking import BUILDS, EVIDENCE, TRAININGS, Run, how_to_look
 from raymat.version import __version__
 from raymat.words import dotted
@@ -101,14 +100,14 @@ class Experiment:
     ----------
     kind : what it makes
     output : where
-    store : the output's files
+    files : the output's
     run : its run in MLflow, which does nothing where none was asked for
     note : what is stored in the note's file
     status : how the run ends where nothing is raised
     """
 
-    def __init__(self, kind: Kind, output: Output, facts: Facts, store: Store) -> None:
-        self.kind, self.output, self.store, self.status = kind, output, store, FINISHED
+    def __init__(self, kind: Kind, output: Output, facts: Facts, files: Folder) -> None:
+        self.kind, self.output, self.files, self.status = kind, output, files, FINISHED
         self.children: dict[str, Run] = {}
         self.description, self.figures = "", list[str]()
         earlier = self._earlier_note()
@@ -134,16 +133,9 @@ class Experiment:
         self.write_note(**({"run": self.run.id} if self.run.id else {}))
 
     def _earlier_note(self) -> dict[str, Any]:
-        if not self.store.exists(self.kind.note):
+        if not self.files.exists(self.kind.note):
             return {}
-        path = self.store.path(self.kind.note)
-        try:
-            note = json.loads(self.store.read(self.kind.note))
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}: damaged ({error}); name a new -o, or delete the file") from error
-        if not isinstance(note, dict):
-            raise InputError(f"{path}: holds no note of a {self.kind.noun}; name a new -o, or delete the file")
-        return note
+        return self.files.read_json(self.kind.note)
 
     def write_note(self, **facts: object) -> None:
         """Add facts to the note."""
@@ -171,11 +163,11 @@ class Experiment:
 
     def json(self, name: str, value: object) -> None:
         """Write a value as JSON; it is not logged."""
-        self.store.write(name, json.dumps(value, indent=1).encode())
+        self.files.write_json(name, value)
 
     def text(self, name: str, text: str) -> None:
         """Write and log a text."""
-        self.store.write(name, text.encode())
+        self.files.write(name, text.encode())
         self.run.text(name, text)
 
     def table(self, name: str, rows: pa.Table) -> None:
@@ -186,9 +178,9 @@ class Experiment:
         """Write and log a matplotlib figure as PNG; with ``pdf`` the output has it as PDF too."""
         from raymat import pictures  # matplotlib takes a second and 25 MiB that no command needs from the start
 
-        self.store.write(name, pictures.png_bytes(figure))
+        self.files.write(name, pictures.png_bytes(figure))
         if pdf:
-            self.store.write(f"{name.removesuffix('.png')}.pdf", pictures.pdf_bytes(figure))
+            self.files.write(f"{name.removesuffix('.png')}.pdf", pictures.pdf_bytes(figure))
         self.run.figure(name, figure)
         self.figures.append(name)
 
@@ -218,12 +210,12 @@ class Experiment:
 
     def _run_of(self, folder: str) -> str | None:
         note = f"{folder}/{RUN}"
-        return json.loads(self.store.read(note))["run"] if self.store.exists(note) else None
+        return str(self.files.read_json(note)["run"]) if self.files.exists(note) else None
 
     def forget(self) -> None:
         """Delete the note of a command that failed before it left anything, so that it binds no later one."""
-        if self.is_new and self.store.listing("") in ([self.kind.note], sorted([LOCK, self.kind.note])):
-            self.store.delete(self.kind.note)
+        if self.is_new and self.files.listing("") in ([self.kind.note], sorted([LOCK, self.kind.note])):
+            self.files.delete(self.kind.note)
 
     def end(self, status: str) -> None:
         """End the run and those of its parts."""
@@ -234,7 +226,7 @@ class Experiment:
 
 @contextlib.contextmanager
 def experiment(
-    kind: Kind, output: Output, facts: Facts, say: Say = print, store: Store | None = None
+    kind: Kind, output: Output, facts: Facts, say: Say = print, files: Folder | None = None
 ) -> Iterator[Experiment]:
     """A command holds its output's lock and has a run, which ends in any case.
 
@@ -244,7 +236,7 @@ def experiment(
     output : where
     facts : what it is made from
     say : called with the line that says where the run is to be seen
-    store : the output's files, where they are open already
+    files : the output's, where they are open already
 
     Raises
     ------
@@ -252,9 +244,9 @@ def experiment(
         Another command is at work in the output, the output holds something made from other parameters, or the MLflow
         store cannot be used; nothing has been done by then.
     """
-    store = store or Store(*open_filesystem(output.path))
-    with held(store):
-        work = Experiment(kind, output, facts, store)
+    files = files or Folder.at(output.path)
+    with held(files):
+        work = Experiment(kind, output, facts, files)
         try:
             yield work
         except KeyboardInterrupt:
@@ -272,7 +264,7 @@ def experiment(
             if work.note:
                 work.write_note()
             else:
-                store.delete(kind.note)
+                files.delete(kind.note)
         if work.run.uri:
             say(f"MLflow  {how_to_look(work.run.uri, work.run.page)}")
 

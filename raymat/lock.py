@@ -15,9 +15,9 @@ import threading
 import time
 from collections.abc import Iterator
 
+from raymat.folder import Folder
 from raymat.nodule import InputError
 from raymat.places import Unreachable
-from raymat.store import Store
 
 NAME = "build.lock"
 BEAT_S = 20.0
@@ -27,12 +27,12 @@ SETTLE_S, STORE_SETTLE_S = 0.2, 3.0
 
 
 @contextlib.contextmanager
-def held(store: Store, session: str | None = None) -> Iterator[None]:
+def held(folder: Folder, session: str | None = None) -> Iterator[None]:
     """With the output's lock.
 
     Parameters
     ----------
-    store : the dataset, or the folder of trainings
+    folder : of the output
     session : unique to this command; drawn where None
 
     Raises
@@ -41,17 +41,17 @@ def held(store: Store, session: str | None = None) -> Iterator[None]:
         Another command holds it; the message says which, and when it would be taken for dead.
     """
     session = session or secrets.token_hex(8)
-    refuse_if_held(store, session)
-    _write(store, session)
-    time.sleep(SETTLE_S if store.is_local else STORE_SETTLE_S)
-    refuse_if_held(store, session)
+    refuse_if_held(folder, session)
+    _write(folder, session)
+    time.sleep(SETTLE_S if folder.is_local else STORE_SETTLE_S)
+    refuse_if_held(folder, session)
     done = threading.Event()
 
     def beat() -> None:
         while not done.wait(BEAT_S):
             # A store that cannot be written stops the build itself at its next commit.
             with contextlib.suppress(InputError, OSError):
-                _write(store, session)
+                _write(folder, session)
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -67,15 +67,15 @@ def held(store: Store, session: str | None = None) -> Iterator[None]:
         if answers:
             thread.join()
             with contextlib.suppress(InputError, OSError):
-                store.delete(NAME)
+                folder.delete(NAME)
 
 
-def refuse_if_held(store: Store, session: str = "") -> None:
+def refuse_if_held(folder: Folder, session: str = "") -> None:
     """Raise InputError where one other than ``session`` holds the lock and may be alive."""
-    if not store.exists(NAME):
+    if not folder.exists(NAME):
         return
     try:
-        lock = json.loads(store.read(NAME))
+        lock = json.loads(folder.read(NAME))
         holder, host, pid, seen = lock["session"], lock["host"], int(lock["pid"]), float(lock["seen"])
     except FileNotFoundError:
         return
@@ -86,14 +86,14 @@ def refuse_if_held(store: Store, session: str = "") -> None:
     if holder == session or gone or quiet > DEAD_AFTER_S:
         return
     raise InputError(
-        f"{store.root}: another command is at work here (process {pid} on {host}, seen {max(0, quiet):.0f} s ago). "
+        f"{folder.root}: another command is at work here (process {pid} on {host}, seen {max(0, quiet):.0f} s ago). "
         f"Wait until it is done; if it is dead, run this again in {DEAD_AFTER_S - quiet:.0f} s"
     )
 
 
-def _write(store: Store, session: str) -> None:
+def _write(folder: Folder, session: str) -> None:
     lock = {"session": session, "host": socket.gethostname(), "pid": os.getpid(), "seen": time.time()}
-    store.write(NAME, json.dumps(lock).encode())
+    folder.write(NAME, json.dumps(lock).encode())
 
 
 def _alive(pid: int) -> bool:

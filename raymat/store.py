@@ -16,25 +16,20 @@ that was solved for another key of the same nodule is *superseded*: it stays unt
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
+from raymat.folder import Folder, as_parquet
 from raymat.nodule import FAILED, OUTCOMES, SCHEMA, InputError, Nodule, from_table, to_table
-from raymat.places import Unreachable, open_filesystem, store_error
+from raymat.places import open_filesystem
 
 FORMAT = "raymat dataset"
 FORMAT_VERSION = 1
@@ -122,12 +117,8 @@ def shard_name(keys: Iterable[str], suffix: str = "") -> str:
     return f"nodules/{name[:2]}/{name}{suffix}.parquet"
 
 
-@dataclass
-class Store:
-    """A dataset under ``root`` of a filesystem; picklable, used by driver and workers alike."""
-
-    filesystem: pafs.FileSystem
-    root: str
+class Store(Folder):
+    """A dataset: a folder with a manifest, shards of nodules and an index of their outcomes."""
 
     @classmethod
     def create(cls, path: str | Path) -> Store:
@@ -184,119 +175,12 @@ class Store:
             )
         return note
 
-    @property
-    def is_local(self) -> bool:
-        """Whether the dataset lies on a disk, not in an object store."""
-        return isinstance(self.filesystem, pafs.LocalFileSystem)
+    def schema_of(self, name: str) -> pa.Schema | None:
+        """The columns of the dataset's own tables."""
+        return SCHEMAS.get(name.partition("/")[0])
 
-    def path(self, name: str) -> str:
-        """The path of a name on the filesystem."""
-        return f"{self.root}/{name}"
-
-    def exists(self, name: str) -> bool:
-        """Whether there is such a file or folder."""
-        with self._answering(name):
-            return bool(self.filesystem.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
-
-    def read(self, name: str) -> bytes:
-        """The bytes of a file; raises FileNotFoundError where it is not there, InputError where it cannot be read."""
-        with self._answering(name), self.filesystem.open_input_stream(self.path(name)) as stream:
-            return bytes(stream.read())
-
-    @contextlib.contextmanager
-    def _answering(self, name: str) -> Iterator[None]:
-        """What the store itself does wrong as an InputError; a file that is not there stays a FileNotFoundError."""
-        try:
-            yield
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            known = store_error(self.path(name), error)
-            raise known or InputError(f"{self.path(name)}: cannot be reached ({error.strerror or error})") from error
-
-    def write(self, name: str, data: bytes | pa.Buffer) -> None:
-        """Write a file so that it is there whole or not at all.
-
-        Raises
-        ------
-        InputError
-            The store cannot be written (no permission, disk full, no connection).
-        """
-        path = self.path(name)
-        try:
-            if self.is_local:
-                self._write_and_rename(path, data)
-            else:
-                # An object appears when its upload completes: this is the one put.
-                with self.filesystem.open_output_stream(path) as stream:
-                    stream.write(data)
-        except OSError as error:
-            known = store_error(path, error)
-            raise known or InputError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-    @staticmethod
-    def _write_and_rename(path: str, data: bytes | pa.Buffer) -> None:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        temporary = f"{path}.{uuid.uuid4().hex[:12]}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-
-    def delete(self, name: str) -> None:
-        """Delete a file; one that is gone already is no error."""
-        with contextlib.suppress(FileNotFoundError), self._answering(name):
-            self.filesystem.delete_file(self.path(name))
-
-    def delete_many(self, names: Iterable[str]) -> None:
-        """Delete files, several at once."""
-        with ThreadPoolExecutor(DELETIONS) as pool:
-            list(pool.map(self.delete, names))
-
-    def delete_all(self, folder: str) -> None:
-        """Delete every file below ``folder``, a thousand a request in an object store."""
-        with self._answering(folder):
-            self.filesystem.delete_dir_contents(self.path(folder), missing_dir_ok=True)
-
-    def _find(self, folder: str, recursive: bool = True) -> list[pafs.FileInfo]:
-        selector = pafs.FileSelector(self.path(folder).rstrip("/"), recursive=recursive, allow_not_found=True)
-        with self._answering(folder):
-            found: list[pafs.FileInfo] = self.filesystem.get_file_info(selector)
-        return found
-
-    def listing(self, folder: str, suffix: str = "") -> list[str]:
-        """Names (relative to the root) of the files below ``folder`` ("" for all), sorted; no unfinished writes."""
-        start = len(self.root) + 1
-        names = (info.path[start:] for info in self._find(folder) if info.type == pafs.FileType.File)
-        return sorted(name for name in names if name.endswith(suffix) and not name.endswith(".tmp"))
-
-    def write_table(self, name: str, table: pa.Table) -> None:
-        """Write a table as Parquet, whole or not at all."""
-        self.write(name, as_parquet(table))
-
-    def read_table(self, name: str, columns: Sequence[str] | None = None, row_group: int | None = None) -> pa.Table:
-        """A table, or the columns named of it, or one row group where it has several."""
-        try:
-            file = pq.ParquetFile(self.filesystem.open_input_file(self.path(name)))
-            schema = SCHEMAS.get(name.partition("/")[0])
-            if schema is not None and not file.schema_arrow.equals(schema):
-                raise self._damaged(name, "its columns are not those of such a file")
-            one = row_group is not None and file.num_row_groups > 1
-            # One thread: a worker has one CPU, and each of Arrow's would keep memory of its own.
-            how = {"columns": columns, "use_threads": False}
-            table = file.read_row_group(row_group, **how) if one else file.read(**how)
-            table.validate(full=True)
-        except (OSError, pa.ArrowException) as error:
-            known = store_error(self.path(name), error)
-            raise (known if isinstance(known, Unreachable) else self._damaged(name, error)) from error
-        return table
-
-    def _damaged(self, name: str, why: object) -> InputError:
+    def damaged(self, name: str, why: object) -> InputError:
+        """The error to raise where a file cannot be read."""
         return InputError(f"{self.path(name)}: cannot be read ({why}); delete the file and build again to make it anew")
 
     # Manifest ---------------------------------------------------------------------------------------------------------
@@ -529,14 +413,7 @@ class Store:
             return from_table(table)
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             # Sound Parquet of the right columns, in which an array or a text is not what its nodule needs.
-            raise self._damaged(name, error) from error
-
-
-def as_parquet(table: pa.Table, row_group_size: int | None = None) -> pa.Buffer:
-    """The bytes of a table's file; equal for equal tables."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size, compression="zstd", use_dictionary=False, write_statistics=False)
-    return sink.getvalue()
+            raise self.damaged(name, error) from error
 
 
 def _digest_of(data: pa.Buffer) -> str:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from raymat.engine.ray_private import log_folder
-from raymat.store import Store
+from raymat.folder import Folder
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Deaths:
 class Marks:
     """The marks of a dataset's nodules that killed a worker and have no outcome yet."""
 
-    store: Store
+    store: Folder
 
     def read(self, keys: Iterable[str]) -> dict[str, Deaths]:
         """Those of ``keys`` that have a mark."""

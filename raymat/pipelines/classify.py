@@ -50,6 +50,7 @@ from raymat.evidence.inputs import CHOSEN, INPUTS
 from raymat.evidence.platt import calibrated
 from raymat.experiment import CLASSIFY, Experiment, Facts, Output, as_csv, experiment
 from raymat.experiment import FAILED as WITH_FAILURES
+from raymat.folder import Folder
 from raymat.learning import Data
 from raymat.nodule import ACCEPTED, FAILED, InputError, Nodule
 from raymat.pipelines.fit import RESULT
@@ -58,7 +59,6 @@ from raymat.pipelines.sweep import Sweep, Trial, TrialRuns, run_trials, trials_a
 from raymat.sources import digest
 from raymat.splits import PARTS, REPETITIONS
 from raymat.steps import guarded
-from raymat.store import Store
 from raymat.version import __version__
 from raymat.words import counted, dotted, in_words
 
@@ -153,7 +153,7 @@ def classify(job: ClassifyJob, say: Callable[[str], None] = print) -> tuple[pd.D
         work.describe("Benign or malignant, from each kind of input.")
         work.input(job.dataset, data.digest)
         settings = job.settings
-        todo = [one for one in settings if not work.store.exists(f"{one.folder}/{RESULT}")]
+        todo = [one for one in settings if not work.files.exists(f"{one.folder}/{RESULT}")]
         errors = []
         if todo:
             say(f"{counted(len(settings), 'trial')}, {len(settings) - len(todo)} finished already")
@@ -163,7 +163,7 @@ def classify(job: ClassifyJob, say: Callable[[str], None] = print) -> tuple[pd.D
                 work.write_note(dataset=job.dataset, raymat=__version__, commands=list(dict.fromkeys(typed)))
                 errors = _sweep(job, todo, work, say)
         # The trials' own seconds, so that an interruption loses none and counts none twice.
-        work.write_note(seconds=sum(result["seconds"] for result in _results(work.store)))
+        work.write_note(seconds=sum(result["seconds"] for result in _results(work.files)))
         for error in errors:
             say(f"a trial failed: {error}")
         if errors:
@@ -175,18 +175,18 @@ def _write_nodules(
     job: ClassifyJob, data: Data, parts: dict[int, dict[str, str]], work: Experiment, say: Callable[[str], None]
 ) -> None:
     """Cut the crops, and write the table of nodules that every trial reads."""
-    nodules = labelled(prepare_samples(work.store, data, job.recipe, say), job.recipe, parts, job.dataset)
+    nodules = labelled(prepare_samples(work.files, data, job.recipe, say), job.recipe, parts, job.dataset)
     refuse_missing(nodules, job.inputs)
     say(balance(nodules, parts))
     # Of earlier splits too, whose trials stay.
-    every = parts | {split: data.split(split).parts for split in _finished_splits(work.store) - set(parts)}
-    work.store.write_table(NODULES, pa.Table.from_pandas(_with_parts(nodules, every), preserve_index=False))
+    every = parts | {split: data.split(split).parts for split in _finished_splits(work.files) - set(parts)}
+    work.files.write_table(NODULES, pa.Table.from_pandas(_with_parts(nodules, every), preserve_index=False))
 
 
 # Samples -------------------------------------------------------------------------------------------------------------
 
 
-def prepare_samples(place: Store, data: Data, recipe: Recipe, say: Callable[[str], None]) -> pd.DataFrame:
+def prepare_samples(files: Folder, data: Data, recipe: Recipe, say: Callable[[str], None]) -> pd.DataFrame:
     """Cut every nodule's crops, those that an earlier command cut left as they are.
 
     Returns
@@ -199,22 +199,22 @@ def prepare_samples(place: Store, data: Data, recipe: Recipe, say: Callable[[str
     InputError
         A nodule cannot be read or cut.
     """
-    parts = place.listing("samples", ".parquet")
-    cut = {nodule_id for name in parts for nodule_id in place.read_table(name, ["nodule_id"])["nodule_id"].to_pylist()}
-    todo = work_rows(data, [place for place, name in enumerate(data.nodules.ids) if name not in cut])
+    parts = files.listing("samples", ".parquet")
+    cut = {nodule_id for name in parts for nodule_id in files.read_table(name, ["nodule_id"])["nodule_id"].to_pylist()}
+    todo = work_rows(data, [row for row, name in enumerate(data.nodules.ids) if name not in cut])
     if todo:
         say(f"cutting the crops of {counted(len(todo), 'nodule')}")
         here = int(ray.cluster_resources().get("CPU", 1))
         session = new_session()
-        work = Cutting(place, recipe, session).work
+        work = Cutting(files, recipe, session).work
         pool = Pool(work.stages, min(len(todo), max(1, here)), len(todo) if grows() else None)
-        job = Job(work, [part_of(todo)], [pool], Marks(place), session, shared={SHARED: data.nodules})
+        job = Job(work, [part_of(todo)], [pool], Marks(files), session, shared={SHARED: data.nodules})
         failed = [row for row in gather(job, say).to_pylist() if row["outcome"] == FAILED]
         if failed:
             first = min(failed, key=lambda row: row["key"])
             more = f" (and {counted(len(failed) - 1, 'other nodule')})" if len(failed) > 1 else ""
             raise InputError(f"{first['reason']}{more}")
-    facts = pa.concat_tables([place.read_table(name, FACTS) for name in place.listing("samples", ".parquet")])
+    facts = pa.concat_tables([files.read_table(name, FACTS) for name in files.listing("samples", ".parquet")])
     # In the dataset's order, whatever worker cut them.
     return facts.to_pandas().drop_duplicates("nodule_id").set_index("nodule_id").loc[data.nodules.ids].reset_index()
 
@@ -223,7 +223,7 @@ def prepare_samples(place: Store, data: Data, recipe: Recipe, say: Callable[[str
 class Cutting:
     """The steps that cut a nodule's crops, as the engine runs them; the nodules are shared with every worker."""
 
-    place: Store
+    files: Folder
     recipe: Recipe
     session: str
 
@@ -245,18 +245,18 @@ class Cutting:
         rows: list[Any] = [nodule.metadata["sample"] for nodule in nodules if nodule.outcome != FAILED]
         if rows:
             name = digest(*(row["nodule_id"] for row in rows))
-            self.place.write_table(f"samples/{name}.parquet", pa.Table.from_pylist(rows, schema=SAMPLE))
+            self.files.write_table(f"samples/{name}.parquet", pa.Table.from_pylist(rows, schema=SAMPLE))
         facts = [{"key": one.key, "outcome": one.outcome, "reason": one.reason} for one in nodules]
         return pa.Table.from_pylist(facts, schema=pa.schema([(name, pa.string()) for name in facts[0]]))
 
 
-def _results(place: Store) -> list[dict]:
+def _results(files: Folder) -> list[dict]:
     """Of every finished trial."""
-    return [json.loads(place.read(name)) for name in place.listing("trials", f"/{RESULT}")]
+    return [json.loads(files.read(name)) for name in files.listing("trials", f"/{RESULT}")]
 
 
-def _finished_splits(place: Store) -> set[int]:
-    return {result["split"] for result in _results(place)}
+def _finished_splits(files: Folder) -> set[int]:
+    return {result["split"] for result in _results(files)}
 
 
 def _with_parts(nodules: pd.DataFrame, parts: dict[int, dict[str, str]]) -> pd.DataFrame:
@@ -293,7 +293,7 @@ def _sweep(job: ClassifyJob, todo: list[Setting], work: Experiment, say: Callabl
             _trial,
             job=replace(job, output=replace(job.output, command=())),
             settings={one.folder: one for one in todo},
-            store=work.store,
+            files=work.files,
             reporter=reporter,
         )
         sweep = Sweep(
@@ -306,10 +306,10 @@ def _sweep(job: ClassifyJob, todo: list[Setting], work: Experiment, say: Callabl
             f"tune/{digest(*(one.folder for one in todo))[:12]}",
             max_failures=2,
         )
-        return run_trials(sweep, work.store)
+        return run_trials(sweep, work.files)
 
 
-def _trial(config: dict, job: ClassifyJob, settings: dict[str, Setting], store: Store, reporter: Reporter) -> None:
+def _trial(config: dict, job: ClassifyJob, settings: dict[str, Setting], files: Folder, reporter: Reporter) -> None:
     """One network on one input: trained, tested, its predictions and result in its folder."""
     quiet_ray()
     setting = settings[config["trial"]]
@@ -317,13 +317,13 @@ def _trial(config: dict, job: ClassifyJob, settings: dict[str, Setting], store: 
     reporter = reporter.named(folder)
     reporter.begun()
     torch.set_num_threads(max(1, int(job.cpus)))
-    nodules = store.read_table(NODULES).to_pandas()
+    nodules = files.read_table(NODULES).to_pandas()
     part = nodules[f"split_{setting.split}"]
     of = {name: nodules[part == name] for name in PARTS}
     columns = ["nodule_id", column_of(setting.input)]
     crops = {
         name: read_crops(
-            (store.read_table(part, columns) for part in store.listing("samples", ".parquet")),
+            (files.read_table(part, columns) for part in files.listing("samples", ".parquet")),
             setting.input,
             setting.seed,
             job.recipe.crop.stored,
@@ -349,7 +349,7 @@ def _trial(config: dict, job: ClassifyJob, settings: dict[str, Setting], store: 
     )
     columns = ["nodule_id", "patient_id", "part", "label", "probability", "volume_mm3", "diameter_mm"]
     predictions = pa.Table.from_pandas(rows[columns], preserve_index=False)
-    store.write_table(f"{folder}/{PREDICTIONS}", predictions)
+    files.write_table(f"{folder}/{PREDICTIONS}", predictions)
     result = {
         "auroc": float(roc_auc_score(of[TEST]["label"], trained.test)),
         "validation_auroc": trained.history[trained.best_epoch - 1]["validation_auroc"],
@@ -361,7 +361,7 @@ def _trial(config: dict, job: ClassifyJob, settings: dict[str, Setting], store: 
     reporter.metrics([(0, logged)])
     reporter.text("predictions.csv", as_csv(predictions))
     # Last: a trial is finished when its result is there.
-    store.write(f"{folder}/{RESULT}", json.dumps({**vars(setting), **result}, indent=1).encode())
+    files.write(f"{folder}/{RESULT}", json.dumps({**vars(setting), **result}, indent=1).encode())
     reporter.ended(
         f"{TITLES[setting.network]}, {setting.input}, seed {setting.seed}: test AUROC {result['auroc']:.3f}, epoch "
         f"{result['best_epoch']} of {result['epochs']}, {in_words(result['seconds'])}"
@@ -372,12 +372,12 @@ def _trial(config: dict, job: ClassifyJob, settings: dict[str, Setting], store: 
 # What came out -------------------------------------------------------------------------------------------------------
 
 
-def finished_predictions(place: Store) -> pd.DataFrame:
+def finished_predictions(files: Folder) -> pd.DataFrame:
     """The test predictions of every finished trial, ``calibrated`` too, with its network, input, seed and split."""
     found = []
-    for name in place.listing("trials", f"/{RESULT}"):
-        setting = json.loads(place.read(name))
-        rows = place.read_table(f"{name.removesuffix(RESULT)}{PREDICTIONS}").to_pandas()
+    for name in files.listing("trials", f"/{RESULT}"):
+        setting = json.loads(files.read(name))
+        rows = files.read_table(f"{name.removesuffix(RESULT)}{PREDICTIONS}").to_pandas()
         seen, test = (rows[rows["part"] == part].drop(columns="part") for part in (VALIDATION, TEST))
         right = calibrated(seen["probability"].to_numpy(), seen["label"].to_numpy(), test["probability"].to_numpy())
         found.append(test.assign(calibrated=right, **{key: setting[key] for key in diagnoses.TRIAL}))
@@ -389,20 +389,20 @@ def conclude(job: ClassifyJob, work: Experiment, say: Callable[[str], None]) -> 
     # Imported here: a trial's process draws nothing.
     from raymat.evidence_pictures import calibration_of_inputs, diagnoses_by_input
 
-    store, out = work.store, job.output.path
-    predictions = finished_predictions(store)
+    files, out = work.files, job.output.path
+    predictions = finished_predictions(files)
     if predictions.empty:
         raise InputError(f"{out}: no trial came to a result; the reasons are above. Run the same command again")
     trials = diagnoses.trials_table(predictions)
     table = diagnoses.summarise(predictions, INPUTS)
     compared = diagnoses.comparisons(predictions)
-    nodules = store.read_table(NODULES).to_pandas()
+    nodules = files.read_table(NODULES).to_pandas()
     splits = sorted(predictions["split"].unique())
     parts = {split: dict(zip(nodules["patient_id"], nodules[f"split_{split}"], strict=True)) for split in splits}
     size = diagnoses.summarise(diagnoses.size_predictions(nodules, parts), INPUTS)
     kinds = diagnoses.kinds(predictions)
     text = _text(work.note, predictions, table, size, compared, kinds)
-    store.write_table(PREDICTIONS, pa.Table.from_pandas(predictions, preserve_index=False))
+    files.write_table(PREDICTIONS, pa.Table.from_pandas(predictions, preserve_index=False))
     csvs = {TRIALS: trials, TABLE: pd.concat([size, table]), BY_KIND: kinds, COMPARISONS: compared}
     for name, rows in csvs.items():
         work.text(name, rows.to_csv(index=False))

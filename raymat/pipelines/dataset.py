@@ -81,8 +81,8 @@ def build_dataset(job: Job, say: Callable[[str], None] = print) -> Result:
         work.describe("A dataset of alpha mattes.")
         result = build(what, say, work.run.progress)
         work.input(job.source_name, store.source_digest())
-        log_outcomes(work, result)
-        if draw_contact_sheet(work, result):
+        log_outcomes(work, store, result)
+        if draw_contact_sheet(work, store, result):
             say(f"contact sheet  {out}/{CONTACT_SHEET}")
         of = result.counts
         work.conclude(", ".join(f"**{of[name]} {name}**" for name in OUTCOMES) + f". Chosen: {chosen_words(result)}.")
@@ -91,7 +91,7 @@ def build_dataset(job: Job, say: Callable[[str], None] = print) -> Result:
         return result
 
 
-def log_outcomes(work: Experiment, result: Result) -> None:
+def log_outcomes(work: Experiment, store: Store, result: Result) -> None:
     """Log what came out: counts, seconds and iterations of each method, the chosen methods, and a table of failures."""
     rows, run = result.outcomes, work.run
     if not run.uri:
@@ -100,7 +100,7 @@ def log_outcomes(work: Experiment, result: Result) -> None:
     run.metrics({f"nodules/{name}": of[name] for name in OUTCOMES} | {"nodules/total": rows.num_rows})
     run.metrics({"seconds": result.seconds})
     chosen = counts(rows["method"])
-    for method, sums in _by_method(work.store.solves(rows)).items():
+    for method, sums in _by_method(store.solves(rows)).items():
         name = f"method/{method.replace('+', '_plus')}"
         solved = sums["count"]
         run.metrics(
@@ -143,7 +143,7 @@ def chosen_words(result: Result) -> str:
     return ", ".join(f"{method} {n}" for method, n in chosen_methods(result).most_common()) or NONE
 
 
-def draw_contact_sheet(work: Experiment, result: Result) -> bool:
+def draw_contact_sheet(work: Experiment, store: Store, result: Result) -> bool:
     """Draw nodules evenly spread over the dataset, beside it and in its run; whether there were any."""
     rows = result.outcomes.select(["key", "shard", "outcome"])
     rows = rows.filter(pc.is_in(rows["outcome"], pa.array([ACCEPTED, REJECTED])))
@@ -151,7 +151,7 @@ def draw_contact_sheet(work: Experiment, result: Result) -> bool:
         return False
     step = max(1, rows.num_rows // SHEET_NODULES)
     spread = rows.take(list(range(0, rows.num_rows, step))[:SHEET_NODULES]).to_pylist()
-    nodules = (work.store.read_committed(row["key"], row["shard"]) for row in spread)
+    nodules = (store.read_committed(row["key"], row["shard"]) for row in spread)
     from raymat import pictures
 
     work.figure(CONTACT_SHEET, pictures.contact_sheet(nodules))

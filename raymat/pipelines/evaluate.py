@@ -20,6 +20,7 @@ from raymat.engine.stages import Pool, Stage, Work
 from raymat.engine.stream import Job, gather, new_session, part_of
 from raymat.engine.tries import Marks
 from raymat.experiment import EVALUATE, Experiment, Facts, Output, experiment
+from raymat.folder import Folder
 from raymat.learning import Data
 from raymat.network.evaluation import (
     CHOSEN,
@@ -40,10 +41,8 @@ from raymat.network_pictures import error_bars, reliability, show_predictions
 from raymat.nodule import ACCEPTED, FAILED, InputError, Nodule, required
 from raymat.pipelines.fit import WEIGHTS
 from raymat.pipelines.nodules import SHARED, read_nodule, work_rows
-from raymat.places import open_filesystem
 from raymat.sources import digest
 from raymat.steps import guarded
-from raymat.store import Store
 from raymat.version import __version__
 from raymat.words import counted
 
@@ -117,7 +116,7 @@ def evaluate(job: EvaluateJob, say: Callable[[str], None] = print) -> tuple[dict
         output.input(job.dataset, data.digest)
         command = shlex.join(["raymat", "evaluate", job.dataset, *job.trainings, "-o", job.output.path])
         output.write_note(command=command, raymat=__version__)
-        rows = _judge_all(job, data, work, weights, output.store, say)
+        rows = _judge_all(job, data, work, weights, output.files, say)
         errors = [row | {"split": one["split"]} for one in rows for row in json.loads(one["errors"])]
         tables = {truth: summarise(errors, truth) for truth in (CHOSEN, TRUE)}
         tables = {truth: table for truth, table in tables.items() if table}
@@ -135,15 +134,15 @@ def evaluate(job: EvaluateJob, say: Callable[[str], None] = print) -> tuple[dict
 
 def _networks(path: str, data: Data) -> tuple[str, dict[int, bytes]]:
     """What to call a training's networks, and the weights of each finished split."""
-    place = Store(*open_filesystem(path))
-    if not place.exists("training.json"):
+    files = Folder.at(path)
+    if not files.exists("training.json"):
         raise InputError(f"{path}: no training here (training.json is missing)")
-    note = json.loads(place.read("training.json"))
+    note = json.loads(files.read("training.json"))
     if note["data_digest"] != data.digest:
         raise InputError(f"{path}: was trained on other nodules than {data.path} holds; its test part is unknown")
     name = NETWORK if note["recipe"]["model"]["auxiliary"] else ABLATION
-    finished = [n for n in place.listing("") if n.endswith(f"/{WEIGHTS}") and n.count("/") == 1]
-    return name, {int(n.split("/")[0].removeprefix("split-")): place.read(n) for n in finished}
+    finished = [n for n in files.listing("") if n.endswith(f"/{WEIGHTS}") and n.count("/") == 1]
+    return name, {int(n.split("/")[0].removeprefix("split-")): files.read(n) for n in finished}
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ def _ensembles(session: str, split: int) -> dict[str, Ensemble]:
 
 
 def _judge_all(
-    job: EvaluateJob, data: Data, work: list[dict], weights: dict, store: Store, say: Callable[[str], None]
+    job: EvaluateJob, data: Data, work: list[dict], weights: dict, files: Folder, say: Callable[[str], None]
 ) -> list[dict]:
     """The rows of all test nodules that could be judged; the others are named."""
     session = new_session()
@@ -214,7 +213,7 @@ def _judge_all(
     with connected(job.address):
         refuse_too_many(job.workers)
         pool = Pool(evaluation.work.stages, min(job.workers, len(work)))
-        marks = Marks(store)
+        marks = Marks(files)
         shared_values = {SHARED: data.nodules, "weights": weights}
         what = Job(evaluation.work, [part_of(work)], [pool], marks, session, shared=shared_values)
         rows = sorted(gather(what, say).to_pylist(), key=lambda row: row["key"])

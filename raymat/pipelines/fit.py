@@ -29,6 +29,7 @@ from raymat.engine.cluster import quiet_ray, refuse_too_many
 from raymat.engine.machine import watching
 from raymat.engine.ray_train_private import SNAPSHOT, Trainer, silence_train
 from raymat.engine.reports import Reporter
+from raymat.folder import Folder
 from raymat.network.model import Prediction
 from raymat.network.recipe import Recipe
 from raymat.network.samples import ALPHA, IMAGE, OVERLAP, UNION, steps_an_epoch, validation_volume
@@ -45,7 +46,6 @@ from raymat.network.training import (
 )
 from raymat.nodule import InputError
 from raymat.pipelines.feed import FEED_CPUS, FEED_TASKS, stream
-from raymat.store import Store
 from raymat.words import in_words
 
 STATE, WEIGHTS, RESULT = "state.pt", "weights.pt", "result.json"
@@ -84,7 +84,9 @@ def threads_of(workers: int, gpu: bool, threads: int | None) -> int:
     return threads or max(1, int(ray.cluster_resources()["CPU"] // workers))
 
 
-def fit(settings: Settings, workers: int, gpu: bool, place: Store, folder: str, callbacks: Sequence = ()) -> Checkpoint:
+def fit(
+    settings: Settings, workers: int, gpu: bool, files: Folder, folder: str, callbacks: Sequence = ()
+) -> Checkpoint:
     """Run Ray Train to the end, from its last checkpoint in that folder where there is one.
 
     Returns
@@ -97,7 +99,7 @@ def fit(settings: Settings, workers: int, gpu: bool, place: Store, folder: str, 
     InputError
         A checkpoint is damaged or of another recipe.
     """
-    _refuse_unusable_checkpoint(settings.recipe, place, folder)
+    _refuse_unusable_checkpoint(settings.recipe, files, folder)
     # A little less than a CPU each leaves the feeding tasks their share, without which no step would ever start.
     cpus = 1.0 - FEED_TASKS["cuda" if gpu else "cpu"] * FEED_CPUS
     trainer = Trainer(
@@ -108,8 +110,8 @@ def fit(settings: Settings, workers: int, gpu: bool, place: Store, folder: str, 
         ),
         run_config=RunConfig(
             name="ray",
-            storage_path=place.path(folder),
-            storage_filesystem=place.filesystem,
+            storage_path=files.path(folder),
+            storage_filesystem=files.filesystem,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]
@@ -132,10 +134,10 @@ def fit(settings: Settings, workers: int, gpu: bool, place: Store, folder: str, 
     return checkpoint
 
 
-def _refuse_unusable_checkpoint(recipe: Recipe, place: Store, folder: str) -> None:
+def _refuse_unusable_checkpoint(recipe: Recipe, files: Folder, folder: str) -> None:
     """Raise InputError where the last checkpoint is damaged or of another recipe: Ray would try it four times."""
-    if place.exists(f"{folder}/ray/{SNAPSHOT}"):
-        last = ray.train.Result.from_path(place.path(f"{folder}/ray"), place.filesystem).checkpoint
+    if files.exists(f"{folder}/ray/{SNAPSHOT}"):
+        last = ray.train.Result.from_path(files.path(f"{folder}/ray"), files.filesystem).checkpoint
         if last:
             with last.as_directory() as local:
                 read_checkpoint_of(recipe, Path(local) / STATE)

@@ -14,9 +14,9 @@ from ray import tune
 from raymat.engine.cluster import grows
 from raymat.engine.reports import ENDED, Report
 from raymat.experiment import Experiment, Say
+from raymat.folder import Folder
 from raymat.pipelines.fit import RESULT
 from raymat.pipelines.train import log
-from raymat.store import Store
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TrialRuns:
         self.work, self.shared, self.say = work, shared, say
         self.trials = {trial.folder: trial for trial in trials}
         for folder in self.trials:
-            if work.store.exists(f"{folder}/{RESULT}"):
+            if work.files.exists(f"{folder}/{RESULT}"):
                 work.end_if_open(folder)
 
     def __call__(self, report: Report) -> None:
@@ -56,10 +56,10 @@ class TrialRuns:
             self.work.end_child(trial.folder)
 
 
-def result_of(store: Store, folder: str) -> dict | None:
+def result_of(files: Folder, folder: str) -> dict | None:
     """What a trial came to; None for one that is not finished."""
     name = f"{folder}/{RESULT}"
-    return json.loads(store.read(name)) if store.exists(name) else None
+    return json.loads(files.read(name)) if files.exists(name) else None
 
 
 def trials_at_once(cpus: float, gpus: float = 0.0, most: int = 1) -> int:
@@ -92,13 +92,13 @@ class Sweep:
     max_failures: int = 0
 
 
-def run_trials(sweep: Sweep, store: Store) -> list[str]:
+def run_trials(sweep: Sweep, files: Folder) -> list[str]:
     """Run the sweep, or resume it; the errors of failed trials."""
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     # Tune would take Ctrl-C for an end like any other, and its table of a quiet run advertises a folder that goes.
     os.environ.update(TUNE_DISABLE_SIGINT_HANDLER="1", RAY_AIR_NEW_OUTPUT="0")
     trainable = tune.with_resources(sweep.trainable, dict(sweep.resources))
-    path, filesystem = store.path(sweep.name), store.filesystem
+    path, filesystem = files.path(sweep.name), files.filesystem
     if tune.Tuner.can_restore(path, storage_filesystem=filesystem):
         tuner = tune.Tuner.restore(
             path, trainable, restart_errored=True, param_space=sweep.space, storage_filesystem=filesystem
@@ -110,7 +110,7 @@ def run_trials(sweep: Sweep, store: Store) -> list[str]:
             tune_config=sweep.config,
             run_config=tune.RunConfig(
                 name=sweep.name,
-                storage_path=store.root,
+                storage_path=files.root,
                 storage_filesystem=filesystem,
                 failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
                 verbose=0,

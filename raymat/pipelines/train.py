@@ -88,14 +88,14 @@ def train(job: TrainJob, say: Say = print) -> dict[int, dict[str, float]]:
         work.describe("3DMM, trained on each split of the patients.")
         work.input(job.dataset, data.digest)
         work.write_note(dataset=job.dataset)
-        todo = {n: split for n, split in splits.items() if not work.store.exists(f"split-{n}/{WEIGHTS}")}
+        todo = {n: split for n, split in splits.items() if not work.files.exists(f"split-{n}/{WEIGHTS}")}
         for number in [n for n in splits if n not in todo]:
             say(f"split {number}: finished already")
             work.end_if_open(f"split-{number}")
         if todo:
             with connected(job.address, holds_dataset=True):
                 _train_splits(job, data, todo, work, say)
-        results = {n: json.loads(work.store.read(f"split-{n}/{RESULT}")) for n in splits}
+        results = {n: json.loads(work.files.read(f"split-{n}/{RESULT}")) for n in splits}
         say(_summary(results))
         work.run.metrics(_spread(results))
         work.conclude(_summary(results).splitlines()[-1])
@@ -120,11 +120,11 @@ def _train_splits(job: TrainJob, data: Data, splits: dict[int, Split], work: Exp
         )
         with reports(Follower(run, say, f"split {number}: ")) as reporter:
             settings = Settings(job.recipe, training, validation, threads, reporter)
-            final = fit(settings, job.workers, job.gpu, work.store, folder)
+            final = fit(settings, job.workers, job.gpu, work.files, folder)
         with final.as_directory() as local:
-            work.store.write(f"{folder}/{RESULT}", (Path(local) / RESULT).read_bytes())
+            work.files.write(f"{folder}/{RESULT}", (Path(local) / RESULT).read_bytes())
             # Last: a split is finished when its weights are there.
-            work.store.write(f"{folder}/{WEIGHTS}", (Path(local) / WEIGHTS).read_bytes())
+            work.files.write(f"{folder}/{WEIGHTS}", (Path(local) / WEIGHTS).read_bytes())
             run.model(str(Path(local) / WEIGHTS), job.recipe.augmentation.crop)
         work.end_child(folder)
 

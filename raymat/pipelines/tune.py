@@ -22,6 +22,7 @@ from ray.tune.schedulers import ASHAScheduler
 from raymat.engine.cluster import connected, quiet_ray
 from raymat.engine.reports import reports
 from raymat.experiment import FAILED, TUNE, Experiment, Say, experiment
+from raymat.folder import Folder
 from raymat.learning import Data
 from raymat.nodule import InputError
 from raymat.pipelines.feed import load_records
@@ -29,7 +30,6 @@ from raymat.pipelines.fit import RESULT, Settings, fit, threads_of
 from raymat.pipelines.sweep import Sweep, Trial, TrialRuns, result_of, run_trials, trials_at_once
 from raymat.pipelines.train import TrainJob
 from raymat.splits import Split
-from raymat.store import Store
 from raymat.words import counted, dotted
 
 HEAT_MAP, BEST = "heat_map.png", "best.json"
@@ -113,7 +113,7 @@ def _run(job: TuneJob, data: Data, split: Split, work: Experiment, say: Say) -> 
     runs = TrialRuns(work, job.trials, shared, lambda line: say(f"  {line}"))
     with reports(runs) as reporter:
         settings = Settings(training.recipe, records[: len(parts[0])], records[len(parts[0]) :], threads, reporter)
-        return run_trials(_sweep(job, settings, work.store, at_once), work.store)
+        return run_trials(_sweep(job, settings, work.files, at_once), work.files)
 
 
 def trial_name(alpha: float, beta: float) -> str:
@@ -121,22 +121,22 @@ def trial_name(alpha: float, beta: float) -> str:
     return f"alpha-{alpha:g}-beta-{beta:g}"
 
 
-def _sweep(job: TuneJob, settings: Settings, store: Store, at_once: int) -> Sweep:
+def _sweep(job: TuneJob, settings: Settings, files: Folder, at_once: int) -> Sweep:
     """The grid as Ray Tune runs it."""
     space = {"alpha": tune.grid_search(list(job.alphas)), "beta": tune.grid_search(list(job.betas))}
     epochs = job.training.recipe.epochs
     asha = ASHAScheduler(max_t=epochs, grace_period=max(1, epochs // 8)) if job.early else None
     config = tune.TuneConfig(metric="sad", mode="min", scheduler=asha, max_concurrent_trials=at_once)
     # The trial itself only waits for its training; Tune takes no 0.
-    return Sweep(partial(_trial, job=job, settings=settings, store=store), space, {"CPU": 0.01}, config)
+    return Sweep(partial(_trial, job=job, settings=settings, files=files), space, {"CPU": 0.01}, config)
 
 
-def _trial(config: dict, job: TuneJob, settings: Settings, store: Store) -> None:
+def _trial(config: dict, job: TuneJob, settings: Settings, files: Folder) -> None:
     """One pair of weights: a training on Ray Train, reported to Ray Tune epoch by epoch."""
     quiet_ray()
     alpha, beta = config["alpha"], config["beta"]
     training, folder = job.training, f"trials/{trial_name(alpha, beta)}"
-    before = result_of(store, folder)
+    before = result_of(files, folder)
     if before:
         tune.report(before)
         return
@@ -144,10 +144,10 @@ def _trial(config: dict, job: TuneJob, settings: Settings, store: Store) -> None
     reporter.begun()
     recipe = replace(training.recipe, alpha_weight=alpha, gradient_weight=beta)
     mine = replace(settings, recipe=recipe, reporter=reporter)
-    final = fit(mine, training.workers, training.gpu, store, folder, [TuneReportCallback()])
+    final = fit(mine, training.workers, training.gpu, files, folder, [TuneReportCallback()])
     with final.as_directory() as local:
         result = (Path(local) / RESULT).read_bytes()
-    store.write(f"{folder}/{RESULT}", result)
+    files.write(f"{folder}/{RESULT}", result)
     # A training that had come to its end when the sweep was cut off reports nothing of its own any more.
     tune.report(json.loads(result))
     reporter.ended()
@@ -160,7 +160,7 @@ def _conclude(job: TuneJob, work: Experiment, errors: Sequence[str], say: Say) -
 
     sads = np.full((len(job.alphas), len(job.betas)), np.nan)
     for number, trial in enumerate(job.trials):
-        result = result_of(work.store, trial.folder)
+        result = result_of(work.files, trial.folder)
         if result:
             sads.flat[number] = result["sad"]
     for error in errors:
@@ -176,5 +176,5 @@ def _conclude(job: TuneJob, work: Experiment, errors: Sequence[str], say: Say) -
     work.run.metrics({"best/alpha_weight": alpha, "best/gradient_weight": beta, "best/sad": best["validation_sad"]})
     work.conclude(f"Best: alpha {alpha:g}, beta {beta:g}, validation SAD {best['validation_sad']:.1f}.")
     say(f"best     alpha {alpha:g}, beta {beta:g}: validation SAD {best['validation_sad']:.1f}")
-    say(f"weights  {work.store.path(BEST)}   (raymat train --loss-weights {out}/{BEST})")
+    say(f"weights  {work.files.path(BEST)}   (raymat train --loss-weights {out}/{BEST})")
     return alpha, beta

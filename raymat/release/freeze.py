@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymat import pictures
+from raymat.folder import Folder
 from raymat.matting import SOLVER_VERSION
 from raymat.nodule import ACCEPTED, REJECTED, InputError, Nodule, array_to_struct, required
 from raymat.places import open_filesystem
@@ -252,10 +253,10 @@ LICENCES = {
 }
 
 
-def _empty_place(path: str) -> Store:
+def _empty_place(path: str) -> Folder:
     """The place of a new release; what an interrupted one left there goes."""
     filesystem, root = open_filesystem(path)
-    out = Store(filesystem, root)
+    out = Folder(filesystem, root)
     if out.exists(SUMS):
         raise InputError(f"{path}: holds a release already, and releases do not change; name another folder")
     if out.exists(UNFINISHED):
@@ -270,7 +271,7 @@ def _empty_place(path: str) -> Store:
     return out
 
 
-def _write_table(out: Store, name: str, table: pa.Table) -> None:
+def _write_table(out: Folder, name: str, table: pa.Table) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     out.write(name, sink.getvalue())

@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from raymat.folder import Folder
 from raymat.nodule import ACCEPTED, ARRAY, InputError, Matte, Nodule, read_image, read_mask, read_masks
 from raymat.places import open_filesystem
 from raymat.splits import REPETITIONS
-from raymat.store import Store
 
 FORMAT = "raymat release"
 FORMAT_VERSION = 1
@@ -107,7 +107,7 @@ def record_digests(record: Mapping) -> dict[str, str]:
 
 def is_release(filesystem: pafs.FileSystem, root: str) -> bool:
     """Whether a release lies there, whole."""
-    return Store(filesystem, root).exists(SUMS)
+    return Folder(filesystem, root).exists(SUMS)
 
 
 @dataclass
@@ -120,7 +120,7 @@ class Release:
     index : rows of ``INDEX``, in order
     """
 
-    place: Store
+    place: Folder
     index: list[dict]
 
     @classmethod
@@ -133,7 +133,7 @@ class Release:
             There is no release at ``path``, or it is damaged or of a version this raymat does not know.
         """
         filesystem, root = open_filesystem(path)
-        place = Store(filesystem, root)
+        place = Folder(filesystem, root)
         if not place.exists(SUMS):
             raise InputError(f"{path}: no release here ({SUMS} is missing)")
         note = read_note(place)
@@ -160,7 +160,7 @@ class Release:
         return (self.read(position) for position in positions)
 
 
-def read_note(place: Store) -> dict:
+def read_note(place: Folder) -> dict:
     """``release.json``; raises InputError where it is damaged."""
     try:
         return json.loads(place.read(NOTE))
@@ -195,7 +195,7 @@ def nodule_of(record: Mapping[str, pa.Scalar]) -> Nodule:
     )
 
 
-def read_table(place: Store, name: str, group: int | None = None) -> pa.Table:
+def read_table(place: Folder, name: str, group: int | None = None) -> pa.Table:
     """A Parquet file, or one row group of it; raises InputError where it is damaged."""
     try:
         file = pq.ParquetFile(place.filesystem.open_input_file(place.path(name)))

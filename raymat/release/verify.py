@@ -6,10 +6,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from raymat.folder import Folder
 from raymat.nodule import InputError
 from raymat.places import open_filesystem
 from raymat.release.record import DIGESTS, SUMS, UNFINISHED, Release, read_table, record_digests
-from raymat.store import Store
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def verify(path: str | Path, digest: str | None = None) -> Verification:
         There is no release at ``path``.
     """
     filesystem, root = open_filesystem(path)
-    place = Store(filesystem, root)
+    place = Folder(filesystem, root)
     if not place.exists(SUMS):
         raise InputError(f"{path}: no release here ({SUMS} is missing)")
     sums = place.read(SUMS)

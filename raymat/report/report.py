@@ -31,10 +31,10 @@ from raymat.evidence.files import (
     TRIALS,
 )
 from raymat.evidence.inputs import CHOSEN
+from raymat.folder import Folder
 from raymat.loading import load
 from raymat.matting import METHODS
 from raymat.nodule import ACCEPTED, OUTCOMES, REJECTED, InputError
-from raymat.places import open_filesystem
 from raymat.report.page import Section, page
 from raymat.store import PARAMETERS, Store, counts
 from raymat.version import __version__
@@ -49,7 +49,7 @@ class Kind:
 
     name: str
     mark: str
-    make: Callable[[str, Store, Album], list[Section]]
+    make: Callable[[str, Folder, Album], list[Section]]
 
 
 class Album:
@@ -99,7 +99,7 @@ def write_report(runs: Sequence[str], out: Path) -> list[str]:
     found: dict[str, list[Section]] = defaultdict(list)
     told = []
     for run in runs:
-        store = Store(*open_filesystem(run))
+        store = Folder.at(run)
         kind = next((kind for kind in KINDS if store.exists(kind.mark)), None)
         if kind is None:
             known = ", ".join(kind.name for kind in KINDS)
@@ -131,7 +131,7 @@ their number.
 """
 
 
-def _classification(run: str, store: Store, album: Album) -> list[Section]:
+def _classification(run: str, store: Folder, album: Album) -> list[Section]:
     note = json.loads(store.read(CLASSIFY_NOTE))
     command = "; ".join(note.get("commands", []))
     if not store.exists(TABLE):
@@ -194,7 +194,7 @@ score, which has seen the same three readers.
 """
 
 
-def _readers(run: str, store: Store, album: Album) -> list[Section]:
+def _readers(run: str, store: Folder, album: Album) -> list[Section]:
     note = json.loads(store.read(READERS_NOTE))
     if not store.exists(FORETOLD):
         raise InputError(f"{run}: nothing is measured here yet; run `{note.get('command', 'raymat readers')}` first")
@@ -219,7 +219,8 @@ def _readers(run: str, store: Store, album: Album) -> list[Section]:
 # Datasets ------------------------------------------------------------------------------------------------------------
 
 
-def _dataset(run: str, store: Store, album: Album) -> list[Section]:
+def _dataset(run: str, folder: Folder, album: Album) -> list[Section]:
+    store = Store(folder.filesystem, folder.root)
     rows = store.outcomes(["nodule_id", "patient_id", "outcome", "method", "reason", "solves"])
     of = counts(rows["outcome"])
     chosen = counts(rows.filter(pc.equal(rows["outcome"], ACCEPTED))["method"])
@@ -298,7 +299,7 @@ def _mattes(run: str, album: Album) -> list[Section]:
     return sections
 
 
-def _release(run: str, store: Store, album: Album) -> list[Section]:
+def _release(run: str, store: Folder, album: Album) -> list[Section]:
     section = Section(f"Datasheet of release {Path(run).name}")
     for name, caption in (("contact_sheet.png", "Nodules of the release"), ("histograms.png", "Sizes and ratings")):
         if store.exists(name):
@@ -309,7 +310,7 @@ def _release(run: str, store: Store, album: Album) -> list[Section]:
     return [section]
 
 
-def _evaluation(run: str, store: Store, album: Album) -> list[Section]:
+def _evaluation(run: str, store: Folder, album: Album) -> list[Section]:
     section = Section("Table 1: errors on the test nodules")
     text = store.read("table.md").decode()
     section.text("\n".join(line for line in text.splitlines() if not line.startswith("# ")))
@@ -338,7 +339,7 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _text_stream(store: Store, name: str) -> io.BytesIO:
+def _text_stream(store: Folder, name: str) -> io.BytesIO:
     return io.BytesIO(store.read(name))
 
 
