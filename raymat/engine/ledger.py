@@ -63,10 +63,9 @@ class Ledger:
             known.outcomes += outcomes
             self.outcomes += outcomes
 
-    def take(self, label: str) -> list[tuple[str, pa.Table]]:
-        """The rows reported of all open batches whose names begin with ``label``; they are forgotten here."""
-        names = [name for name in self.batches if name.startswith(label)]
-        return [(name, pa.concat_tables(rows)) for name in names if (rows := self._forget(name))]
+    def take(self) -> list[tuple[str, pa.Table]]:
+        """The rows reported of all open batches, which are forgotten here."""
+        return [(name, pa.concat_tables(rows)) for name in list(self.batches) if (rows := self._forget(name))]
 
     def _forget(self, batch: str) -> list[pa.Table]:
         known = self.batches.pop(batch, _Batch())

@@ -10,8 +10,6 @@ import pyarrow as pa
 from raymat.nodule import Nodule
 
 READ, COMMIT = "read", "commit"
-# What one ledger is asked to take, a small part of what it can.
-REPORTS_PER_S = 500
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class Pool:
     first, last : whether it reads, whether it commits
     workers : actors that it has at the start
     most_workers : how many they may become on a cluster that grows; None where it stays as it is
-    report_every_s : how often a worker says how far it is within a batch
+    report_every_s : how often a worker says how far it is within a batch; 400 workers have one ledger
     """
 
     stages: tuple[Stage, ...]
@@ -93,13 +91,10 @@ class Pool:
         def of(workers: int) -> int:
             return max(1, workers // count + (number < workers % count))
 
-        workers = self.most_workers or self.workers
         return replace(
             self,
             workers=of(self.workers),
             most_workers=of(self.most_workers) if self.most_workers else None,
-            # All pools report to one ledger.
-            report_every_s=max(self.report_every_s, workers / REPORTS_PER_S),
         )
 
     def most(self, resource: str) -> float:

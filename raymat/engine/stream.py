@@ -6,6 +6,7 @@ self-scheduling), so that Ray's driver has little to do for each nodule and the 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import gc
 import logging
@@ -30,7 +31,7 @@ from ray.data.block import BlockMetadata
 from raymat.engine.cluster import GIB, LIST_CPUS, PIPELINE_CPUS, data_settings, quiet_ray, thread_environment
 from raymat.engine.ledger import open_ledger
 from raymat.engine.progress import Progress
-from raymat.engine.ray_private import pass_constructor_arguments_by_value
+from raymat.engine.ray_private import Pause, pass_constructor_arguments_by_value
 from raymat.engine.stages import Pool, Work
 from raymat.engine.tries import MAX_TRIES, Marks
 from raymat.engine.worker import Worker, as_block, from_block
@@ -90,7 +91,7 @@ class Job:
     limit_s : seconds that one stage may take on one nodule
     shared : what the workers fetch with ``raymat.engine.ledger.shared``
     pipelines : how many drivers the work is dealt to
-    label : what the names of its batches begin with
+    label : what the names of its batches begin with, after the session
     again : whether some of the nodules may be committed already
     """
 
@@ -123,7 +124,7 @@ class Job:
                 self,
                 parts=self.parts[number::count],
                 pools=[pool.share(number, count) for pool in self.pools],
-                label=f"{self.session}-{number}-",
+                session=f"{self.session}-{number}",
                 shared={},
                 pipelines=1,
             )
@@ -156,7 +157,7 @@ class WorkList(Datasource):
 
     def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None, data_context=None) -> list:
         """One task for each part."""
-        label = self.job.label or f"{self.job.session}-"
+        label = f"{self.job.session}-{self.job.label}"
         tasks, start = [], 0
         for part in self.job.parts:
             batches = partial(_batches, part, start, self.job.rows, self.job.workers, label)
@@ -185,6 +186,7 @@ def stream(job: Job) -> Iterator[tuple[str, pa.Table]]:
         # A pool on a growing cluster doubles while its actors have their one batch each. Ray's own threshold is above
         # 1: actors that have no second batch waiting would never reach it.
         context.autoscaling_config.actor_pool_util_upscaling_threshold = GROW_AT
+        context.custom_execution_callback_classes = [Pause]
         # A block is one row, and so never joined to another.
         context.target_max_block_size = 1
         tasks = min(LIST_TASKS, len(job.parts))
@@ -232,9 +234,23 @@ def run(job: Job) -> Iterator[Update]:
     InputError
         The store cannot be used, or nothing has moved for longer than a nodule may take.
     """
-    ledger = open_ledger(job.session, job.shared)
+    ledgers = [open_ledger(job.session, job.shared)]
+    streams = [stream(job)]
+    if job.pipelines > 1:
+        # Each has a ledger of its own: one would not take the calls of many thousand workers.
+        parts = job.dealt()
+        ledgers += [open_ledger(part.session, {}) for part in parts]
+        streams = [_driven(part, ledger) for part, ledger in zip(parts, ledgers[1:], strict=True)]
+    try:
+        yield from _updates(job, streams, ledgers)
+    finally:
+        for ledger in ledgers:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.kill(ledger)
+
+
+def _updates(job: Job, streams: list[Iterator], ledgers: list[ray.actor.ActorHandle]) -> Iterator[Update]:
     arrived: queue.SimpleQueue = queue.SimpleQueue()
-    streams = [stream(job)] if job.pipelines == 1 else [_driven(part, ledger) for part in job.dealt()]
     for blocks in streams:
         threading.Thread(target=_forward, args=(blocks, arrived), daemon=True).start()
     running = len(streams)
@@ -242,23 +258,21 @@ def run(job: Job) -> Iterator[Update]:
     stalled_s = (MAX_TRIES + 1) * job.limit_s + 300
     counts: Counter[str] = Counter()
     so_far: Counter[str] = Counter()
-    received: list[str] = []
-    rows: list[pa.Table] = []
     moved = time.monotonic()
     while running:
-        deadline = time.monotonic() + POLL_S
-        while running and (left := deadline - time.monotonic()) > 0:
-            try:
-                item = arrived.get(timeout=left)
-            except queue.Empty:
-                break
+        received: list[str] = []
+        rows: list[pa.Table] = []
+        for item in _within(POLL_S, arrived):
             if item is None:
                 running -= 1
+                if not running:
+                    break
             elif isinstance(item, BaseException):
                 error = _as_input_error(item)
                 # The failed pool's actors are held by the frames of its error, in a cycle: they would keep their CPUs
                 # from the next job on this connection.
-                del item, blocks, streams
+                del item, blocks
+                streams.clear()
                 gc.collect()
                 raise error from None
             else:
@@ -267,17 +281,26 @@ def run(job: Job) -> Iterator[Update]:
                 rows.append(table)
                 counts.update(table["outcome"].to_pylist())
         now = counts.copy()
-        now.update(ray.get(ledger.poll.remote(received)))
+        for outcomes in ray.get([ledger.poll.remote(received) for ledger in ledgers]):
+            now.update(outcomes)
         if now != so_far:
             so_far, moved = now, time.monotonic()
         yield Update(rows, so_far)
-        received, rows = [], []
         if time.monotonic() - moved > stalled_s:
             raise InputError(
                 f"the cluster stands still (nothing was finished for {stalled_s / 60:.0f} min). Its nodes may be gone "
                 "or none come; what is committed stands, the same command goes on from there"
             )
-    ray.kill(ledger)
+
+
+def _within(seconds: float, arrived: queue.SimpleQueue) -> Iterator:
+    """What arrives within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            yield arrived.get(timeout=left)
+        except queue.Empty:
+            return
 
 
 @ray.remote(num_cpus=PIPELINE_CPUS)
@@ -303,7 +326,7 @@ def _driven(job: Job, ledger: ray.actor.ActorHandle) -> Iterator[tuple[str, pa.T
             return
         except ray.exceptions.RayActorError:
             # What its workers had reported is committed; the rest is looked up as it is met again.
-            for batch, table in ray.get(ledger.take.remote(job.label)):
+            for batch, table in ray.get(ledger.take.remote()):
                 done.update(table["key"].to_pylist())
                 yield batch, table
             job = job.without(done)

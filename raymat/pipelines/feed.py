@@ -9,7 +9,6 @@ that neither the number of workers nor an interruption changes what the network 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -20,7 +19,7 @@ from ray.data import Datasource, ExecutionResources, ReadTask
 from ray.data.block import BlockAccessor, BlockMetadata
 
 from raymat.engine.cluster import data_settings
-from raymat.engine.ray_private import ExecutionCallback
+from raymat.engine.ray_private import Pause
 from raymat.loading import Nodules
 from raymat.network.model import ModelConfig
 from raymat.network.recipe import Recipe
@@ -101,23 +100,14 @@ def batch_bytes(recipe: Recipe, workers: int) -> int:
     return int(np.prod(recipe.augmentation.crop)) * recipe.batch // workers * (4 * SMOOTH + 3)
 
 
-class Pause(ExecutionCallback):
-    """Slows Ray Data's loop down to what a training on CPUs needs.
+class OnCpus(Pause):
+    """A training on CPUs: as many batches as there are tasks can be begun in a turn, eight per second at most."""
 
-    Where a batch is ready and none is wanted yet, the loop turns without waiting, in the process that trains: it would
-    take a CPU and Python's lock from the step.
-    """
-
-    # As many batches as there are tasks can be begun in a turn: eight a second at most.
     seconds = 0.25
 
-    def on_execution_step(self, executor) -> None:
-        """Called by Ray Data after each turn of its loop."""
-        time.sleep(self.seconds)
 
-
-class ShortPause(Pause):
-    """The same beside a GPU."""
+class BesideGpu(Pause):
+    """A training on a GPU, whose steps take less."""
 
     seconds = 0.02
 
@@ -148,7 +138,7 @@ def stream(
         context.execution_options.resource_limits = ExecutionResources(
             object_store_memory=READY * batch_bytes(recipe, workers)
         )
-        context.custom_execution_callback_classes = [ShortPause if device.type == "cuda" else Pause]
+        context.custom_execution_callback_classes = [BesideGpu if device.type == "cuda" else OnCpus]
         context.target_max_block_size = None  # a batch is never cut
         batches = ray.data.read_datasource(
             source, num_cpus=FEED_CPUS, concurrency=FEED_TASKS[device.type], override_num_blocks=steps

@@ -32,7 +32,7 @@ def test_batches_are_made_ahead_of_the_step_but_not_without_end(ray_cluster, mon
         return count
 
     monkeypatch.setattr(feed, "_batch", counted)
-    monkeypatch.setattr(feed.Pause, "seconds", 0.02)
+    monkeypatch.setattr(feed.OnCpus, "seconds", 0.02)
     masks = np.zeros((20, 20, 20), np.uint8)
     smooth = np.zeros((20, 20, 20), np.float16)
     records = [ray.put({"image": smooth, "alpha": smooth, "union": masks, "overlap": masks}) for _ in range(20)]
