@@ -72,8 +72,8 @@ def test_heads_and_workers_have_roles_of_their_own(aws):
 
 
 def policy(role: str) -> list[dict]:
-    """The statements of a role's policy in docs/cluster.md."""
-    text = (REPOSITORY / "docs" / "cluster.md").read_text()
+    """The statements of a role's policy in docs/guides/cluster.md."""
+    text = (REPOSITORY / "docs" / "guides" / "cluster.md").read_text()
     block = re.search(rf"<!-- policy: {role} -->\n```json\n(.*?)```", text, re.DOTALL)[1]
     return json.loads(block)["Statement"]
 

@@ -45,8 +45,8 @@ def cluster():
 
 
 def documented(dashboard: str, tracking_uri: str) -> list[str]:
-    """The command of docs/cluster.md, up to the job's own, for this cluster and MLflow store."""
-    text = (REPOSITORY / "docs" / "cluster.md").read_text()
+    """The command of docs/guides/cluster.md, up to the job's own, for this cluster and MLflow store."""
+    text = (REPOSITORY / "docs" / "guides" / "cluster.md").read_text()
     block = re.search(r"<!-- submit -->\n```\n(.*?)```", text, re.DOTALL)[1]
     command, _, _ = block.replace("\\\n", " ").partition(" -- ")
     for said, here in (("http://127.0.0.1:8265", dashboard), ("http://127.0.0.1:5000", tracking_uri)):
@@ -94,7 +94,7 @@ def test_a_submitted_build_commits_its_nodules_and_keeps_its_run(cluster, tmp_pa
 
 
 def test_the_walk_through_names_every_job():
-    text = (REPOSITORY / "docs" / "cluster.md").read_text()
+    text = (REPOSITORY / "docs" / "guides" / "cluster.md").read_text()
     assert sorted(re.findall(r"^\| `(\w+\.py)` \|", text, re.MULTILINE)) == JOBS
 
 

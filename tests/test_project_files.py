@@ -10,7 +10,9 @@ import yaml
 import raymat
 from tests.support import REPOSITORY
 
-PAGES = sorted(path for folder in (".", "docs", "benchmarks") for path in (REPOSITORY / folder).glob("*.md"))
+PAGES = sorted(
+    [*REPOSITORY.glob("*.md"), *(REPOSITORY / "benchmarks").glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]
+)
 APACHE_2 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
 
 
@@ -44,10 +46,10 @@ def test_package_citation_and_changelog_speak_of_one_version_and_one_address():
 def test_the_architecture_names_every_module_and_no_other():
     modules = {path.stem for path in (REPOSITORY / "raymat").glob("*.py")} - {"__init__"}
     modules |= {path.parent.name for path in (REPOSITORY / "raymat").glob("*/__init__.py")}
-    assert set(re.findall(r"^\| `(\w+)` \|", text("docs/architecture.md"), flags=re.MULTILINE)) == modules
+    assert set(re.findall(r"^\| `(\w+)` \|", text("docs/explanation/architecture.md"), flags=re.MULTILINE)) == modules
 
 
-@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/explanation/architecture.md"])
 def test_files_that_are_named_exist(page):
     named = set(re.findall(r"`((?:raymat|docs|benchmarks|jobs)/[\w./]*)`", text(page)))
     assert named

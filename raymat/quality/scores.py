@@ -34,7 +34,7 @@ FLAT = 0.02  # standard deviation, in units of the contrast, below which a windo
 LEVELS = (0.25, 0.5)  # of the matte's median over the body: the levels whose islands and holes are looked for
 
 # The errors at which a term has fallen to one half: found on phantoms, sound and spoiled, and real nodules of one half
-# of the patients, together with ``selection.WEIGHTS``, and rounded (docs/quality.md).
+# of the patients, together with ``selection.WEIGHTS``, and rounded (docs/explanation/quality.md).
 HALF_EXPLAINED = 0.4
 HALF_INTERIOR = 0.05
 HALF_KNOWN = 0.001

@@ -16,8 +16,8 @@ from raymat.matting import METHODS
 from raymat.nodule import ACCEPTED, REJECTED, InputError, Nodule, required
 from raymat.quality import scores
 
-# Found together with the errors at which terms fall to one half (docs/quality.md). Their sum sets where the scores lie:
-# sound mattes at 0.4 to 0.95, spoiled ones below the floor of 0.33.
+# Found together with the errors at which terms fall to one half (docs/explanation/quality.md). Their sum sets
+# where the scores lie: sound mattes at 0.4 to 0.95, spoiled ones below the floor of 0.33.
 WEIGHTS = {
     "explained": 0.28,
     "interior": 0.04,

@@ -1,4 +1,4 @@
-"""CT phantoms of known alpha, drawn from LIDC-IDRI's readers' contours and ratings: see docs/phantoms.md."""
+"""CT phantoms of known alpha, drawn from contours and ratings of LIDC-IDRI's readers: docs/explanation/phantoms.md."""
 
 from raymat.sources.phantom.choice import Case, choose
 from raymat.sources.phantom.draw import Phantom, draw_phantom
