@@ -10,9 +10,7 @@ import yaml
 import raymat
 from tests.support import REPOSITORY
 
-PAGES = sorted(
-    [*REPOSITORY.glob("*.md"), *(REPOSITORY / "benchmarks").glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]
-)
+PAGES = sorted(page for pattern in ("*.md", "benchmarks/*.md", "docs/**/*.md") for page in REPOSITORY.glob(pattern))
 APACHE_2 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
 
 
