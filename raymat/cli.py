@@ -32,12 +32,12 @@ from raymat.version import __version__
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0 done, 1 nodules failed, 2 the command or its input is at fault."""
+    """Run the command; returns the exit status: 0 done, 1 nodules failed, 2 the command or its input cannot be used."""
     return run(parser(), arguments)
 
 
 def run(command: argparse.ArgumentParser, arguments: list[str] | None = None) -> int:
-    """Parse the arguments of a command and run it, with what is at fault said in one line."""
+    """Parse the arguments of a command and run it, and print an error as one line."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     options = command.parse_args(arguments)
     try:
@@ -47,11 +47,11 @@ def run(command: argparse.ArgumentParser, arguments: list[str] | None = None) ->
         print(f"raymat: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # Whoever read the output has gone (`| head`): nothing is left to say, at exit neither.
+        # The reader of the output has ended (`| head`): print nothing more, also at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
-        print("raymat: stopped; what is committed stands, the same command goes on from there", file=sys.stderr)
+        print("raymat: stopped; committed nodules are kept, run the same command again to resume", file=sys.stderr)
         return 130
 
 
@@ -63,40 +63,40 @@ def parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="build a small dataset from phantoms; needs no data")
     demo.add_argument("-o", "--out", default="raymat-demo", help="folder of the dataset (default: %(default)s)")
-    demo.add_argument("-n", type=positive, default=DEMO_PHANTOMS, help="phantoms (default: %(default)s)")
-    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("-n", type=positive, default=DEMO_PHANTOMS, help="number of phantoms (default: %(default)s)")
+    demo.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     add_tracking(demo)
     demo.set_defaults(run=run_demo)
 
     add_build_arguments(commands.add_parser("build", help="build a dataset of alpha mattes"))
 
-    phantom = commands.add_parser("phantom", help="write CT phantoms of known alpha as DICOM")
+    phantom = commands.add_parser("phantom", help="write CT phantoms with a known alpha as DICOM files")
     phantom.add_argument("-o", "--out", required=True, help="folder to write")
-    phantom.add_argument("-n", type=positive, default=DEMO_PHANTOMS, help="how many (default: %(default)s)")
-    phantom.add_argument("--seed", type=int, default=0)
+    phantom.add_argument("-n", type=positive, default=DEMO_PHANTOMS, help="number of phantoms (default: %(default)s)")
+    phantom.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     phantom.set_defaults(run=run_phantom)
 
-    matte = commands.add_parser("matte", help="matte one volume")
-    matte.add_argument("image", help="the image, any format SimpleITK reads")
+    matte = commands.add_parser("matte", help="compute the matte of one volume")
+    matte.add_argument("image", help="the image, in any format that SimpleITK reads")
     given = matte.add_mutually_exclusive_group(required=True)
     given.add_argument("--mask", action="append", metavar="FILE", help="a reader's mask; repeat for each reader")
-    given.add_argument("--trimap", metavar="FILE", help="0 background, 128 unknown, 255 foreground")
+    given.add_argument("--trimap", metavar="FILE", help="instead of masks: 0 background, 128 unknown, 255 foreground")
     which = matte.add_mutually_exclusive_group()
     which.add_argument("--method", type=str.lower, choices=METHODS, default="cf+", help="default: %(default)s")
-    which.add_argument("--all", action="store_true", help="all eight, as OUT_<method>")
+    which.add_argument("--all", action="store_true", help="all eight methods, written as OUT_<method>")
     matte.add_argument("-o", "--out", required=True, metavar="FILE", help="the alpha matte, for example alpha.nii.gz")
     add_prepare(matte)
     add_matting(matte)
     matte.set_defaults(run=run_matte)
 
-    inspect = commands.add_parser("inspect", help="what a dataset holds")
-    inspect.add_argument("dataset")
-    inspect.add_argument("--json", action="store_true", help="as a JSON object")
+    inspect = commands.add_parser("inspect", help="print the outcomes and methods of a dataset")
+    inspect.add_argument("dataset", help="folder or URI of a dataset")
+    inspect.add_argument("--json", action="store_true", help="print a JSON object")
     inspect.set_defaults(run=run_inspect)
 
     show = commands.add_parser("show", help="draw one nodule with its mattes")
-    show.add_argument("dataset")
-    show.add_argument("nodule", help="nodule id (raymat inspect lists them)")
+    show.add_argument("dataset", help="folder or URI of a dataset")
+    show.add_argument("nodule", help="nodule id; raymat inspect lists the ids")
     show.add_argument("-o", "--out", required=True, metavar="PNG")
     show.set_defaults(run=run_show)
 
@@ -110,15 +110,17 @@ def add_build_arguments(build: argparse.ArgumentParser) -> argparse.ArgumentPars
     """The arguments of ``raymat build`` and ``jobs/build_dataset.py``."""
     add_source(build)
     build.add_argument("-o", "--out", help="folder or URI of the dataset (default: raymat-lidc, -cases or -phantoms)")
-    build.add_argument("--min-readers", type=positive, default=4, help="fewer exclude a nodule (default: %(default)s)")
+    build.add_argument(
+        "--min-readers", type=positive, default=4, help="exclude nodules with fewer readers (default: %(default)s)"
+    )
     add_methods(build)
     build.add_argument("--floor", type=float, help="quality score below which a nodule is rejected (default: 0.33)")
-    build.add_argument("--retry-failed", action="store_true", help="try again what failed before")
+    build.add_argument("--retry-failed", action="store_true", help="try failed nodules again")
     build.add_argument(
         "--nodule-timeout",
         type=positive,
         metavar="S",
-        help="seconds that one stage may take on one nodule before its worker is ended (600); three tries in all",
+        help="seconds that one stage may take on one nodule before its worker is ended (default: 600); three tries",
     )
     add_prepare(build)
     add_grid(build)
@@ -159,7 +161,7 @@ def run_demo(options: argparse.Namespace) -> int:
         arguments += ["--tracking-uri", options.tracking_uri]
     if options.no_tracking:
         arguments += ["--no-tracking"]
-    print(f"building {options.n} phantoms, CT drawn from real readers' contours, into {options.out}")
+    print(f"building {options.n} phantoms, drawn from the contours of real readers, into {options.out}")
     status = run_build(parser().parse_args(arguments))
     first = Store.open(options.out).outcomes(["nodule_id"])["nodule_id"][0].as_py()
     print(f"one nodule     raymat show {options.out} {first} -o nodule.png")

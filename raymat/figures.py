@@ -1,4 +1,4 @@
-"""Figures for papers and talks, after the source's figures 1 and 6: masks against a matte, and all methods."""
+"""Figures for papers and talks, after figures 1 and 6 of the paper: masks and a matte, and all methods."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def masks_and_matte(nodule: Nodule) -> Figure:
 
 
 def methods_side_by_side(nodules: Iterable[Nodule]) -> Figure:
-    """A nodule a row, axial: image, the readers' mean mask, the mattes of all methods (figure 6).
+    """One nodule per row, axial: image, the readers' mean mask, the mattes of all methods (figure 6).
 
     Raises
     ------
@@ -68,7 +68,7 @@ def _row(nodule: Nodule, view: View, columns: Sequence[Column], plane: int) -> l
 
 
 def _grid(names: Sequence[str], rows: Sequence[tuple[str, list[np.ndarray]]]) -> Figure:
-    """Panels in rows and columns, lettered as in a paper."""
+    """Panels in rows and columns with letters, as in a paper."""
     left, head = 0.32, 0.3
     width, height = left + len(names) * PANEL_IN, head + len(rows) * PANEL_IN
     figure = Figure(figsize=(width, height), facecolor="white")

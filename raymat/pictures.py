@@ -147,7 +147,7 @@ def show_nodule(nodule: Nodule) -> Figure:
 
 
 def _columns_of(nodule: Nodule) -> list[tuple[str, str, np.ndarray | None]]:
-    """The columns of ``show_nodule``: name, what stands below it, and the array that is laid over the image."""
+    """The columns of ``show_nodule``: name, text below the name, and the array drawn over the image."""
     columns: list[tuple[str, str, np.ndarray | None]] = [("image", "", None)]
     if nodule.readers:
         columns.append(("readers", f"{len(nodule.readers)} masks", None))
@@ -248,7 +248,7 @@ def _draw_tile(axes: Axes, tile: _Tile, columns: int) -> None:
 
 
 def method_histogram(counts: Mapping[str, int]) -> Figure:
-    """How often each method was chosen: one bar a method of ``METHODS``, its count beside it."""
+    """How often each method was chosen: one bar per method of ``METHODS``, its count beside it."""
     figure = Figure(figsize=(6, 3.2), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -323,7 +323,7 @@ def save(figure: Figure, path: str | Path) -> None:
 
 @dataclass(frozen=True)
 class _Tile:
-    """What a contact sheet keeps of a nodule: one small RGB mosaic, three panels high, and its words."""
+    """The part of a nodule that a contact sheet keeps: one small RGB mosaic, three panels high, and its text."""
 
     nodule_id: str
     patient_id: str
@@ -577,7 +577,7 @@ RATINGS = (
 
 
 def _ratings(nodule: Nodule) -> str:
-    """The readers' ratings, one number a reader."""
+    """The readers' ratings, one number per reader."""
     source = nodule.metadata.get("ratings")
     source = source if isinstance(source, Mapping) else nodule.metadata
     parts = []
@@ -591,7 +591,7 @@ def _ratings(nodule: Nodule) -> str:
 
 
 def _head(figure: Figure, nodule: Nodule, width: float, height: float) -> None:
-    """Who, how large, how rated, and what became of it."""
+    """Nodule and patient, size, ratings and outcome."""
     x = 0.12 / width
     patient = f"patient {nodule.patient_id}" if nodule.patient_id else ""
     name = figure.text(x, 1 - 0.1 / height, nodule.nodule_id, fontsize=16, weight="bold", color=INK, va="top")
@@ -617,7 +617,7 @@ def _head(figure: Figure, nodule: Nodule, width: float, height: float) -> None:
 
 
 def _key(figure: Figure, nodule: Nodule, left: float, width: float, height: float, mattes: bool) -> None:
-    """What the colours mean."""
+    """The legend of the colours."""
     x, y = left, 0.2
     if nodule.readers:
         for reader in range(len(nodule.readers)):
@@ -641,7 +641,7 @@ def _key(figure: Figure, nodule: Nodule, left: float, width: float, height: floa
 
 
 def _tile_text(figure: Figure, tile: _Tile, x: float, top: float, wide: float, width: float, height: float) -> None:
-    """A nodule's words, left of its pictures."""
+    """The text about a nodule, left of its pictures."""
     y = top - 0.05
     lines = [(line, 9.5, "bold", INK) for line in textwrap.wrap(tile.nodule_id, 19)]
     if tile.patient_id and tile.patient_id not in tile.nodule_id:

@@ -1,4 +1,4 @@
-"""From the scanner's grid to the working grid: crop, 0.5 mm, trimap of the readers' masks (paper, section 3)."""
+"""From the scanner's grid to the working grid: crop, 0.5 mm, trimap from the readers' masks (paper, section 3)."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def prepare(nodule: Nodule, parameters: PrepareParameters | None = None) -> Nodu
     -------
     Nodule
         A new record: ``image`` float32, ``readers`` and ``trimap`` uint8, ``true_alpha`` float32 where it was given,
-        all (z, y, x) on one grid of ``spacing_mm``; notes tell of padding, a widened crop and masks that vanished.
+        all (z, y, x) on one grid of ``spacing_mm``; notes report padding, a widened crop and masks that vanished.
 
     Raises
     ------
@@ -224,7 +224,7 @@ def _deepest(sure: np.ndarray, depth: np.ndarray, count: int, spacing: Sequence[
     place = np.argwhere(sure)
     mm = place * np.asarray(spacing)
     from_centre = np.linalg.norm(mm - mm.mean(axis=0), axis=1)
-    # Rounded: equal distances must not be told apart by the last bit.
+    # Rounded: the last bit must not decide between equal distances.
     order = np.lexsort((from_centre.round(6), -depth[sure].round(6)))[:count]
     kept = np.zeros_like(sure)
     kept[tuple(place[order].T)] = True

@@ -1,7 +1,8 @@
-"""Volumes and where they lie in the patient.
+"""Volumes and their position in the patient.
 
 Everywhere inside raymat an array is indexed ``[z, y, x]`` and every triple that belongs to it (spacing, origin, the
-rows and columns of direction) is in the same (z, y, x) order. SimpleITK's (x, y, z) appears in this file alone.
+rows and columns of direction) is in the same (z, y, x) order. SimpleITK's (x, y, z) appears where an image enters or
+leaves: here and in the resampling of ``raymat.prepare``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from raymat.arrays import triple
 from raymat.nodule import InputError, Nodule, required
 
 if TYPE_CHECKING:
-    # Imported where a voxel is read or written: a driver that plans for millions does without their 110 MB.
+    # Imported where a voxel is read or written: a driver that plans millions of nodules does not need their 110 MB.
     import SimpleITK as sitk
 
 PLACEMENT_TOLERANCE_MM = 0.1
@@ -69,7 +70,7 @@ class Grid:
 
 
 def nodule_grid(nodule: Nodule, array: np.ndarray) -> Grid:
-    """The grid on which one of a nodule's arrays lies.
+    """The grid of one of a nodule's arrays.
 
     Raises
     ------
@@ -142,13 +143,13 @@ def read_volume(path: str | Path) -> tuple[np.ndarray, Grid]:
     if not np.isfinite([*grid.spacing, *grid.origin, *grid.direction.flat]).all():
         raise InputError(
             f"{path}: spacing {grid.spacing}, origin {grid.origin} or direction {grid.direction.tolist()} (z, y, x) of "
-            "its header is not finite; mend the header"
+            "its header is not finite; correct the header"
         )
     return sitk.GetArrayFromImage(image), grid
 
 
 def _verify_size(path: str | Path, shape: tuple[int, ...]) -> None:
-    # Readers make room for the voxels, and some fill it, before they see that the file is short.
+    # Readers of files allocate, and some fill, memory for the voxels before they see that the file is too short.
     size = Path(path).stat().st_size
     if any(n < 1 for n in shape) or math.prod(shape) > DEFLATED * size:
         raise InputError(
@@ -201,7 +202,7 @@ def _verify_measures(where: str, value: bytes) -> None:
 
 
 def _verify_nifti(path: str | Path) -> None:
-    # ITK's NIfTI reader turns NaN into 0 and fills a truncated file up with 0, both without a word.
+    # ITK's NIfTI reader turns NaN into 0 and fills a truncated file with 0, both without a warning.
     import nibabel
 
     broken = (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError)
@@ -222,7 +223,7 @@ def _verify_nifti(path: str | Path) -> None:
 
 
 def write_volume(path: str | Path, array: np.ndarray, grid: Grid) -> None:
-    """Write ``array`` (z, y, x) at its place in the patient; the format follows the file name (``.nii.gz``, ``.nrrd``).
+    """Write ``array`` (z, y, x) in its position in the patient; the file name sets the format (``.nii.gz``, ``.nrrd``).
 
     Raises
     ------

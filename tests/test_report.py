@@ -136,10 +136,10 @@ def test_what_a_folder_says_is_shown_and_never_run():
 
 def test_what_cannot_be_reported_on_is_said(tmp_path, dataset, capsys):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="empty: nothing to report on"):
+    with pytest.raises(InputError, match="empty: contains nothing to report"):
         write_report([str(tmp_path / "empty")], tmp_path / "report.html")
     (tmp_path / "empty" / "classify.json").write_text('{"commands": ["raymat classify x"]}')
-    with pytest.raises(InputError, match="no trial is finished here yet; run `raymat classify x`"):
+    with pytest.raises(InputError, match="no trial has finished yet; run `raymat classify x`"):
         write_report([str(tmp_path / "empty")], tmp_path / "report.html")
     assert main(["report", str(dataset), "-o", str(tmp_path / "report.pdf")]) == 2
     assert "ends in .html" in capsys.readouterr().err

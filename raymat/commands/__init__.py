@@ -1,5 +1,5 @@
-"""The commands of ``raymat`` beyond the build, by what they are for.
+"""The commands of ``raymat`` other than the build, by subject.
 
-What a command runs is imported where it runs: the parser, and with it ``raymat --help``, needs the standard library
-alone.
+A command imports what it needs when it runs: the parser, and with it ``raymat --help``, needs only the standard
+library.
 """

@@ -21,67 +21,86 @@ DEMO_PHANTOMS = 12
 
 
 def add_source(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("source", "one of these; 12 phantoms where none is given")
+    group = command.add_argument_group("source", "one of these; default: 12 phantoms")
     source = group.add_mutually_exclusive_group()
-    source.add_argument("--lidc", metavar="DIR", help="LIDC-IDRI's DICOM files, in any tree of folders")
+    source.add_argument("--lidc", metavar="DIR", help="DICOM files of LIDC-IDRI, in any folder tree")
     source.add_argument("--cases", metavar="FILE", help="CSV or Parquet: case_id, patient_id, image, masks (or trimap)")
-    source.add_argument("--phantoms", type=positive, metavar="N", help="CT phantoms of known alpha")
-    group.add_argument("--seed", type=int, default=0, help="of the phantoms (default: %(default)s)")
+    source.add_argument("--phantoms", type=positive, metavar="N", help="N CT phantoms with a known alpha")
+    group.add_argument("--seed", type=int, default=0, help="seed of the phantoms (default: %(default)s)")
 
 
 def add_methods(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--methods", default=",".join(METHODS), help="solvers, by comma (default: %(default)s)")
+    command.add_argument(
+        "--methods", default=",".join(METHODS), help="methods, separated by commas (default: %(default)s)"
+    )
 
 
 def add_grid(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--crop-px", type=positive, help="in-plane size of the crop, pixels of the scan (default: 128)"
+        "--crop-px", type=positive, help="size of the crop in the slice, in pixels of the scan (default: 128)"
     )
-    command.add_argument("--pad-slices", type=int, help="slices kept beyond the nodule at both ends (default: 3)")
-    command.add_argument("--spacing-mm", type=float, help="of the working grid, every dimension (default: 0.5)")
+    command.add_argument(
+        "--pad-slices", type=int, help="slices of the crop beyond the nodule at both ends (default: 3)"
+    )
+    command.add_argument(
+        "--spacing-mm", type=float, help="spacing of the working grid in every dimension (default: 0.5)"
+    )
 
 
 def add_pools(command: argparse.ArgumentParser) -> None:
     cluster = command.add_argument_group("cluster")
-    cluster.add_argument("--address", help="Ray cluster (default: the one the job runs on, else a local one)")
+    cluster.add_argument("--address", help="Ray cluster (default: the cluster of the job, or a local one)")
     cluster.add_argument(
         "--workers",
         "--solve-workers",
         dest="solve_workers",
         type=positive,
-        help="solver actors (default: one a CPU); on a cluster that grows, the most there may be (one a nodule)",
+        help="number of workers (default: one per CPU); on a cluster that grows, the largest number (default: one per "
+        "nodule)",
     )
-    cluster.add_argument("--solve-cpus", type=float, help="CPUs, and threads, of each (default: 0.9, one thread)")
-    cluster.add_argument("--solve-memory-gib", type=float, default=2.0, help="of each (default: %(default)s)")
-    cluster.add_argument("--apart", action="store_true", help="score and commit in actors of their own")
+    cluster.add_argument("--solve-cpus", type=float, help="CPUs and threads per worker (default: 0.9, one thread)")
+    cluster.add_argument("--solve-memory-gib", type=float, default=2.0, help="memory per worker (default: %(default)s)")
+    cluster.add_argument("--apart", action="store_true", help="score and commit in separate workers")
     cluster.add_argument(
-        "--score-workers", type=positive, help="how many those are, with --apart (default: 1 of 16 CPUs)"
+        "--score-workers", type=positive, help="number of scoring workers, with --apart (default: 1 per 16 CPUs)"
     )
 
 
 def add_prepare(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("trimap")
-    group.add_argument("--grow-out", type=float, metavar="MM", help="unknown region into the background (default: 2)")
-    group.add_argument("--grow-in", type=float, metavar="MM", help="unknown region into the foreground (default: 1)")
-    group.add_argument("--foreground", choices=("intersection", "majority"), help="of the readers' masks")
+    group.add_argument(
+        "--grow-out", type=float, metavar="MM", help="growth of the unknown region into the background (default: 2)"
+    )
+    group.add_argument(
+        "--grow-in", type=float, metavar="MM", help="growth of the unknown region into the foreground (default: 1)"
+    )
+    group.add_argument(
+        "--foreground",
+        choices=("intersection", "majority"),
+        help="voxels marked by all readers, or by more than half (default: intersection)",
+    )
 
 
 def add_matting(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("solvers")
     group.add_argument(
-        "--intensity-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="HU (default: -1000 400)"
+        "--intensity-range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="intensities are clipped to this range, HU (default: -1000 400)",
     )
     group.add_argument(
         "--window",
         type=float,
         nargs=2,
         metavar=("LEVEL", "WIDTH"),
-        help='HU; calibrates the foreground of the "+" methods (default: -600 1500)',
+        help='window that calibrates the foreground of the "+" methods, HU (default: -600 1500)',
     )
 
 
 def prepare_parameters(options: argparse.Namespace) -> PrepareParameters:
-    """``PrepareParameters`` from the command line; what is not given keeps its default."""
+    """``PrepareParameters`` from the command line; options that are not given keep their defaults."""
     from raymat.prepare import PrepareParameters
 
     low_high = options.intensity_range
@@ -120,7 +139,7 @@ def build_parameters(options: argparse.Namespace, min_readers: int, floor: float
 
 
 def open_source(options: argparse.Namespace) -> tuple[Source, str, str]:
-    """The source asked for, what to call it, and where its dataset goes by default."""
+    """The source, its title and the default output of its dataset."""
     from raymat.places import is_uri, refuse_credentials
     from raymat.sources.cases import CasesSource
     from raymat.sources.lidc import LidcSource

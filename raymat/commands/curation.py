@@ -1,4 +1,4 @@
-"""The commands for what comes after the build: review, release, verify, compare, export."""
+"""The commands after the build: review, release, verify, compare, export."""
 
 from __future__ import annotations
 
@@ -14,50 +14,57 @@ NAMED = 20
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add them to the parser of ``raymat``."""
-    command = commands.add_parser("review", help="look at the mattes, choose or reject, in a local page")
-    command.add_argument("dataset")
-    command.add_argument("--host", default="127.0.0.1", help="address to serve on (default: %(default)s)")
-    command.add_argument("--port", type=int, default=8790, help="default: %(default)s; 0 for any that is free")
-    command.add_argument("--token", help="what the page asks for; a new one at every start where none is given")
+    command = commands.add_parser("review", help="choose or reject mattes on a local web page")
+    command.add_argument("dataset", help="folder or URI of a built dataset")
+    command.add_argument("--host", default="127.0.0.1", help="address of the server (default: %(default)s)")
+    command.add_argument("--port", type=int, default=8790, help="default: %(default)s; 0 for any free port")
+    command.add_argument("--token", help="token of the page (default: a new token at every start)")
     command.set_defaults(run=run_review)
 
     command = commands.add_parser("release", help="freeze the accepted nodules under a version")
-    command.add_argument("dataset")
+    command.add_argument("dataset", help="folder or URI of a built dataset")
     command.add_argument("-o", "--out", required=True, help="folder or URI of the release, new or empty")
     command.add_argument("--version", required=True, help="for example 1.0")
-    command.add_argument("--reviewed-only", action="store_true", help="leave out what no person has decided on")
-    command.add_argument("--drop-stale", action="store_true", help="leave aside decisions that no longer fit")
-    command.add_argument("--licence", help="of the source (default: that of LIDC-IDRI, where it is the source)")
-    command.add_argument("--citation", help="of the source (default: likewise)")
+    command.add_argument("--reviewed-only", action="store_true", help="leave out nodules without a reviewer's decision")
+    command.add_argument(
+        "--drop-stale", action="store_true", help="ignore decisions on mattes that were computed again since"
+    )
+    command.add_argument("--licence", help="licence of the source (default: that of LIDC-IDRI, if it is the source)")
+    command.add_argument("--citation", help="citation of the source (default: that of LIDC-IDRI, if it is the source)")
     command.set_defaults(run=run_release)
 
-    command = commands.add_parser("verify", help="recompute a release's digests")
-    command.add_argument("release")
-    command.add_argument("--digest", help="the release's digest as it was published")
+    command = commands.add_parser("verify", help="check the digests of a release")
+    command.add_argument("release", help="folder or URI of a release")
+    command.add_argument("--digest", help="the published digest of the release")
     command.set_defaults(run=run_verify)
 
     command = commands.add_parser("release-diff", help="nodules added, removed and changed between two releases")
-    command.add_argument("before")
-    command.add_argument("after")
+    command.add_argument("before", help="the earlier release")
+    command.add_argument("after", help="the later release")
     command.set_defaults(run=run_release_diff)
 
-    command = commands.add_parser("figure", help="a figure for a paper: masks against a matte, or all methods")
-    command.add_argument("dataset")
-    command.add_argument("nodules", nargs="+", metavar="nodule", help="nodule ids; one for --of masks")
+    command = commands.add_parser("figure", help="draw a figure for a paper: masks and a matte, or all methods")
+    command.add_argument("dataset", help="folder or URI of a built dataset")
+    command.add_argument("nodules", nargs="+", metavar="nodule", help="nodule ids; one id for --of masks")
     command.add_argument("--of", choices=("masks", "methods"), required=True, dest="subject")
     command.add_argument("-o", "--out", required=True, metavar="PNG")
     command.set_defaults(run=run_figure)
 
-    command = commands.add_parser("export", help="nodules as NIfTI, NRRD or DICOM Segmentation")
+    command = commands.add_parser("export", help="write nodules as NIfTI, NRRD or DICOM Segmentation")
     command.add_argument("dataset", help="a built dataset or a release")
     command.add_argument("-o", "--out", required=True, metavar="DIR")
     command.add_argument("--format", choices=FORMATS, required=True)
-    command.add_argument("--nodule", action="append", metavar="ID", help="repeat for each; all accepted where absent")
     command.add_argument(
-        "--lidc", "--dicom", dest="dicom", metavar="DIR", help="the source series' files, in any tree (dicom-seg)"
+        "--nodule",
+        action="append",
+        metavar="ID",
+        help="a nodule to export; repeat for more (default: all accepted nodules)",
     )
     command.add_argument(
-        "--level", type=float, metavar="ALPHA", help="a binary segmentation of alpha >= this (dicom-seg)"
+        "--lidc", "--dicom", dest="dicom", metavar="DIR", help="folder tree with the source series (dicom-seg)"
+    )
+    command.add_argument(
+        "--level", type=float, metavar="ALPHA", help="write a binary segmentation of alpha >= ALPHA (dicom-seg)"
     )
     command.set_defaults(run=run_export)
 
@@ -82,7 +89,7 @@ def run_release(options: argparse.Namespace) -> int:
 
 
 def run_verify(options: argparse.Namespace) -> int:
-    """``raymat verify``: status 0 for a sound release, 1 where something was changed."""
+    """``raymat verify``: status 0 for an unchanged release, 1 if something was changed."""
     from raymat.release.verify import verify
 
     found = verify(options.release, options.digest)
@@ -117,11 +124,11 @@ def run_export(options: argparse.Namespace) -> int:
     from raymat.loading import load
 
     if options.level is not None and options.format != "dicom-seg":
-        raise InputError("--level makes a binary DICOM Segmentation: give it with --format dicom-seg")
+        raise InputError("--level makes a binary DICOM Segmentation: use it with --format dicom-seg")
     nodules = load(options.dataset)
     for name in options.nodule or []:
         if name not in nodules:
-            raise InputError(f"{options.dataset}: no accepted nodule {name} (see `raymat inspect` for those there are)")
+            raise InputError(f"{options.dataset}: no accepted nodule {name} (`raymat inspect` lists the nodules)")
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     for path in export(nodules, options.nodule or nodules.ids, out, options.format, options.dicom, options.level):

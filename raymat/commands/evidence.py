@@ -25,12 +25,16 @@ from raymat.errors import InputError
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add them to the parser of ``raymat``."""
     add_readers_arguments(
-        commands.add_parser("readers", help="leave one reader out: how well do mattes of three foretell the fourth?")
+        commands.add_parser(
+            "readers", help="leave one reader out: how well do mattes of three readers predict the fourth?"
+        )
     )
     add_classify_arguments(
-        commands.add_parser("classify", help="which input tells benign from malignant best? figure 5 of the paper")
+        commands.add_parser("classify", help="classify benign and malignant from 14 inputs (figure 5 of the paper)")
     )
-    command = commands.add_parser("report", help="one self-contained page of datasets, measurements and experiments")
+    command = commands.add_parser(
+        "report", help="write one self-contained HTML page about datasets, measurements and experiments"
+    )
     command.add_argument(
         "runs", nargs="+", metavar="RUN", help="outputs of raymat build, release, readers, classify and evaluate"
     )
@@ -42,9 +46,11 @@ def add_readers_arguments(readers: argparse.ArgumentParser) -> argparse.Argument
     """The arguments of ``raymat readers`` and ``jobs/leave_one_reader_out.py``."""
     add_source(readers)
     readers.add_argument("-o", "--out", required=True, help="folder or URI of the measurements")
-    readers.add_argument("--nodules", type=positive, metavar="N", help="so many nodules, drawn (default: all)")
+    readers.add_argument(
+        "--nodules", type=positive, metavar="N", help="measure N randomly drawn nodules (default: all)"
+    )
     add_methods(readers)
-    readers.add_argument("--retry-failed", action="store_true", help="try again what failed before")
+    readers.add_argument("--retry-failed", action="store_true", help="try failed nodules again")
     add_prepare(readers)
     add_grid(readers)
     add_matting(readers)
@@ -55,7 +61,7 @@ def add_readers_arguments(readers: argparse.ArgumentParser) -> argparse.Argument
 
 
 def run_readers(options: argparse.Namespace) -> int:
-    """``raymat readers``: status 1 where a split failed."""
+    """``raymat readers``: status 1 if a split failed."""
     from raymat.evidence.left_out import READERS
     from raymat.nodule import FAILED
     from raymat.pipelines.readers import ReadersJob, leave_one_reader_out
@@ -88,53 +94,69 @@ def add_classify_arguments(command: argparse.ArgumentParser) -> argparse.Argumen
         default="small",
         help="paper: DenseNet-121, ResNet-34, ResNet-50 on crops of 96 voxels; small: for CPUs (default: %(default)s)",
     )
-    trials = command.add_argument_group("trials", "every input with every network, seed and re-split")
-    trials.add_argument("--inputs", type=names_of, metavar="a,b", help="by comma (default: all fourteen)")
-    trials.add_argument("--networks", type=names_of, metavar="a,b", help="by comma (default: the preset's three)")
-    trials.add_argument("--seeds", type=splits_of, default=(0, 1, 2, 3), metavar="0,1,2,3", help="default: these")
+    trials = command.add_argument_group("trials", "every input with every network, seed and repeated split")
+    trials.add_argument("--inputs", type=names_of, metavar="a,b", help="separated by commas (default: all fourteen)")
+    trials.add_argument(
+        "--networks", type=names_of, metavar="a,b", help="separated by commas (default: the three of the preset)"
+    )
+    trials.add_argument(
+        "--seeds",
+        type=splits_of,
+        default=(0, 1, 2, 3),
+        metavar="0,1,2,3",
+        help="separated by commas (default: 0,1,2,3)",
+    )
     trials.add_argument(
         "--splits",
         type=splits_or_each,
         default=(0,),
         metavar="0",
-        help="re-splits by patient, or `each`: one for each seed, for more test nodules (default: 0)",
+        help="repeated splits by patient, or `each`: one per seed, for more test nodules (default: 0)",
     )
-    labels = command.add_argument_group("label", "the mean over the readers' ratings of malignancy")
-    labels.add_argument("--threshold", type=float, help="above is malignant, below benign, at it left out (default: 3)")
-    labels.add_argument("--margin", type=float, help="means this near the threshold are left out too (default: 0)")
-    recipe = command.add_argument_group("recipe", "what the preset says otherwise")
-    recipe.add_argument("--side", type=positive, help="of the crop, voxels")
-    recipe.add_argument("--spacing-mm", type=float, help="of the crop, a whole multiple of the dataset's")
-    recipe.add_argument("--width", type=float, help="factor on the networks' features")
-    recipe.add_argument("--stem", choices=("full", "small"), help="of the networks; small for small crops")
-    recipe.add_argument("--epochs", type=positive, help="at most")
-    recipe.add_argument("--patience", type=positive, help="epochs without a better validation AUROC")
-    recipe.add_argument("--batch", type=positive)
-    recipe.add_argument("--learning-rate", type=float)
+    labels = command.add_argument_group("label", "from the mean of the readers' ratings of malignancy")
+    labels.add_argument(
+        "--threshold", type=float, help="mean above: malignant; below: benign; equal: left out (default: 3)"
+    )
+    labels.add_argument(
+        "--margin", type=float, help="also leave out means within this distance of the threshold (default: 0)"
+    )
+    recipe = command.add_argument_group("recipe", "changes to the preset")
+    recipe.add_argument("--side", type=positive, help="side of the crop, voxels")
+    recipe.add_argument(
+        "--spacing-mm", type=float, help="spacing of the crop, a whole multiple of the dataset's spacing"
+    )
+    recipe.add_argument("--width", type=float, help="factor on the number of features")
+    recipe.add_argument("--stem", choices=("full", "small"), help="first layers of the networks; small for small crops")
+    recipe.add_argument("--epochs", type=positive, help="largest number of epochs")
+    recipe.add_argument(
+        "--patience", type=positive, help="stop after this number of epochs without a better validation AUROC"
+    )
+    recipe.add_argument("--batch", type=positive, help="crops per step")
+    recipe.add_argument("--learning-rate", type=float, help="rate of AdamW")
     cluster = command.add_argument_group("cluster")
-    cluster.add_argument("--address", help="Ray cluster (default: the one the job runs on, else a local one)")
-    cluster.add_argument("--cpus", type=float, default=1.0, help="of each trial (default: %(default)s)")
-    cluster.add_argument("--gpus", type=float, help="of each trial; parts of one allowed (paper: 1, small: 0)")
+    cluster.add_argument("--address", help="Ray cluster (default: the cluster of the job, or a local one)")
+    cluster.add_argument("--cpus", type=float, default=1.0, help="CPUs per trial (default: %(default)s)")
+    cluster.add_argument("--gpus", type=float, help="GPUs per trial, fractions allowed (default: paper 1, small 0)")
     add_tracking(command)
     command.set_defaults(run=run_classify)
     return command
 
 
 def splits_or_each(text: str) -> tuple[int, ...] | None:
-    """Numbers of re-splits by comma, or None for "each", for argparse."""
+    """Numbers of repeated splits separated by commas, or None for "each", for argparse."""
     return None if text == "each" else splits_of(text)
 
 
 def names_of(text: str) -> tuple[str, ...]:
-    """Names by comma, each once, for argparse."""
+    """Names separated by commas, each once, for argparse."""
     names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
     if not names:
-        raise argparse.ArgumentTypeError("names one at least")
+        raise argparse.ArgumentTypeError("name at least one")
     return names
 
 
 def run_classify(options: argparse.Namespace) -> int:
-    """``raymat classify``: status 1 where a trial failed."""
+    """``raymat classify``: status 1 if a trial failed."""
     from raymat.classification.networks import PAPER_NETWORKS, SMALL_NETWORKS
     from raymat.classification.recipe import PRESETS
     from raymat.evidence.inputs import INPUTS

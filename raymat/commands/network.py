@@ -20,9 +20,11 @@ GRID = (1.0, 3.0, 10.0, 30.0)
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add them to the parser of ``raymat``."""
     add_train_arguments(commands.add_parser("train", help="train 3DMM on a dataset"))
-    add_tune_arguments(commands.add_parser("tune", help="search the weights of 3DMM's loss"))
+    add_tune_arguments(commands.add_parser("tune", help="search the weights of the loss of 3DMM"))
     add_evaluate_arguments(commands.add_parser("evaluate", help="compare 3DMM and the solvers on the test nodules"))
-    add_predict_arguments(commands.add_parser("predict", help="matte lesions in new scans; needs centres, no masks"))
+    add_predict_arguments(
+        commands.add_parser("predict", help="predict mattes of lesions in new scans; needs centres, no masks")
+    )
 
 
 def add_train_arguments(train: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -33,12 +35,12 @@ def add_train_arguments(train: argparse.ArgumentParser) -> argparse.ArgumentPars
         type=splits_of,
         default=(0, 1, 2, 3),
         metavar="0,1,2,3",
-        help="which re-splits by patient (all four)",
+        help="repeated splits by patient (default: all four)",
     )
-    weights = train.add_argument_group("weights of the loss", "10 and 10 where nothing is given")
+    weights = train.add_argument_group("weights of the loss", "default: 10 and 10")
     weights.add_argument("--loss-weights", metavar="JSON", help="best.json of raymat tune")
-    weights.add_argument("--alpha-weight", type=float, help="alpha")
-    weights.add_argument("--gradient-weight", type=float, help="beta")
+    weights.add_argument("--alpha-weight", type=float, help="weight alpha of Eq. 6")
+    weights.add_argument("--gradient-weight", type=float, help="weight beta of Eq. 6")
     train.set_defaults(run=run_train)
     return train
 
@@ -46,9 +48,9 @@ def add_train_arguments(train: argparse.ArgumentParser) -> argparse.ArgumentPars
 def add_tune_arguments(tune: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The arguments of ``raymat tune`` and ``jobs/tune_loss_weights.py``."""
     add_training(tune)
-    tune.add_argument("--alphas", type=weights_list, default=GRID, metavar="1,3,10,30", help="of the grid")
-    tune.add_argument("--betas", type=weights_list, default=GRID, metavar="1,3,10,30", help="of the grid")
-    tune.add_argument("--split", type=int, default=0, help="the re-split that is validated on (default: %(default)s)")
+    tune.add_argument("--alphas", type=weights_list, default=GRID, metavar="1,3,10,30", help="values of alpha")
+    tune.add_argument("--betas", type=weights_list, default=GRID, metavar="1,3,10,30", help="values of beta")
+    tune.add_argument("--split", type=int, default=0, help="the repeated split for validation (default: %(default)s)")
     tune.add_argument("--early", action="store_true", help="stop trials that fall behind (ASHA)")
     tune.set_defaults(run=run_tune)
     return tune
@@ -57,10 +59,12 @@ def add_tune_arguments(tune: argparse.ArgumentParser) -> argparse.ArgumentParser
 def add_evaluate_arguments(evaluate: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The arguments of ``raymat evaluate`` and ``jobs/evaluate.py``."""
     evaluate.add_argument("dataset", help="the dataset that the networks were trained on")
-    evaluate.add_argument("trainings", nargs="+", metavar="TRAINING", help="outputs of raymat train, one of each kind")
-    evaluate.add_argument("-o", "--out", required=True, help="folder or URI for the table and pictures")
-    evaluate.add_argument("--workers", type=positive, default=1, help="processes that predict (default: %(default)s)")
-    evaluate.add_argument("--address", help="Ray cluster (default: the one the job runs on, else a local one)")
+    evaluate.add_argument(
+        "trainings", nargs="+", metavar="TRAINING", help="outputs of raymat train, one per kind of network"
+    )
+    evaluate.add_argument("-o", "--out", required=True, help="folder or URI of the table and pictures")
+    evaluate.add_argument("--workers", type=positive, default=1, help="number of processes (default: %(default)s)")
+    evaluate.add_argument("--address", help="Ray cluster (default: the cluster of the job, or a local one)")
     add_tracking(evaluate)
     evaluate.set_defaults(run=run_evaluate)
     return evaluate
@@ -68,79 +72,97 @@ def add_evaluate_arguments(evaluate: argparse.ArgumentParser) -> argparse.Argume
 
 def add_predict_arguments(predict: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The arguments of ``raymat predict`` and ``jobs/predict.py``."""
-    source = predict.add_argument_group("scans", "mm in the patient (LPS), as in DICOM and LUNA16")
+    source = predict.add_argument_group("scans", "coordinates in mm in the patient (LPS), as in DICOM and LUNA16")
     source = source.add_mutually_exclusive_group(required=True)
     source.add_argument("--image", metavar="FILE", help="one volume; with --center")
     source.add_argument("--cases", metavar="CSV", help="case_id, image, coordX, coordY, coordZ")
-    source.add_argument("--dicom", metavar="DIR", help="DICOM files in any tree of folders; with --centers")
-    predict.add_argument("--center", type=float, nargs=3, metavar=("X", "Y", "Z"), help="of the lesion in --image, mm")
+    source.add_argument("--dicom", metavar="DIR", help="DICOM files in any folder tree; with --centers")
+    predict.add_argument(
+        "--center", type=float, nargs=3, metavar=("X", "Y", "Z"), help="centre of the lesion in --image, mm"
+    )
     predict.add_argument("--centers", metavar="CSV", help="seriesuid, coordX, coordY, coordZ (LUNA16)")
     predict.add_argument(
         "--model",
         nargs="+",
         required=True,
         metavar="WEIGHTS",
-        help="weights.pt, or outputs of raymat train: an ensemble",
+        help="weights.pt files or outputs of raymat train; several networks form an ensemble",
     )
     predict.add_argument("-o", "--out", required=True, help="folder or URI of the predictions")
     predict.add_argument("--format", choices=("nii.gz", "nrrd", "none"), default="nii.gz", help="default: %(default)s")
     predict.add_argument("--size-mm", type=float, help="side of the box around a centre (default: the network's input)")
-    predict.add_argument("--flips", action="store_true", help="also predict the mirror images, and take the mean")
-    predict.add_argument("--workers", type=positive, default=1, help="processes that predict (default: %(default)s)")
-    predict.add_argument("--gpu", action="store_true", help="one GPU a worker")
-    predict.add_argument("--address", help="Ray cluster (default: the one the job runs on, else a local one)")
+    predict.add_argument("--flips", action="store_true", help="also predict the mirror images and take the mean")
+    predict.add_argument("--workers", type=positive, default=1, help="number of processes (default: %(default)s)")
+    predict.add_argument("--gpu", action="store_true", help="one GPU per worker")
+    predict.add_argument("--address", help="Ray cluster (default: the cluster of the job, or a local one)")
     add_tracking(predict)
     predict.set_defaults(run=run_predict)
     return predict
 
 
 def add_training(train: argparse.ArgumentParser) -> None:
-    """What ``raymat train`` and ``raymat tune`` share."""
-    train.add_argument("dataset", help="folder or URI of a built dataset; its accepted nodules are learnt from")
-    train.add_argument("-o", "--out", required=True, help="folder or URI of what is trained")
+    """The arguments that ``raymat train`` and ``raymat tune`` share."""
+    train.add_argument("dataset", help="folder or URI of a built dataset; training uses its accepted nodules")
+    train.add_argument("-o", "--out", required=True, help="folder or URI of the training")
     train.add_argument(
         "--preset",
         choices=("paper", "small"),
         default="small",
-        help="paper: the source's recipe, eight GPUs; small: for CPUs (default: %(default)s)",
+        help="paper: the recipe of the paper, eight GPUs; small: for CPUs (default: %(default)s)",
     )
-    train.add_argument("--without-masks", action="store_true", help="the 3DMM whose matte sees no masks (ablation)")
-    recipe = train.add_argument_group("recipe", "what the preset says otherwise")
-    recipe.add_argument("--epochs", type=positive)
-    recipe.add_argument("--batch", type=positive, help="volumes a step, over all workers")
-    recipe.add_argument("--crop", type=positive, help="side of the network's input, voxels")
-    recipe.add_argument("--spacing-mm", type=float, help="of its grid: a whole multiple of the dataset's spacing")
+    train.add_argument(
+        "--without-masks", action="store_true", help="ablation: the matting branch does not see the masks"
+    )
+    recipe = train.add_argument_group("recipe", "changes to the preset")
+    recipe.add_argument("--epochs", type=positive, help="passes over the training nodules")
+    recipe.add_argument("--batch", type=positive, help="volumes per step, over all workers")
+    recipe.add_argument("--crop", type=positive, help="side of the input of the network, voxels")
+    recipe.add_argument(
+        "--spacing-mm", type=float, help="spacing of the input, a whole multiple of the dataset's spacing"
+    )
     recipe.add_argument("--width", type=positive, help="features of the finest level")
     recipe.add_argument("--levels", type=positive, help="resolutions of the U-Net")
-    recipe.add_argument("--learning-rate", type=float)
-    recipe.add_argument("--seed", type=int)
-    recipe.add_argument("--precision", choices=("float32", "bfloat16", "float16"))
-    recipe.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=None)
+    recipe.add_argument("--learning-rate", type=float, help="base rate of ADAM")
+    recipe.add_argument("--seed", type=int, help="seed of weights, order and augmentation")
+    recipe.add_argument(
+        "--precision", choices=("float32", "bfloat16", "float16"), help="of the network; losses are in float32"
+    )
+    recipe.add_argument(
+        "--channels-last", action=argparse.BooleanOptionalAction, default=None, help="memory format; faster on CPUs"
+    )
     recipe.add_argument("--compile", action=argparse.BooleanOptionalAction, default=None, help="torch.compile")
     recipe.add_argument(
-        "--deterministic", action="store_true", default=None, help="refuse what may differ from run to run on a GPU"
+        "--deterministic",
+        action="store_true",
+        default=None,
+        help="same result in every run on a GPU; operations without this guarantee are refused",
     )
     cluster = train.add_argument_group("cluster")
-    cluster.add_argument("--address", help="Ray cluster (default: the one the job runs on, else a local one)")
-    cluster.add_argument("--workers", type=positive, help="processes that share each batch (default: 1; paper: 8)")
-    cluster.add_argument("--gpu", action=argparse.BooleanOptionalAction, default=None, help="one a worker (paper: yes)")
-    cluster.add_argument("--threads", type=positive, help="of each worker on CPUs (default: the CPUs it can have)")
+    cluster.add_argument("--address", help="Ray cluster (default: the cluster of the job, or a local one)")
+    cluster.add_argument("--workers", type=positive, help="processes that share each batch (default: paper 8, small 1)")
+    cluster.add_argument(
+        "--gpu",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="one GPU per worker (default: paper yes, small no)",
+    )
+    cluster.add_argument("--threads", type=positive, help="threads per worker on CPUs (default: the available CPUs)")
     add_tracking(train)
 
 
 def weights_list(text: str) -> tuple[float, ...]:
-    """Weights of the loss by comma, for argparse."""
+    """Weights of the loss separated by commas, for argparse."""
     values = tuple(float(part) for part in text.split(","))
     if min(values) < 0 or len(set(values)) < len(values):
-        raise argparse.ArgumentTypeError(f"{text}: different numbers, none below 0, by comma")
+        raise argparse.ArgumentTypeError(f"{text}: give different numbers, none below 0, separated by commas")
     return values
 
 
 def splits_of(text: str) -> tuple[int, ...]:
-    """Numbers of re-splits by comma, for argparse."""
+    """Numbers of repeated splits separated by commas, for argparse."""
     values = tuple(int(part) for part in text.split(","))
     if min(values) < 0 or len(set(values)) < len(values):
-        raise argparse.ArgumentTypeError(f"{text}: different numbers from 0 on, by comma")
+        raise argparse.ArgumentTypeError(f"{text}: give different numbers from 0 up, separated by commas")
     return values
 
 
@@ -193,12 +215,12 @@ def training_job(options: argparse.Namespace, splits: tuple[int, ...]) -> TrainJ
 
 
 def read_loss_weights(path: str) -> dict[str, float]:
-    """Alpha and beta as ``raymat tune`` leaves them in best.json."""
+    """Alpha and beta from best.json of ``raymat tune``."""
     try:
         found = json.loads(Path(path).read_text())
         return {name: float(found[name]) for name in ("alpha_weight", "gradient_weight")}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: holds no alpha_weight and gradient_weight ({error})") from error
+        raise InputError(f"{path}: contains no alpha_weight and gradient_weight ({error})") from error
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
@@ -243,7 +265,7 @@ def run_predict(options: argparse.Namespace) -> int:
 
 
 def weights_of(given: list[str]) -> list[str]:
-    """Weights files; an output of ``raymat train`` stands for those of its finished re-splits."""
+    """Weights files; an output of ``raymat train`` gives the weights of its finished repeated splits."""
     found = []
     for path in given:
         if not Path(path).is_dir():

@@ -18,8 +18,8 @@ VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 def add_tracking(command: argparse.ArgumentParser) -> None:
     """Whether and where a run is logged."""
     group = command.add_argument_group("MLflow")
-    group.add_argument("--tracking-uri", help="default: MLFLOW_TRACKING_URI, else ./mlflow.db")
-    group.add_argument("--no-tracking", action="store_true", help="log no run")
+    group.add_argument("--tracking-uri", help="where runs are logged (default: MLFLOW_TRACKING_URI, or ./mlflow.db)")
+    group.add_argument("--no-tracking", action="store_true", help="log no MLflow run")
 
 
 def positive(text: str) -> int:
@@ -31,7 +31,7 @@ def positive(text: str) -> int:
 
 
 def stated(**values: Any) -> dict[str, Any]:
-    """Those of the options that were given."""
+    """The options that were given."""
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -49,12 +49,14 @@ def output_of(options: argparse.Namespace, default: str = "") -> Output:
 
     out: str = options.out or default
     if in_submitted_job() and not is_uri(out) and not Path(out).is_absolute():
-        raise InputError(f"-o {out}: a job's folder is thrown away; give an absolute path that all nodes see, or a URI")
+        raise InputError(
+            f"-o {out}: the folder of a job is deleted; give an absolute path that all nodes share, or a URI"
+        )
     return Output(out, None if options.no_tracking else tracking_uri(out, options.tracking_uri), typed())
 
 
 def typed() -> tuple[str, ...]:
-    """The command as it was typed, without what nobody else should read."""
+    """The command line without credentials."""
     from raymat.places import without_credentials
 
     return ("raymat", *(without_credentials(argument) for argument in sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""A page that needs nothing but itself: styles within, figures as data, no script and no request to anywhere."""
+"""A self-contained page: styles and figures are in the file, no script, no request to a server."""
 
 from __future__ import annotations
 
@@ -50,25 +50,25 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri
 
 @dataclass
 class Section:
-    """A heading and what stands under it, as HTML."""
+    """A heading and its content, as HTML."""
 
     title: str
     parts: list[str] = field(default_factory=list)
 
     def heading(self, text: str) -> None:
-        """Add a smaller heading."""
+        """Add a subheading."""
         self.parts.append(f"<h3>{html.escape(text)}</h3>")
 
     def text(self, text: str) -> None:
-        """Markdown without HTML: what it says of a nodule or a file is shown and never run."""
+        """Add Markdown; HTML in names of nodules or files is shown as text and never run."""
         self.parts.append(markdown(text))
 
     def folded(self, title: str, text: str) -> None:
-        """Markdown that is shown when asked for."""
+        """Add Markdown that is folded until the user opens it."""
         self.parts.append(f"<details><summary>{html.escape(title)}</summary>{markdown(text)}</details>")
 
     def figure(self, png: bytes, caption: str, command: str = "", alternative: str = "") -> None:
-        """A picture, what it shows, and the command that makes it."""
+        """Add a picture with its caption and its command."""
         data = base64.b64encode(png).decode()
         made = f"<br>Made by <code>{html.escape(command)}</code>" if command else ""
         words = html.escape(alternative or caption, quote=True)

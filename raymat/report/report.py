@@ -1,4 +1,4 @@
-"""The report: what each folder given to it holds, as sections of one page, and its figures as PDF and PNG beside it."""
+"""The report: one page with sections about the content of each folder, and its figures as PDF and PNG beside it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SOFTWARE = ("raymat", "ray", "torch", "monai", "mlflow", "numpy", "scipy", "scik
 
 @dataclass(frozen=True)
 class Kind:
-    """What a folder is known by, and what makes its sections."""
+    """A kind of folder: the file that identifies it, and the function that makes its sections."""
 
     name: str
     mark: str
@@ -53,14 +53,14 @@ class Kind:
 
 
 class Album:
-    """Writes every figure beside the page, as PNG and PDF."""
+    """Writes every figure as PNG and PDF into the folder beside the page."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.names: set[str] = set()
 
     def add(self, name: str, figure: Figure) -> bytes:
-        """Write the figure under a name of its own; its PNG."""
+        """Write the figure under a unique name; returns its PNG."""
         number, unique = 1, name
         while unique in self.names:
             number += 1
@@ -86,15 +86,15 @@ def write_report(runs: Sequence[str], out: Path) -> list[str]:
     Returns
     -------
     list of str
-        What each of them was taken for.
+        The kind of each folder.
 
     Raises
     ------
     InputError
-        A folder is none of these or holds no result yet, or the page cannot be written.
+        A folder is none of these or contains no result yet, or the page cannot be written.
     """
     if not runs:
-        raise InputError("name the folders to report on")
+        raise InputError("name the folders for the report")
     album = Album(out.with_name(f"{out.stem}-figures"))
     found: dict[str, list[Section]] = defaultdict(list)
     told = []
@@ -103,12 +103,12 @@ def write_report(runs: Sequence[str], out: Path) -> list[str]:
         kind = next((kind for kind in KINDS if store.exists(kind.mark)), None)
         if kind is None:
             known = ", ".join(kind.name for kind in KINDS)
-            raise InputError(f"{run}: nothing to report on here; a report is made of outputs of: {known}")
+            raise InputError(f"{run}: contains nothing to report; a report is made of outputs of: {known}")
         found[kind.name] += kind.make(run, store, album)
         told.append(f"{run}: {kind.name}")
     sections = [section for kind in KINDS for section in found[kind.name]]
     sections.append(_software(runs, out))
-    lead = f"Of {', '.join(told)}. raymat {__version__}."
+    lead = f"About {', '.join(told)}. raymat {__version__}."
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(page("3D alpha mattes of nodules: the evidence", lead, sections), encoding="utf-8")
@@ -120,13 +120,13 @@ def write_report(runs: Sequence[str], out: Path) -> list[str]:
 # Classification ------------------------------------------------------------------------------------------------------
 
 CLASSIFIED = """
-Each input is the network's only channel, on the same grid around the nodule, with the same augmentation; patients
-are in one part each, training is ended by the validation nodules and the test nodules are seen once. **What this
-can show**: how much of the readers' rating of malignancy can be read off each input by networks of this size from
-this many nodules. **What it cannot**: a rating is an opinion of those who drew the masks, and no biopsy. Size alone
-foretells it well, so that what carries size (every mask and matte) starts ahead of the image, and the column of
-nodules of like size (pairs whose diameters differ by a fifth at most) says what is left. The mattes were made from
-all of the readers' masks. Differences smaller than their interval are no differences; p values are corrected for
+Each input is the only channel of the network, on the same grid around the nodule, with the same augmentation. Each
+patient is in one part, the validation nodules end the training, and the test nodules are seen once. **What this can
+show**: how well networks of this size, from this number of nodules, predict the readers' rating of malignancy from each
+input. **What it cannot show**: a rating is an opinion of the readers who drew the masks, not a biopsy. Size alone
+predicts the rating well, so every mask and matte, which shows the size, has an advantage over the image. The column of
+size-matched nodules (pairs whose diameters differ by at most a fifth) shows the rest. The mattes were made from the
+masks of all readers. A difference smaller than its interval is no evidence of a difference; p values are corrected for
 their number.
 """
 
@@ -135,26 +135,26 @@ def _classification(run: str, store: Folder, album: Album) -> list[Section]:
     note = json.loads(store.read(CLASSIFY_NOTE))
     command = "; ".join(note.get("commands", []))
     if not store.exists(TABLE):
-        raise InputError(f"{run}: no trial is finished here yet; run `{command or 'raymat classify'}` first")
+        raise InputError(f"{run}: no trial has finished yet; run `{command or 'raymat classify'}` first")
     tables = {name: pd.read_csv(_text_stream(store, name)) for name in (TABLE, TRIALS, COMPARISONS)}
     size = tables[TABLE][tables[TABLE]["network"] == diagnoses.SIZE]
     table = tables[TABLE][tables[TABLE]["network"] != diagnoses.SIZE].reset_index(drop=True)
     predictions = store.read_table(PREDICTIONS).to_pandas()
     if "calibrated" not in predictions:
-        raise InputError(f"{run}: concluded by an earlier version; run `{command}` again, which trains nothing anew")
+        raise InputError(f"{run}: written by an earlier version; run `{command}` again, which repeats no training")
     nodules = predictions.drop_duplicates("nodule_id")
     section = Section("Benign or malignant, by input")
     section.text(
         f"{len(tables[TRIALS])} trials, {len(nodules)} test nodules of {nodules['patient_id'].nunique()} patients, "
         f"{int(nodules['label'].sum())} of them rated malignant. Seeds "
-        f"{', '.join(map(str, sorted(predictions['seed'].unique())))}; re-splits "
+        f"{', '.join(map(str, sorted(predictions['seed'].unique())))}; repeated splits "
         f"{', '.join(map(str, sorted(predictions['split'].unique())))}; {note['seconds'] / 60:.0f} minutes of "
-        "training, trial by trial."
+        "training, summed over the trials."
     )
     section.figure(
         album.add("figure5", evidence_pictures.diagnoses_by_input(table, tables[TRIALS], size)),
         "Figure 5. AUROC on the test nodules by input. Bars: mean over the trials, whiskers their standard deviation, "
-        "dots the trials; the axis begins above 0. Dashed: logistic regression on volume and diameter.",
+        "dots the trials; the axis does not begin at 0. Dashed: logistic regression on volume and diameter.",
         command,
     )
     section.text(CLASSIFIED)
@@ -174,7 +174,7 @@ def _classification(run: str, store: Folder, album: Album) -> list[Section]:
         )
     section.figure(
         album.add("calibration", evidence_pictures.calibration_of_inputs(diagnoses.averaged(predictions))),
-        "Calibration of the mean probability over trials, each trial's set right by its validation nodules.",
+        "Calibration of the mean probability over trials; each trial is calibrated on its validation nodules.",
         command,
     )
     section.folded("Every trial", _frame(tables[TRIALS]))
@@ -185,26 +185,26 @@ def _classification(run: str, store: Folder, album: Album) -> list[Section]:
 # Left-out readers ----------------------------------------------------------------------------------------------------
 
 FORETOLD_WORDS = """
-Trimap and mattes are made from three of a nodule's readers; the fourth, in turn each of them, judges. Inside the
-unknown region, where the three disagree or are near their border, the matte is read as the probability that the
-fourth reader's mask holds a voxel. `mean of three` and `distance of three` know the masks and not the image: the
-share of the three masks that hold a voxel, and a ramp of the mean distance to their borders. `& mean` and `&
-distance` are plain averages of a matte with these; nothing is fitted. `chosen` is the matte of the best quality
-score, which has seen the same three readers.
+Trimap and mattes are made from three readers of a nodule and compared with the fourth; each reader is the fourth in
+turn. Inside the unknown region, where the three disagree or near their border, the matte is read as the probability
+that the fourth reader marked the voxel. `mean of three` and `distance of three` know the masks and not the image: the
+share of the three masks that contain the voxel, and a ramp of the mean distance to their borders. `& mean` and `&
+distance` are averages of a matte with these; nothing is fitted. `chosen` is the matte with the best quality score,
+which has seen the same three readers.
 """
 
 
 def _readers(run: str, store: Folder, album: Album) -> list[Section]:
     note = json.loads(store.read(READERS_NOTE))
     if not store.exists(FORETOLD):
-        raise InputError(f"{run}: nothing is measured here yet; run `{note.get('command', 'raymat readers')}` first")
+        raise InputError(f"{run}: contains no measurement yet; run `{note.get('command', 'raymat readers')}` first")
     rows = store.read_table(FORETOLD).to_pandas()
     table = pd.read_csv(_text_stream(store, f"{READERS}.csv"))
     section = Section("The left-out reader")
     section.text(f"{readers_table.counts_in_words(rows)}. Intervals are 95 %, patients resampled.")
     section.figure(
         album.add("readers", evidence_pictures.foretelling(table, rows)),
-        "How well three readers' masks, their mattes, and both combined foretell the fourth reader's mask.",
+        "How well three readers' masks, their mattes, and both combined predict the fourth reader's mask.",
         note["command"],
     )
     section.text(FORETOLD_WORDS)
@@ -371,12 +371,11 @@ def _cell(value: object) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
+OVER_SPLITS = "mean and standard deviation over the repeated splits. Blue: fully automatic."
 EVALUATION_CAPTIONS = {
-    "errors-chosen-matte.png": "Errors against the chosen matte: mean and standard deviation over the re-splits. Blue: "
-    "fully automatic.",
-    "errors-true-alpha.png": "Errors against the true alpha: mean and standard deviation over the re-splits. Blue: "
-    "fully automatic.",
-    "predictions.png": "Figure 7. Test nodules: ground truth and what the network makes of the image alone.",
+    "errors-chosen-matte.png": f"Errors against the chosen matte: {OVER_SPLITS}",
+    "errors-true-alpha.png": f"Errors against the true alpha: {OVER_SPLITS}",
+    "predictions.png": "Figure 7. Test nodules: ground truth and the network's prediction from the image alone.",
     "reliability.png": "Reliability of the masks' probabilities.",
 }
 # In the order of the page. Measurements of readers lie in a dataset's folder: they are known first.

@@ -76,7 +76,7 @@ def test_a_command_that_is_asked_to_stop_says_so(begun, name, then):
     process.send_signal(asked)
     said, complained = process.communicate(timeout=120)
     assert process.returncode == 130, said + complained
-    assert complained.strip().splitlines()[-1].startswith("raymat: stopped; what is committed stands")
+    assert complained.strip().splitlines()[-1].startswith("raymat: stopped; committed nodules are kept")
     assert "Traceback" not in complained, complained
     client = MlflowClient(tracking_uri=uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]

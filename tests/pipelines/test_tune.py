@@ -63,5 +63,5 @@ def test_a_killed_sweep_goes_on_and_leaves_the_best_pair(ray_cluster, new_runs, 
 
 def test_a_file_that_holds_no_weights_is_refused(tmp_path):
     (tmp_path / "best.json").write_text('{"alpha_weight": 3}')
-    with pytest.raises(InputError, match=r"best\.json: holds no alpha_weight"):
+    with pytest.raises(InputError, match=r"best\.json: contains no alpha_weight"):
         read_loss_weights(str(tmp_path / "best.json"))

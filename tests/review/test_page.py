@@ -125,7 +125,7 @@ def review_with_the_server_killed(browser, tmp_path: Path, count: int) -> None:
             reviewer.says("All nodules are decided")
         reviewers["Ada"].press("u")
         reviewers["Ada"].says(f"{count - 1} of {count} decided by you")
-        reviewers["Ada"].says(f"{count - 1} read twice")
+        reviewers["Ada"].says(f"{count - 1} reviewed by both")
         reviewers["Ada"].press(keys["Ada"][count - 1])
         reviewers["Ada"].says(f"{count} of {count} decided by you")
         assert not [fault for reviewer in reviewers.values() for fault in reviewer.faults]
@@ -202,6 +202,6 @@ def test_windows_slices_flicker_and_filters_do_what_their_keys_say(browser, tmp_
         page.select_option("#filter", "undecided")
         reviewer.says("of 2, patient")
         page.select_option("#filter", "split")
-        reviewer.says("no nodule passes this filter")
+        reviewer.says("no nodule matches this filter")
         assert not reviewer.faults
         assert Path(store.path("review")).is_dir()

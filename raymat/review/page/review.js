@@ -1,4 +1,4 @@
-// The review page: one nodule a screen, decisions by key, nothing shown before what was decided is safe.
+// The review page: one nodule per screen, decisions by key; the next nodule is shown after the decision is stored.
 
 import { COLOURS, COVER, PLANES, SIDES, boxSlice, greySlice, outline, parse, pixelOf, planeShape, voxelAt }
   from "./volume.js";
@@ -6,7 +6,7 @@ import { COLOURS, COVER, PLANES, SIDES, boxSlice, greySlice, outline, parse, pix
 const $ = (id) => document.getElementById(id);
 const WINDOWS = { lung: [-600, 1500], mediastinum: [40, 400] };
 const READERS = ["#00d5ff", "#ffd400", "#ff5cf4", "#5dff5d", "#ff9340", "#b79bff"]; // raymat/pictures.py
-const AHEAD = 2; // nodules fetched before they are asked for
+const AHEAD = 2; // nodules fetched ahead
 const RETRY_MS = 1000;
 const FLICKER_MS = 450;
 
@@ -31,7 +31,7 @@ const state = {
 async function ask(path, options) {
   const answer = await fetch(path, options);
   if (answer.status === 401) {
-    throw Object.assign(new Error("The server was started anew: open the address that it printed."), { final: true });
+    throw Object.assign(new Error("The server was restarted: open the address that it printed."), { final: true });
   }
   if (!answer.ok) {
     const said = await answer.json().catch(() => ({}));
@@ -74,8 +74,8 @@ async function loadProgress() {
     .map(([name, n]) => `<tr><td>${escape(name)}</td><td class="number">${n} of ${found.nodules}</td></tr>`);
   const kappa = (value) => (value === null ? "not defined" : value.toFixed(2));
   const pairs = found.agreement.map((pair) =>
-    `<p>${escape(pair.reviewers.join(" and "))}, ${pair.nodules} read twice: keep or reject ` +
-    `${Math.round(100 * pair.kept)} % alike, kappa ${kappa(pair.kept_kappa)}; same matte ` +
+    `<p>${escape(pair.reviewers.join(" and "))}, ${pair.nodules} reviewed by both: keep or reject ` +
+    `${Math.round(100 * pair.kept)} % equal, kappa ${kappa(pair.kept_kappa)}; same matte ` +
     `${Math.round(100 * pair.chosen)} %, kappa ${kappa(pair.chosen_kappa)}</p>`);
   $("reviewers").innerHTML = `<table>${lines.join("")}</table>${pairs.join("")}`;
 }
@@ -110,7 +110,7 @@ async function go(at) {
   if (!state.order.length) {
     state.nodule = null;
     document.body.dataset.nodule = "";
-    $("nodule").textContent = "no nodule passes this filter";
+    $("nodule").textContent = "no nodule matches this filter";
     $("place").textContent = "";
     $("viewer").style.visibility = "hidden";
     return;
@@ -119,7 +119,7 @@ async function go(at) {
   if (at < 0 || at >= state.order.length) {
     const left = [...state.rows.values()].filter((row) => !row.mine).length;
     say(at < 0 ? "This is the first nodule." : left
-      ? `The end of this list; ${left} nodules are not yet decided by you.`
+      ? `End of the list; ${left} nodules are not yet decided by you.`
       : "All nodules are decided. Thank you.", true);
     return;
   }
@@ -133,7 +133,7 @@ async function go(at) {
     say(`${id}: ${error.message}`);
     return;
   }
-  if (state.order[state.at] !== id) return; // the user has gone on
+  if (state.order[state.at] !== id) return; // the user has moved to another nodule
   state.nodule = nodule;
   state.slices = [...nodule.centre];
   const chosen = nodule.mattes.findIndex((m) => m.method === (state.rows.get(id).mine || nodule.method));
@@ -208,7 +208,7 @@ async function takeBack() {
   if (!state.rows.get(id).mine) {
     while (state.history.length && !state.rows.get(state.history.at(-1))?.mine) state.history.pop();
     if (!state.history.length) {
-      say("There is no decision of yours on this nodule to take back.", true);
+      say("You have made no decision on this nodule.", true);
       return;
     }
     id = state.history.at(-1);
@@ -221,7 +221,7 @@ async function takeBack() {
       count();
       const at = state.order.indexOf(id);
       await go(at >= 0 ? at : state.at);
-      say(`The decision on ${id} is taken back.`, true);
+      say(`The decision on ${id} is undone.`, true);
       loadProgress().catch(() => {});
     }
   } finally {
@@ -320,7 +320,7 @@ function columnOf(name, score, below, matte, size) {
   const column = document.createElement("div");
   column.style.width = `${size + 8}px`;
   column.className = "column";
-  const fault = below || "no fault seen";
+  const fault = below || "no fault found";
   const good = !below || matte === null;
   column.innerHTML = `<div class="head"><span>${escape(name)}</span><span>${score}</span></div>` +
     `<div class="fault ${good ? "good" : ""}" title="${escape(fault)}">${escape(fault)}</div>`;
@@ -356,7 +356,7 @@ function pane(plane, matte, size) {
   return canvas;
 }
 
-// Where a plane's slice lies on a canvas of so many pixels: pixels a voxel, and the slice's corner.
+// Where a plane's slice lies on a canvas of so many pixels: pixels per voxel, and the corner of the slice.
 function place({ plane }, size) {
   const s = planeShape(state.nodule, plane);
   const side = state.wide

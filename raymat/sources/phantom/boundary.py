@@ -29,7 +29,7 @@ def signed_distance(mask: np.ndarray, spacing, planes: int) -> np.ndarray:
 
     Shape-based interpolation (Raya and Udupa, IEEE TMI 1990): the distances within each slice are interpolated in z,
     and the interpolated shape gets its distance in 3D. The shape closes ``CLOSES`` of a slice beyond its first and last
-    slice: on lidc-voi the slices at the ends hold as much of a solid nodule as the readers' masks say, or more.
+    slice: on lidc-voi the slices at the ends contain as much of a solid nodule as the readers' masks, or more.
 
     Parameters
     ----------

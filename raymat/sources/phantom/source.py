@@ -60,7 +60,7 @@ def write_phantom(root: str | Path, case: choice.Case, seed: int = 0) -> Path:
     Raises
     ------
     InputError
-        The folder holds something else, or cannot be written.
+        The folder contains something else, or cannot be written.
     """
     scan = case.scan
     folder = Path(root) / scan.patient_id / scan.study_uid / scan.series_uid
@@ -144,11 +144,11 @@ def write_phantoms(
 ) -> Path | str:
     """Write n phantoms as DICOM in the archive's layout, each with its true alpha, and a table of what was drawn.
 
-    Interrupted, it goes on where it was; run with a larger n, it adds to what is there.
+    A run after an interruption resumes; a run with a larger n adds phantoms to the folder.
 
     Parameters
     ----------
-    out : an empty or new folder, or one of phantoms of the same seed; or a place in an object store, likewise
+    out : an empty or new folder, or one of phantoms of the same seed; also in an object store
     n, seed : see ``choose``; the same n and seed give the same bytes
     progress : called with a line of text for each phantom
     workers : processes that draw
@@ -160,7 +160,7 @@ def write_phantoms(
     Raises
     ------
     InputError
-        The folder holds anything else, cannot be written, or there are not n nodules to draw from.
+        The folder contains anything else, cannot be written, or there are not n nodules to draw from.
     """
     say = progress or (lambda line: None)
     if is_uri(out):
@@ -177,7 +177,7 @@ def write_phantoms(
     for number, (case, folder) in enumerate(zip(cases, _each(_write_job, jobs, workers), strict=True), start=1):
         folders.append(folder)
         say(f"phantom {number} of {n}: {case.nodule_id}")
-        # What a killed run left half-written beside it would be read as slices of the series.
+        # Unfinished files of a killed run beside the folder would be read as slices of the series.
         for left in folder.parent.glob(f".{folder.name}.*"):
             shutil.rmtree(left, ignore_errors=True)
     return _write_table(out, folders)
@@ -196,7 +196,7 @@ def _each(function, jobs, workers: int):
 
 
 def _check_folder(out: Path, seed: int) -> None:
-    """Refuse a folder that holds anything but phantoms of this seed and version."""
+    """Refuse a folder that contains anything but phantoms of this seed and version."""
     if not out.exists():
         return
     if not out.is_dir():
@@ -320,7 +320,7 @@ class PhantomSource:
         return is_uri(str(self.root))
 
     def plan(self) -> Iterator[NoduleRef]:
-        """One reference a phantom; nothing is drawn.
+        """One reference per phantom; nothing is drawn.
 
         Raises
         ------
