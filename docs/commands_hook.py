@@ -6,9 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-# The parser needs the standard library alone, so that the site is built without raymat's requirements.
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 MARK = "<!-- options -->"
 
 
@@ -16,6 +13,9 @@ def on_page_markdown(markdown: str, **_: object) -> str:
     """The page's Markdown, its mark replaced by one section per command; called by MkDocs."""
     if MARK not in markdown:
         return markdown
+    # The parser needs only the standard library, so the site is built without raymat's requirements. MkDocs restores
+    # sys.path after it has loaded a hook: set here.
+    sys.path.insert(0, str(Path(__file__).parents[1]))
     from raymat.cli import parser
 
     (commands,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
@@ -32,8 +32,7 @@ def section(name: str, summary: str, command: argparse.ArgumentParser) -> str:
         actions = [action for action in group._group_actions if not isinstance(action, argparse._HelpAction)]
         titled = group.title not in ("positional arguments", "options")
         if actions and titled:
-            about = f": {group.description}" if group.description else ""
-            lines.append(f"| **{group.title}**{about} | |")
+            lines.append(f"| **{group.title}** | {group.description or ''} |")
         lines += [f"| {spelling(action)} | {meaning(action, command)} |" for action in actions]
     return "\n".join(lines)
 
