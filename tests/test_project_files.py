@@ -2,12 +2,14 @@
 
 import hashlib
 import re
+import runpy
 import tomllib
 
 import pytest
 import yaml
 
 import raymat
+from raymat.cli import parser
 from tests.support import REPOSITORY
 
 PAGES = sorted(page for pattern in ("*.md", "benchmarks/*.md", "docs/**/*.md") for page in REPOSITORY.glob(pattern))
@@ -74,3 +76,13 @@ def test_relative_links_lead_to_files_and_headings(page):
         assert target.exists(), f"{link}: no such file"
         if anchor:
             assert anchor in anchors(target.read_text(encoding="utf-8")), f"{link}: no such heading"
+
+
+def test_the_page_of_commands_has_every_command_and_option():
+    hook = runpy.run_path(str(REPOSITORY / "docs" / "commands_hook.py"))
+    sections = hook["on_page_markdown"](text("docs/reference/commands.md")).split("\n## raymat ")[1:]
+    commands = parser()._subparsers._group_actions[0].choices
+    assert [section.split("\n", 1)[0] for section in sections] == list(commands)
+    for section, command in zip(sections, commands.values(), strict=True):
+        listed = set(re.findall(r"`(-[\w-]+)`", section))
+        assert listed == set(command._option_string_actions) - {"-h", "--help"}
