@@ -65,9 +65,9 @@ def _calibration(labels: pd.Series, probabilities: pd.Series) -> dict[str, float
 
 
 def averaged(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Scores per network, input, re-split and test nodule: the mean rank over the trials on that re-split's test part.
+    """Scores per network, input, split and test nodule: the mean rank over the trials on that split's test part.
 
-    A nodule that is tested in several re-splits has a row in each. Ranks of two test parts are not comparable, so that
+    A nodule that is tested in several splits has a row in each. Ranks of two test parts are not comparable, so that
     what is computed of these rows counts pairs within a part alone.
 
     Returns

@@ -110,7 +110,7 @@ def reliability_curve(bins: Iterable[Sequence[Sequence[float]]]) -> tuple[np.nda
 
 
 def summarise(rows: Iterable[Mapping], truth: str) -> dict[str, dict[str, tuple[float, float]]]:
-    """Method to metric to mean and ``metrics.spread`` over the re-splits of the mean over each one's nodules.
+    """Method to metric to mean and ``metrics.spread`` over the splits of the mean over each one's nodules.
 
     ``rows`` are those of ``errors_of`` with the number of their ``split``; values are scaled as in Table 1.
     """
@@ -144,7 +144,7 @@ def differences(rows: Sequence[Mapping], truth: str, network: str) -> list[dict]
 
 
 def nodules_of(rows: Iterable[Mapping], truth: str) -> dict[str, int]:
-    """On how many test nodules each method was measured; one of several re-splits counts in each of them."""
+    """On how many test nodules each method was measured; one of several splits counts in each of them."""
     seen = {(row["method"], row["split"], row["nodule_id"]) for row in rows if row["truth"] == truth}
     return dict(Counter(method for method, _, _ in seen))
 

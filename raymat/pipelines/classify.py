@@ -435,7 +435,7 @@ def _text(
         f"{counted(len(trials), 'trial')}, {counted(len(nodules), 'test nodule')} of "
         f"{counted(nodules['patient_id'].nunique(), 'patient')}, {int(nodules['label'].sum())} of them malignant; "
         f"{in_words(note['seconds'])} of training, trial by trial. Intervals are 95 %, over patients. Of several "
-        "re-splits, pairs of nodules within one test part count."
+        "splits, pairs of nodules within one test part count."
     )
     parts = ["# Benign or malignant, by input", head, diagnoses.as_markdown(table, size)]
     parts += ["By kind of input, each the mean of its inputs:", diagnoses.kinds_as_markdown(kinds)]

@@ -90,7 +90,12 @@ def tune_loss_weights(job: TuneJob, say: Say = print) -> tuple[float, float]:
     data = Data.open(training.dataset)
     number = training.splits[0]
     split = tuning_split(data, number, say)
-    grid = {"split": number, "alphas": list(job.alphas), "betas": list(job.betas), "early": job.early}
+    grid: dict[str, object] = {
+        "split": number,
+        "alphas": list(job.alphas),
+        "betas": list(job.betas),
+        "early": job.early,
+    }
     grid |= {"choice_of_patients": digest(split.training, split.validation)}
     facts = training.facts(data, **grid)
     fixed = {name: value for name, value in facts.parameters.items() if name not in job.trials[0].parameters}
