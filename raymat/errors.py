@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 # Packages that are not called as their module is.
-PACKAGES = {"markdown_it": "markdown-it-py", "pkg_resources": "setuptools<81", "sklearn": "scikit-learn"}
+PACKAGES = {"markdown_it": "markdown-it-py", "sklearn": "scikit-learn"}
 
 
 class InputError(ValueError):

@@ -105,7 +105,7 @@ def calibration_of_inputs(nodules: pd.DataFrame) -> Figure:
 
     Parameters
     ----------
-    nodules : ``raymat.evidence.diagnoses.averaged``
+    nodules : ``raymat.evidence.diagnoses.mean_probabilities``
     """
     networks = list(nodules["network"].unique())
     figure = Figure(figsize=(3.6 * len(networks) + 0.4, 3.6), facecolor="white", layout="constrained")

@@ -16,7 +16,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raymat.errors import InputError
-from raymat.places import Unreachable, open_filesystem, store_error
+from raymat.places import NotWritten, Unreachable, open_filesystem, store_error
 
 DELETIONS = 16  # at once
 
@@ -74,7 +74,7 @@ class Folder:
 
         Raises
         ------
-        InputError
+        NotWritten, Unreachable
             The store cannot be written (no permission, disk full, no connection).
         """
         path = self.path(name)
@@ -87,7 +87,7 @@ class Folder:
                     stream.write(data)
         except OSError as error:
             known = store_error(path, error)
-            raise known or InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+            raise known or NotWritten(f"{path}: cannot be written ({error.strerror or error})") from error
 
     @staticmethod
     def _write_and_rename(path: str, data: bytes | pa.Buffer) -> None:

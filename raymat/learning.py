@@ -24,7 +24,8 @@ class Data:
     nodules : read by their position when they are asked for
     patients : the patient of each
     recorded : the re-splits that a release was published with, patient to part; None for a dataset
-    digest : of all of them
+    digest : of all of them, in whatever order
+    order : of all of them in their order, in which batches are drawn
     """
 
     path: str
@@ -32,6 +33,7 @@ class Data:
     patients: list[str]
     recorded: list[dict[str, str]] | None
     digest: str
+    order: str
 
     @classmethod
     def open(cls, path: str) -> Data:
@@ -45,10 +47,22 @@ class Data:
             rows = Store.open(path).outcomes(["patient_id", "key", "outcome"]).to_pylist()
             rows = [row for row in rows if row["outcome"] == ACCEPTED]
             recorded, keys = None, [row["key"] for row in rows]
-        return cls(path, nodules, [row["patient_id"] for row in rows], recorded, digest(*sorted(keys)))
+        patients = [row["patient_id"] for row in rows]
+        return cls(path, nodules, patients, recorded, digest(*sorted(keys)), digest(*keys))
 
     def split(self, repetition: int) -> Split:
-        """A release's own re-split, else the one that is drawn; raises InputError where a part is empty."""
+        """A release's own split, else the one that is drawn.
+
+        Raises
+        ------
+        InputError
+            A part would be empty, or the release has no such split.
+        """
+        if self.recorded is not None and repetition >= len(self.recorded):
+            raise InputError(
+                f"{self.path}: no split {repetition}; a release has those it was published with, 0 to "
+                f"{len(self.recorded) - 1}"
+            )
         try:
             drawn = split_patients(self.patients, repetition)
         except InputError as error:

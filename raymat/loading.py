@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import overload
+from typing import Protocol, overload
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +16,16 @@ from raymat.places import open_filesystem
 from raymat.release.record import Release, is_release
 from raymat.splits import PARTS, REPETITIONS
 from raymat.store import Store
+
+
+class Reader(Protocol):
+    """Reads the nodules of a dataset or release by their position in it."""
+
+    def __call__(self, position: int) -> Nodule:
+        """The nodule."""
+
+    def metadata(self, position: int) -> dict[str, object]:
+        """What ``Nodule.metadata`` holds, no array read."""
 
 
 class Nodules(Sequence[Nodule]):
@@ -31,7 +42,7 @@ class Nodules(Sequence[Nodule]):
     def __init__(
         self,
         ids: Sequence[str],
-        reader: Callable[[int], Nodule],
+        reader: Reader,
         positions: Sequence[int],
         parts: Sequence[dict[str, str]] | None = None,
     ) -> None:
@@ -76,6 +87,18 @@ class Nodules(Sequence[Nodule]):
 
     def __contains__(self, nodule_id: object) -> bool:
         return isinstance(nodule_id, str) and nodule_id in self._places()
+
+    def metadata(self, nodule_id: str) -> dict[str, object]:
+        """``Nodule.metadata`` of the nodule of that id, whose arrays are not read.
+
+        Raises
+        ------
+        KeyError
+            There is no such id.
+        InputError
+            It cannot be read.
+        """
+        return self._reader.metadata(self._positions[self._position(nodule_id)])
 
     def split(self, number: int, part: str) -> Nodules:
         """A release's nodules of one part ("training", "validation", "test") of one of its four splits, 0 to 3.
@@ -166,7 +189,7 @@ def load(path: str | Path, outcomes: Sequence[str] = (ACCEPTED,)) -> Nodules:
         release = Release.open(path)
         ids = [row["nodule_id"] for row in release.index] if ACCEPTED in outcomes else []
         parts = [{row["nodule_id"]: row[f"split_{n}"] for row in release.index} for n in range(REPETITIONS)]
-        return Nodules(ids, release.read, range(len(ids)), parts)
+        return Nodules(ids, release, range(len(ids)), parts)
     store = Store.open(path)
     rows = store.outcomes(["nodule_id", "key", "shard", "outcome"])
     rows = rows.filter(pc.is_in(rows["outcome"], pa.array(list(outcomes))))
@@ -182,3 +205,15 @@ class Committed:
     def __call__(self, position: int) -> Nodule:
         """The nodule of a row."""
         return self.store.read_committed(self.rows["key"][position].as_py(), self.rows["shard"][position].as_py())
+
+    def metadata(self, position: int) -> dict[str, object]:
+        """The metadata of a row's nodule."""
+        key, shard = self.rows["key"][position].as_py(), self.rows["shard"][position].as_py()
+        rows = self.store.read_table(shard, ["key", "metadata"]).to_pylist()
+        try:
+            found: dict[str, object] = json.loads(next(row["metadata"] or "{}" for row in rows if row["key"] == key))
+        except (StopIteration, ValueError, TypeError, RecursionError) as error:
+            raise InputError(
+                f"{self.store.path(shard)}: the metadata of {key} cannot be read; delete the file and build again"
+            ) from error
+        return found

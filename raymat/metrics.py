@@ -8,6 +8,7 @@ that the paper's tables are printed with.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
 REPORT_SCALE = {"sad": 1e-2, "mse": 1e3, "gradient": 1e-2, "connectivity": 1e-2}
@@ -81,6 +82,16 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     """Dice overlap of two bool masks: twice what they share over what they hold; 1 where both are empty."""
     both = np.count_nonzero(a) + np.count_nonzero(b)
     return 2 * np.count_nonzero(a & b) / both if both else 1.0
+
+
+def spread(values: npt.ArrayLike) -> float:
+    """Standard deviation of what was measured again and again, on other splits or from other seeds.
+
+    That of a sample (divided by n - 1), as four splits stand for all that could be drawn; NaN for one value. Splits of
+    the same patients overlap, so that even this is smaller than the deviation between new datasets.
+    """
+    values = np.asarray(values, float)
+    return float(values.std(ddof=1)) if values.size > 1 else float("nan")
 
 
 def _phi(alpha: np.ndarray, highest: np.ndarray) -> np.ndarray:

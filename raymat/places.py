@@ -39,6 +39,10 @@ class Unreachable(InputError):
     """A store does not answer, or not to us: no nodule's fault, so that it stops the build instead of failing one."""
 
 
+class NotWritten(InputError):
+    """A file could not be written: no permission, a full disk; what was to be written is not there."""
+
+
 def is_uri(path: str | Path) -> bool:
     """Whether the text names a place by a URI rather than on this machine's disks."""
     return "://" in str(path)
@@ -236,7 +240,7 @@ class ObjectFolder:
                 stream.write(data)
         except OSError as error:
             where = self.where(name)
-            raise store_error(where, error) or InputError(f"{where}: cannot be written ({_brief(error)})") from error
+            raise store_error(where, error) or NotWritten(f"{where}: cannot be written ({_brief(error)})") from error
 
     @contextlib.contextmanager
     def at_hand(self, names: Sequence[str]) -> Iterator[str]:

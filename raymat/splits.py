@@ -32,6 +32,15 @@ class Split:
         """Each patient's part, one of ``PARTS``."""
         return {patient: name for name in PARTS for patient in getattr(self, name)}
 
+    def outside_tests(self, splits: Iterable[Split]) -> Split | None:
+        """The split without the patients that any of ``splits`` tests; None where training or validation is empty.
+
+        What is chosen on its validation part has seen no patient on whom one of those splits will be judged.
+        """
+        tested = {patient for split in splits for patient in split.test}
+        training, validation = (tuple(p for p in part if p not in tested) for part in (self.training, self.validation))
+        return Split(training, validation, self.test) if training and validation else None
+
 
 def split_patients(patients: Iterable[str], repetition: int = 0, shares: tuple[int, int, int] = SHARES) -> Split:
     """Deal patients out to training, validation and test.

@@ -86,10 +86,26 @@ class BuildParameters:
     @cached_property
     def _texts(self) -> list[str]:
         # Once, and not for each of millions of keys.
-        return [repr(sorted(asdict(step).items())) for step in (self.prepare, self.matting, self.quality)]
+        return [_text(step) for step in (self.prepare, self.matting, self.quality)]
 
 
 SOLVE_KEY_LENGTH = 24
+# Keys name the terms' weights in this order, whatever order they are given in: another would score every dataset again.
+# New terms follow by name.
+TERMS_IN_KEYS = (
+    *("explained", "interior", "known", "foreground", "local_fit", "noise", "steps", "continuity", "islands", "holes"),
+    *("overlap", "volume", "converged"),
+)
+
+
+def _text(step: PrepareParameters | MattingParameters | QualityParameters) -> str:
+    """All of a step's parameters as a text that is equal for equal ones."""
+    values = asdict(step)
+    for name, value in values.items():
+        if isinstance(value, dict):
+            first = [term for term in TERMS_IN_KEYS if term in value]
+            values[name] = {term: value[term] for term in (*first, *sorted(value.keys() - set(first)))}
+    return repr(sorted(values.items()))
 
 
 def guarded(stage: str, nodule: Nodule, work: Callable[[Nodule], Nodule]) -> Nodule:

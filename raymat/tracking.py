@@ -14,13 +14,13 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from raymat.nodule import OUTCOMES, InputError
 from raymat.places import in_submitted_job, without_credentials
-from raymat.version import __version__
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -36,6 +36,8 @@ BUILDS = "raymat builds"
 TRAININGS = "raymat 3DMM"
 EVIDENCE = "raymat evidence"
 REGISTERED = "raymat-3dmm"
+# What the served network imports; tests/test_tracking.py imports it without anything else.
+SERVED_WITH = ("mlflow", "numpy", "pyarrow", "psutil", "scipy", "torch")
 SERVED = "from mlflow.models import set_model\nfrom raymat.tracking import ServedNetwork\nset_model(ServedNetwork())\n"
 METRICS_A_BATCH, PARAMETERS_A_BATCH = 1000, 100  # as many as a tracking server takes at once
 PROGRESS_EVERY_S = 10.0
@@ -336,7 +338,7 @@ class Run:
     def model(self, weights: str, window: tuple[int, int, int]) -> None:
         """Log the network of a weights file and register it, ready for ``mlflow.pyfunc`` and ``mlflow models serve``.
 
-        The model is two lines of code and the weights: loading it unpickles nothing.
+        The model is a copy of raymat's code and the weights: loading it unpickles nothing.
         """
         if self.uri:
             self._log(_log_model, self.uri, weights, window)
@@ -401,5 +403,7 @@ def _log_model(identifier: str, uri: str, weights: str, window: tuple[int, int, 
             signature=ModelSignature(inputs=Schema([tensor]), outputs=Schema([tensor])),
             input_example=example,
             registered_model_name=REGISTERED,
-            pip_requirements=[f"raymat=={__version__}"],
+            # The code itself: raymat is on no package index, where a stranger could register its name.
+            code_paths=[str(Path(__file__).parent)],
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in SERVED_WITH],
         )

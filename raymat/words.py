@@ -1,6 +1,9 @@
-"""Numbers, durations and parameters as a person reads them."""
+"""Numbers, durations, parameters and tables as a person reads them."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def counted(number: int, thing: str) -> str:
@@ -24,3 +27,15 @@ def dotted(parameters: Mapping[str, object], prefix: str = "") -> dict[str, obje
     for key, value in parameters.items():
         flat |= dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return flat
+
+
+def plus_minus(mean: float, spread: float, form: str = ".2f") -> str:
+    """A mean with its standard deviation: "19.21 (± 4.45)"; alone where there is none (NaN)."""
+    return f"{mean:{form}}" if math.isnan(spread) else f"{mean:{form}} (± {spread:{form.lstrip('+')}})"
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown; what would break it in a cell (a bar, an end of a line) is written so that it does not."""
+    lines = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in [head, *rows]]
+    lines.insert(1, ["---"] * len(head))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -19,6 +19,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -363,12 +364,12 @@ def make_store(folder: Path) -> Targets:
 
 
 def make_lock(folder: Path) -> Targets:
+    from raymat.lock import NAME, Holder
     from raymat.store import Store
 
     store = Store.create(folder / "dataset")
-    # Process 1 of this host is alive, and its beat lies ahead of any clock.
-    lock = {"session": "s", "host": os.uname().nodename, "pid": 1, "seen": 1e10}
-    store.write("build.lock", json.dumps(lock).encode())
+    # This process is alive, and its beat lies ahead of the clock.
+    store.write(NAME, json.dumps(asdict(Holder.here("s")) | {"seen": 1e10}).encode())
     return [(folder / "dataset", "build.lock", either(broken_text, 0.7))]
 
 
@@ -438,10 +439,11 @@ def read_store(folder: Path, _: str) -> Iterator[Callable]:
 
 
 def read_lock(folder: Path, _: str) -> Iterator[Callable]:
-    from raymat.lock import refuse_if_held
+    from raymat import lock
     from raymat.store import Store
 
-    yield lambda: refuse_if_held(Store.open(folder), "another")
+    lock.DEAD_AFTER_S, lock.WATCH_S = 0.02, 0.01  # of a holder that seems to be on another machine
+    yield lambda: lock.refuse_if_held(Store.open(folder), "another")
 
 
 MAKERS = {"dicom": make_dicom, "lidc": make_lidc, "nifti": make_nifti, "nrrd": make_nrrd}

@@ -15,13 +15,16 @@ import pytest
 
 import raymat
 from raymat.cli import main
+from raymat.lock import NAME
 from raymat.nodule import InputError, to_table
+from raymat.places import open_filesystem
 from raymat.release.freeze import ReleaseRequest, release
 from raymat.release.record import RECORD, Release
 from raymat.release.verify import compare, verify
 from raymat.review.decisions import Decision, Decisions, mattes_of
 from raymat.splits import PARTS, REPETITIONS
-from tests.support.nodules import draw_nodule, excluded_nodule, write_dataset
+from raymat.store import Store
+from tests.support.nodules import draw_nodule, excluded_nodule, predicted_nodule, write_dataset
 
 
 def decide(store, number, label, reviewer="Ada", mattes=None, nodule_id=None) -> None:
@@ -137,6 +140,24 @@ def test_decisions_that_no_longer_fit_are_named_and_refused_unless_left_aside(st
     note = json.loads((tmp_path / "out" / "release.json").read_text())
     assert sorted(note["stale_decisions_left_aside"]) == ["case-005", "case-006", "case-gone"]
     assert raymat.load(tmp_path / "out")["case-005"].method == "cf"
+
+
+def test_a_decision_that_no_longer_fits_takes_no_other_reviewers_with_it(store, tmp_path):
+    decide(store, 0, "cf", "Ada", mattes="0" * 23 + "9")
+    decide(store, 0, "reject", "Ben")
+    decide(store, 1, "cf", "Ada", mattes="0" * 24)
+    decide(store, 1, "lb", "Ben", mattes="0" * 24)
+    decide(store, 1, "knn+", "Cy")
+    with pytest.raises(InputError, match="decisions on 2 nodules no longer fit") as caught:
+        freeze(store, tmp_path / "out")
+    assert "case-001: Ada's decision (cf): its mattes were solved anew since; Ben's decision (lb)" in str(caught.value)
+    freeze(store, tmp_path / "out", drop_stale=True)
+    back = {nodule.nodule_id: nodule.method for nodule in raymat.load(tmp_path / "out")}
+    assert back == {"case-001": "knn+", "case-002": "cf", "case-004": "cf", "case-005": "cf"}
+    left = {row["nodule_id"]: row for row in pq.read_table(tmp_path / "out" / "left_out.parquet").to_pylist()}
+    assert left["case-000"]["reason"] == "rejected by Ben"
+    note = json.loads((tmp_path / "out" / "release.json").read_text())
+    assert "Ben's" not in note["stale_decisions_left_aside"]["case-000"]
 
 
 def test_new_scores_leave_decisions_standing(nodules, tmp_path):
@@ -281,6 +302,26 @@ def test_a_release_never_takes_anothers_place_but_an_interrupted_one_may_be_begu
     assert not verify(out).problems
     with pytest.raises(InputError, match="releases do not change"):
         freeze(store, out)
+
+
+def test_of_two_releases_into_one_folder_at_once_one_is_refused(store, tmp_path):
+    out = Store(*open_filesystem(tmp_path / "out"))
+
+    def meanwhile(line: str) -> None:
+        with pytest.raises(InputError, match="another command is at work here"):
+            freeze(store, tmp_path / "out")
+        assert out.listing("nodules"), line
+
+    release(ReleaseRequest(store.root, str(tmp_path / "out"), "1.0"), say=meanwhile)
+    assert not verify(tmp_path / "out").problems
+    assert NAME not in out.listing("")
+
+
+def test_a_dataset_of_predictions_is_not_released(tmp_path, capsys):
+    store = write_dataset(tmp_path / "predictions", [predicted_nodule(n) for n in range(3)])
+    assert main(["release", store.root, "-o", str(tmp_path / "out"), "--version", "1.0"]) == 2
+    assert "case-000 has a matte without a score" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_dataset_that_is_not_built_to_the_end_is_not_released(store, nodules, tmp_path):

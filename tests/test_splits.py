@@ -43,3 +43,15 @@ def test_a_patient_who_joins_moves_few_others():
 def test_too_few_patients_are_refused():
     with pytest.raises(InputError, match="2 patients cannot be split"):
         split_patients(["a", "b", "a"])
+
+
+def test_what_is_chosen_outside_all_test_parts_has_seen_no_patient_of_them():
+    splits = [split_patients(PATIENTS, repetition) for repetition in range(REPETITIONS)]
+    tested = {patient for split in splits for patient in split.test}
+    for split in splits:
+        clean = split.outside_tests(splits)
+        assert set(clean.training) == set(split.training) - tested
+        assert set(clean.validation) == set(split.validation) - tested
+        assert len(clean.validation) >= 15
+    few = [split_patients(PATIENTS[:4], repetition) for repetition in range(REPETITIONS)]
+    assert few[0].outside_tests(few) is None

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from raymat.stopping import stoppable
+from raymat.stopping import AGAIN_S, stoppable
 
 
 def stopped(act) -> None:
@@ -35,6 +35,24 @@ def test_one_that_comes_while_an_object_is_finalised_is_not_lost():
     with pytest.raises(KeyboardInterrupt):
         stopped(Finalised)
     assert time.monotonic() - start < 20
+
+
+def test_one_that_comes_just_before_the_end_is_raised_at_the_end(monkeypatch):
+    """And not as a signal that then ends the process."""
+
+    class Finalised:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    outside = []
+    before = signal.signal(signal.SIGTERM, lambda *_: outside.append("a signal"))
+    try:
+        with pytest.raises(KeyboardInterrupt), stoppable():
+            Finalised()
+        time.sleep(3 * AGAIN_S)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert outside == []
 
 
 def test_other_exceptions_of_finalisers_are_told_as_ever(monkeypatch):

@@ -23,7 +23,7 @@ from mlflow.tracking import MlflowClient
 from raymat.network.inference import Ensemble
 from raymat.nodule import InputError
 from raymat.places import without_credentials
-from raymat.tracking import BUILDS, REGISTERED, TRAININGS, Run, how_to_look, tracking_uri
+from raymat.tracking import BUILDS, REGISTERED, SERVED_WITH, TRAININGS, Run, how_to_look, tracking_uri
 from tests.support.networks import write_weights
 from tests.support.servers import free_port
 
@@ -147,6 +147,33 @@ def test_a_logged_network_predicts_the_same_alpha(uri, network):
     files = [path.name for path in Path(uri.removeprefix("sqlite:///")).parent.rglob("*") if path.is_file()]
     assert Path(network).name in files
     assert not any(name.endswith(".pkl") for name in files), "loading the model would unpickle"
+
+
+def test_a_logged_network_brings_its_code_and_asks_an_index_for_nothing_else(uri, network, tmp_path):
+    model = Path(mlflow.artifacts.download_artifacts(f"models:/{REGISTERED}/1", dst_path=str(tmp_path)))
+    asked = (model / "requirements.txt").read_text().split()
+    assert {line.partition("==")[0] for line in asked} == set(SERVED_WITH)
+    assert not list(model.rglob("*.pyc"))
+    code = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(sys.argv[2].split(',')))\n"
+        "import mlflow, numpy as np\n"
+        "model = mlflow.pyfunc.load_model(sys.argv[1])\n"
+        "import raymat; print(raymat.__file__)\n"
+        "print(model.predict(np.full((8, 8, 8), -500.0, np.float32)).shape)"
+    )
+    # The rest of what raymat needs, which a server of this model need not have.
+    others = "ray,numba,pyamg,nibabel,pydicom,highdicom,pylidc,monai,SimpleITK"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, str(model), others],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+    )
+    assert done.stdout.split() == [str(model / "code" / "raymat" / "__init__.py"), "(8,", "8,", "8)"], done.stderr
 
 
 @pytest.mark.slow

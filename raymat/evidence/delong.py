@@ -1,7 +1,8 @@
 """DeLong's test: do two scores of the same cases have the same area under the ROC curve?
 
-DeLong ER, DeLong DM, Clarke-Pearson DL, Biometrics 44:837-845, 1988; the structural components by midranks as in Sun X,
-Xu W, IEEE Signal Processing Letters 21:1389-1393, 2014.
+DeLong ER, DeLong DM, Clarke-Pearson DL, Biometrics 44:837-845, 1988. Cases may have been scored in several test parts,
+of which only pairs within a part count; the components of one case are then summed over its parts, as those of a
+cluster are in Obuchowski NA, Biometrics 53:567-578, 1997.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm, rankdata
+import numpy.typing as npt
+from scipy.stats import norm
+
+from raymat.evidence.roc import counted_pairs, rightly_ordered
 
 
 @dataclass(frozen=True)
@@ -23,32 +27,43 @@ class Comparison:
     p: float
 
 
-def delong(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> Comparison:
+def delong(
+    labels: npt.ArrayLike,
+    first: npt.ArrayLike,
+    second: npt.ArrayLike,
+    parts: npt.ArrayLike | None = None,
+    cases: npt.ArrayLike | None = None,
+) -> Comparison:
     """Compare two scores of the same cases.
 
     Parameters
     ----------
-    labels : 0 or 1 (n), two of each at least
+    labels : 0 or 1 (n)
     first, second : scores (n), higher for 1
+    parts : the test part of each (n); pairs of two parts do not count
+    cases : which case each is (n), where one stands in several parts
 
     Raises
     ------
     ValueError
-        Fewer than two cases of a class.
+        Fewer than two cases of a class, or no pair within a part.
     """
-    labels = np.asarray(labels).astype(bool)
-    m, n = int(labels.sum()), int((~labels).sum())
-    if m < 2 or n < 2:
-        raise ValueError(f"DeLong's test needs two cases of each class at least, not {m} and {n}")
+    positive = np.asarray(labels).astype(bool)
+    which = np.arange(positive.size) if cases is None else np.asarray(cases)
+    counted = counted_pairs(labels, parts=parts)
+    m, n, total = np.unique(which[positive]).size, np.unique(which[~positive]).size, counted.sum()
+    if m < 2 or n < 2 or not total:
+        raise ValueError(f"DeLong's test needs two cases of each class at least and a pair of them, not {m} and {n}")
     areas: list[float] = []
     v10, v01 = [], []
-    for scores in (np.asarray(first, float), np.asarray(second, float)):
-        x, y = scores[labels], scores[~labels]
-        among_all = rankdata(np.concatenate([x, y]))
-        v10.append((among_all[:m] - rankdata(x)) / n)
-        v01.append(1 - (among_all[m:] - rankdata(y)) / m)
-        areas.append(float(v10[-1].mean()))
-    s = np.cov(v10) / m + np.cov(v01) / n
+    for scores in (first, second):
+        right = rightly_ordered(labels, scores)
+        areas.append(float((right * counted).sum() / total))
+        apart = counted * (right - areas[-1])
+        v10.append(_by_case(apart.sum(axis=1), which[positive]))
+        v01.append(_by_case(apart.sum(axis=0), which[~positive]))
+    # Of one part this is cov(V10) / m + cov(V01) / n, the components having a mean of 0.
+    s = (np.inner(v10, v10) * m / (m - 1) + np.inner(v01, v01) * n / (n - 1)) / total**2
     variance = float(s[0, 0] + s[1, 1] - 2 * s[0, 1])
     area, other = areas
     difference = area - other
@@ -57,3 +72,7 @@ def delong(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> Compari
         return Comparison(area, other, difference, 0.0, 1.0 if abs(difference) < 1e-12 else 0.0)
     error = variance**0.5
     return Comparison(area, other, difference, error, float(2 * norm.sf(abs(difference) / error)))
+
+
+def _by_case(values: np.ndarray, cases: np.ndarray) -> np.ndarray:
+    return np.bincount(np.unique(cases, return_inverse=True)[1], values)

@@ -15,13 +15,15 @@ import pandas as pd
 from scipy.stats import rankdata
 from sklearn.metrics import brier_score_loss
 
+from raymat import metrics
 from raymat.evidence.bootstrap import draws, interval
 from raymat.evidence.delong import delong
 from raymat.evidence.foretelling import calibration_bins, calibration_error
 from raymat.evidence.holm import holm
 from raymat.evidence.inputs import CHOSEN, KIND_OF, KINDS, MASKS
-from raymat.evidence.roc import areas, auroc_by_patient, matched_pairs, with_all_once
+from raymat.evidence.roc import areas, auroc_by_patient, counted_pairs, with_all_once
 from raymat.evidence.size_baseline import size_scores
+from raymat.words import markdown_table, plus_minus
 
 SIZE = "size alone"
 TRIAL = ["network", "input", "seed", "split"]
@@ -63,13 +65,28 @@ def _calibration(labels: pd.Series, probabilities: pd.Series) -> dict[str, float
 
 
 def averaged(predictions: pd.DataFrame) -> pd.DataFrame:
-    """A row a network, input and test nodule: ``score`` (mean rank over its trials) and mean ``calibrated``."""
+    """Scores per network, input, split and test nodule: the mean rank over the trials on that split's test part.
+
+    A nodule that is tested in several splits has a row in each. Ranks of two test parts are not comparable, so that
+    what is computed of these rows counts pairs within a part alone.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``network, input, split, nodule_id, score, patient_id, label, diameter_mm``
+    """
     ranked = predictions.copy()
     by_trial = predictions.groupby(TRIAL)["probability"]
     ranked["score"] = by_trial.transform(lambda values: (rankdata(values) - 0.5) / len(values))
-    keys = ["network", "input", "nodule_id"]
+    keys = ["network", "input", "split", "nodule_id"]
     facts = {name: (name, "first") for name in ("patient_id", "label", "diameter_mm")}
-    found = ranked.groupby(keys, sort=False).agg(score=("score", "mean"), calibrated=("calibrated", "mean"), **facts)
+    return ranked.groupby(keys, sort=False).agg(score=("score", "mean"), **facts).reset_index()
+
+
+def mean_probabilities(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Per network, input and test nodule the mean ``calibrated`` over all its trials, and its ``label``."""
+    keys = ["network", "input", "nodule_id"]
+    found = predictions.groupby(keys, sort=False).agg(calibrated=("calibrated", "mean"), label=("label", "first"))
     return found.reset_index()
 
 
@@ -81,22 +98,26 @@ def summarise(predictions: pd.DataFrame, inputs: Sequence[str]) -> pd.DataFrame:
     pd.DataFrame
         ``network, input, trials``; ``mean, spread`` of the AUROC over the trials; ``auroc`` of the averaged scores
         with ``auroc_low, auroc_high``; ``matched, matched_low, matched_high`` among nodules of like size and ``pairs``,
-        how many those are; ``brier, calibration_error`` of the mean calibrated probability.
+        how many those are, both by pairs within a test part; ``brier, calibration_error`` of the mean calibrated
+        probability.
     """
-    trials, nodules = trials_table(predictions), averaged(predictions)
+    trials, scores = trials_table(predictions), averaged(predictions)
+    probabilities = dict(iter(mean_probabilities(predictions).groupby(["network", "input"])))
     lines = []
-    for (network, name), part in nodules.groupby(["network", "input"], sort=False):
+    for (network, name), part in scores.groupby(["network", "input"], sort=False):
         areas = trials[(trials["network"] == network) & (trials["input"] == name)]["auroc"]
-        whole = auroc_by_patient(part["label"], part["score"], part["patient_id"])
-        like = auroc_by_patient(part["label"], part["score"], part["patient_id"], part["diameter_mm"])
+        columns = part["label"], part["score"], part["patient_id"]
+        whole = auroc_by_patient(*columns, parts=part["split"])
+        like = auroc_by_patient(*columns, part["diameter_mm"], parts=part["split"])
+        nodules = probabilities[network, name]
         lines.append(
             {"network": network, "input": name, "trials": len(areas)}
-            | {"mean": areas.mean(), "spread": areas.std(ddof=1) if len(areas) > 1 else float("nan")}
+            | {"mean": areas.mean(), "spread": metrics.spread(areas)}
             | {"auroc": whole.value, "auroc_low": whole.low, "auroc_high": whole.high}
             | {"matched": like.value, "matched_low": like.low, "matched_high": like.high}
-            | {"pairs": matched_pairs(part["label"], part["diameter_mm"])}
-            | _calibration(part["label"], part["calibrated"])
-            | {"nodules": len(part)}
+            | {"pairs": int(counted_pairs(part["label"], part["diameter_mm"], parts=part["split"]).sum())}
+            | _calibration(nodules["label"], nodules["calibrated"])
+            | {"nodules": len(nodules)}
         )
     table = pd.DataFrame(lines)
     order = {name: place for place, name in enumerate(inputs)}
@@ -105,7 +126,7 @@ def summarise(predictions: pd.DataFrame, inputs: Sequence[str]) -> pd.DataFrame:
 
 
 def comparisons(predictions: pd.DataFrame) -> pd.DataFrame:
-    """DeLong's test of every two inputs of each network on the test nodules that both saw.
+    """DeLong's test of every two inputs of each network on the test nodules that both saw, by pairs within a test part.
 
     Returns
     -------
@@ -115,17 +136,18 @@ def comparisons(predictions: pd.DataFrame) -> pd.DataFrame:
     """
     nodules, lines = averaged(predictions), []
     for network, part in nodules.groupby("network", sort=False):
-        wide = part.pivot(index="nodule_id", columns="input", values="score")
+        wide = part.pivot(index=["split", "nodule_id"], columns="input", values="score")
         labels = part.drop_duplicates("nodule_id").set_index("nodule_id")["label"]
         names = list(part["input"].unique())
         if CHOSEN in names:
             names = [CHOSEN, *(name for name in names if name != CHOSEN)]
         for first, second in combinations(names, 2):
             both = wide[[first, second]].dropna()
-            truth = labels[both.index].to_numpy()
-            if min(truth.sum(), len(truth) - truth.sum()) < 2:
-                continue
-            found = delong(truth, both[first].to_numpy(), both[second].to_numpy())
+            parts, seen = (both.index.get_level_values(name) for name in ("split", "nodule_id"))
+            try:
+                found = delong(labels[seen], both[first], both[second], parts, seen)
+            except ValueError:
+                continue  # too few nodules to compare
             lines.append(
                 {"network": network, "first": first, "second": second, "difference": found.difference}
                 | {"error": found.error, "p": found.p}
@@ -187,7 +209,10 @@ def _resampled(nodules: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
     for (network, name), part in nodules.groupby(["network", "input"], sort=False):
         mine = times[:, np.searchsorted(names, part["patient_id"])]
         of.setdefault(str(network), {})[str(name)] = np.stack(
-            [areas(part["label"], part["score"], mine, sizes) for sizes in (None, part["diameter_mm"])]
+            [
+                areas(part["label"], part["score"], mine, sizes, parts=part["split"])
+                for sizes in (None, part["diameter_mm"])
+            ]
         )
     return of
 
@@ -208,41 +233,36 @@ def _by_kind(network: str, found: dict[str, np.ndarray]) -> Iterator[dict[str, o
 
 def kinds_as_markdown(table: pd.DataFrame) -> str:
     """``kinds`` as Markdown."""
-    lines = ["| network | inputs | AUROC | above the masks' | among nodules of like size | above the masks' |"]
-    lines.append("| --- " * 6 + "|")
+    head = ("network", "inputs", "AUROC", "above the masks'", "among nodules of like size", "above the masks'")
+    lines = []
     for _, row in table.iterrows():
         cells = [row["network"], row["kind"]]
         for name, form in (("auroc", ".3f"), ("auroc_gain", "+.3f"), ("matched", ".3f"), ("matched_gain", "+.3f")):
             value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
             cells.append(f"{value:{form}} ({low:{form}} to {high:{form}})" if np.isfinite(value) else "")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown_table(head, lines)
 
 
 def as_markdown(table: pd.DataFrame, size: pd.DataFrame) -> str:
     """``summarise`` of the trials, and of the size baseline, as Markdown."""
-    lines = [
-        "| network | input | AUROC, mean of trials (± spread) | AUROC of their average | among nodules of like size "
-        "| Brier score | calibration error |",
-        "| --- " * 7 + "|",
-    ]
+    head = ["network", "input", "AUROC, mean of trials (± spread)", "AUROC of their average"]
+    head += ["among nodules of like size", "Brier score", "calibration error"]
+    lines = []
     for _, row in pd.concat([size, table]).iterrows():
-        spread = f" (± {row['spread']:.3f})" if np.isfinite(row["spread"]) else ""
-        cells = [row["network"], row["input"], f"{row['mean']:.3f}{spread}"]
+        cells = [row["network"], row["input"], plus_minus(row["mean"], row["spread"], ".3f")]
         cells += [
             f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})" for name in ("auroc", "matched")
         ]
-        lines.append("| " + " | ".join([*cells, f"{row['brier']:.3f}", f"{row['calibration_error']:.3f}"]) + " |")
-    return "\n".join(lines)
+        lines.append([*cells, f"{row['brier']:.3f}", f"{row['calibration_error']:.3f}"])
+    return markdown_table(head, lines)
 
 
 def comparisons_as_markdown(table: pd.DataFrame) -> str:
     """The chosen matte against every other input, as Markdown."""
-    lines = ["| network | chosen less | difference of AUROC (95 %) | p | p, Holm |", "| --- " * 5 + "|"]
+    lines = []
     for _, row in table[table["first"] == CHOSEN].iterrows():
         low, high = (row["difference"] + sign * 1.96 * row["error"] for sign in (-1, 1))
-        lines.append(
-            f"| {row['network']} | {row['second']} | {row['difference']:+.3f} ({low:+.3f} to {high:+.3f}) "
-            f"| {row['p']:.3f} | {row['holm_chosen']:.3f} |"
-        )
-    return "\n".join(lines)
+        difference = f"{row['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+        lines.append([row["network"], row["second"], difference, f"{row['p']:.3f}", f"{row['holm_chosen']:.3f}"])
+    return markdown_table(("network", "chosen less", "difference of AUROC (95 %)", "p", "p, Holm"), lines)

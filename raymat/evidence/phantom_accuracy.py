@@ -9,6 +9,7 @@ import numpy as np
 from raymat.matting import METHODS
 from raymat.nodule import Nodule, required
 from raymat.prepare import UNKNOWN
+from raymat.words import markdown_table
 
 MEAN_MASK, CHOSEN = "mean of the readers' masks", "the chosen matte"
 
@@ -28,12 +29,8 @@ def errors_of(nodule: Nodule) -> Errors:
 
 def as_markdown(found: Sequence[Mapping[str, tuple[float, float]]]) -> str:
     """A row a matte: median error, and on how many phantoms it is nearer to the truth than the mean mask."""
-    lines = [
-        f"{len(found)} phantoms, error inside the unknown region",
-        "",
-        "| matte | mean abs. error: median (10th to 90th percentile) | MSE x 1e3, median | beats the mean mask |",
-        "| --- | --- | --- | --- |",
-    ]
+    head = ["matte", "mean abs. error: median (10th to 90th percentile)", "MSE x 1e3, median", "beats the mean mask"]
+    lines = []
     for name in (MEAN_MASK, *METHODS, CHOSEN):
         pairs = [(errors[name], errors[MEAN_MASK]) for errors in found if name in errors]
         if not pairs:
@@ -42,5 +39,5 @@ def as_markdown(found: Sequence[Mapping[str, tuple[float, float]]]) -> str:
         low, mid, high = np.percentile(mae, (10, 50, 90))
         mse = np.median([own[1] for own, _ in pairs]) * 1e3
         better = "" if name == MEAN_MASK else f"{100 * np.mean([own[0] < mean[0] for own, mean in pairs]):.0f} %"
-        lines.append(f"| {name} | {mid:.3f} ({low:.3f} to {high:.3f}) | {mse:.1f} | {better} |")
-    return "\n".join(lines)
+        lines.append((name, f"{mid:.3f} ({low:.3f} to {high:.3f})", f"{mse:.1f}", better))
+    return f"{len(found)} phantoms, error inside the unknown region\n\n{markdown_table(head, lines)}"

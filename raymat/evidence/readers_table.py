@@ -9,6 +9,7 @@ import pandas as pd
 
 from raymat.evidence.bootstrap import mean_by_patient
 from raymat.evidence.foretelling import AND_DISTANCE, AND_MEAN, BASELINES, CHOSEN, MEAN, calibration_error, ordered
+from raymat.words import markdown_table
 
 # Title, and whether more is better.
 MEASURES = {
@@ -66,8 +67,7 @@ def kind_of(method: str) -> str:
 
 def as_markdown(table: pd.DataFrame) -> str:
     """The table as Markdown; in bold the best of each column."""
-    lines = ["| method | by | " + " | ".join(title for title, _ in MEASURES.values()) + " | calibration error |"]
-    lines.append("| --- " * (len(MEASURES) + 3) + "|")
+    head, lines = ("method", "by", *(title for title, _ in MEASURES.values()), "calibration error"), []
     best = {name: table[name].idxmax() if more else table[name].idxmin() for name, (_, more) in MEASURES.items()}
     for place, row in table.iterrows():
         cells = [row["method"], kind_of(row["method"])]
@@ -75,21 +75,20 @@ def as_markdown(table: pd.DataFrame) -> str:
             value = f"{row[name]:.3f}"
             value = f"**{value}**" if best[name] == place else value
             cells.append(f"{value} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})")
-        lines.append("| " + " | ".join(map(str, [*cells, f"{row['calibration_error']:.3f}"])) + " |")
-    return "\n".join(lines)
+        lines.append([*cells, f"{row['calibration_error']:.3f}"])
+    return markdown_table(head, lines)
 
 
 def gains_as_markdown(table: pd.DataFrame) -> str:
     """How much better than the mean of the three masks each method is, on the same splits."""
-    lines = ["| better than the mean of the three masks by | Brier score | AUROC | Dice at 0.5 |"]
-    lines.append("| --- | --- | --- | --- |")
+    head, lines = ("better than the mean of the three masks by", "Brier score", "AUROC", "Dice at 0.5"), []
     for _, row in table[table["method"] != MEAN].iterrows():
         cells = [
             f"{row[f'{name}_gain']:+.3f} ({row[f'{name}_gain_low']:+.3f} to {row[f'{name}_gain_high']:+.3f})"
             for name in ("brier", "auroc", "dice_unknown")
         ]
-        lines.append("| " + " | ".join([row["method"], *cells]) + " |")
-    return "\n".join(lines)
+        lines.append([row["method"], *cells])
+    return markdown_table(head, lines)
 
 
 def counts_in_words(rows: pd.DataFrame) -> str:

@@ -16,6 +16,7 @@ def auroc_by_patient(
     patients: npt.ArrayLike,
     diameters: npt.ArrayLike | None = None,
     ratio: float = SIZE_RATIO,
+    parts: npt.ArrayLike | None = None,
     seed: int = 0,
 ) -> Estimate:
     """The share of pairs of a malignant and a benign nodule that the scores order rightly, ties one half.
@@ -24,9 +25,7 @@ def auroc_by_patient(
     ----------
     labels, scores : of the nodules (n)
     patients : of each nodule; patients are resampled, not nodules
-    diameters : mm (n); where given only pairs count whose diameters differ by no more than ``ratio``, so that size
-        itself can order none of them well
-    ratio : of the larger to the smaller
+    diameters, ratio, parts : which pairs count, as for ``counted_pairs``
 
     Returns
     -------
@@ -34,7 +33,8 @@ def auroc_by_patient(
         NaN where there is no pair.
     """
     names, place = np.unique(np.asarray(patients), return_inverse=True)
-    found = areas(labels, scores, with_all_once(draws(names.size, seed=seed))[:, place], diameters, ratio)
+    times = with_all_once(draws(names.size, seed=seed))[:, place]
+    found = areas(labels, scores, times, diameters, ratio, parts)
     return Estimate(float(found[0]), *interval(found[1:]))
 
 
@@ -49,6 +49,7 @@ def areas(
     times: np.ndarray,
     diameters: npt.ArrayLike | None = None,
     ratio: float = SIZE_RATIO,
+    parts: npt.ArrayLike | None = None,
 ) -> np.ndarray:
     """``auroc_by_patient`` in each of several resamples, so that scores can be compared in the same ones.
 
@@ -61,20 +62,53 @@ def areas(
     float (resamples)
         NaN in a resample without a pair.
     """
-    malignant, values = np.asarray(labels).astype(bool), np.asarray(scores, float)
-    ones, zeros = np.flatnonzero(malignant), np.flatnonzero(~malignant)
-    difference = values[ones][:, None] - values[zeros][None, :]
-    right = (difference > 0) + 0.5 * (difference == 0)
-    counted = np.ones(right.shape)
-    if diameters is not None:
-        logs = np.log(np.asarray(diameters, float))
-        counted = (np.abs(logs[ones][:, None] - logs[zeros][None, :]) <= np.log(ratio) + 1e-12).astype(float)
-    of_ones, of_zeros = times[:, ones].astype(float), times[:, zeros].astype(float)
+    malignant = np.asarray(labels).astype(bool)
+    right, counted = rightly_ordered(labels, scores), counted_pairs(labels, diameters, ratio, parts)
+    of_ones, of_zeros = times[:, malignant].astype(float), times[:, ~malignant].astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
         return ((of_ones @ (right * counted)) * of_zeros).sum(axis=1) / ((of_ones @ counted) * of_zeros).sum(axis=1)
 
 
-def matched_pairs(labels: npt.ArrayLike, diameters: npt.ArrayLike, ratio: float = SIZE_RATIO) -> int:
-    """How many pairs of a malignant and a benign nodule have like diameters."""
-    malignant, logs = np.asarray(labels).astype(bool), np.log(np.asarray(diameters, float))
-    return int((np.abs(logs[malignant][:, None] - logs[~malignant][None, :]) <= np.log(ratio) + 1e-12).sum())
+def rightly_ordered(labels: npt.ArrayLike, scores: npt.ArrayLike) -> np.ndarray:
+    """1 for each pair in which the malignant nodule has the higher score, one half for equal ones, else 0.
+
+    Returns
+    -------
+    float (malignant, benign)
+    """
+    malignant, values = np.asarray(labels).astype(bool), np.asarray(scores, float)
+    difference = values[malignant][:, None] - values[~malignant][None, :]
+    return (difference > 0) + 0.5 * (difference == 0)
+
+
+def counted_pairs(
+    labels: npt.ArrayLike,
+    diameters: npt.ArrayLike | None = None,
+    ratio: float = SIZE_RATIO,
+    parts: npt.ArrayLike | None = None,
+) -> np.ndarray:
+    """1 for each pair of a malignant and a benign nodule that counts, else 0.
+
+    Parameters
+    ----------
+    labels : of the nodules (n)
+    diameters : mm (n); where given only pairs count whose diameters differ by no more than ``ratio``, so that size
+        itself can order none of them well
+    ratio : of the larger to the smaller
+    parts : the test part of each (n); where given only pairs within one part count. Scores are ranks within a part,
+        and parts have different shares of malignant nodules: across parts equal ranks are not equal findings, and such
+        pairs would make every classifier look worse.
+
+    Returns
+    -------
+    float (malignant, benign)
+    """
+    malignant = np.asarray(labels).astype(bool)
+    counted = np.ones((np.count_nonzero(malignant), np.count_nonzero(~malignant)), bool)
+    if diameters is not None:
+        logs = np.log(np.asarray(diameters, float))
+        counted &= np.abs(logs[malignant][:, None] - logs[~malignant][None, :]) <= np.log(ratio) + 1e-12
+    if parts is not None:
+        of = np.asarray(parts)
+        counted &= of[malignant][:, None] == of[~malignant][None, :]
+    return counted.astype(float)

@@ -31,7 +31,7 @@ SERIES_NUMBER = 900  # beyond those that scanners give
 
 
 def find_series(nodules: Nodules, ids: Sequence[str], root: str) -> dict[str, Series]:
-    """Nodule id to its source series in a folder tree; only headers are read.
+    """Nodule id to its source series in a folder tree; only headers are read, and no array of a nodule.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def find_series(nodules: Nodules, ids: Sequence[str], root: str) -> dict[str, Se
     """
     uids = {}
     for nodule_id in ids:
-        uid = nodules[nodule_id].metadata.get("series_uid")
+        uid = nodules.metadata(nodule_id).get("series_uid")
         if not uid:
             raise InputError(
                 f"{nodule_id}: comes from no DICOM series (its metadata has no series_uid), so no DICOM Segmentation "

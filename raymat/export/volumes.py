@@ -11,7 +11,7 @@ from raymat.volume import nodule_grid, write_volume
 
 
 def write_volumes(nodule: Nodule, folder: Path, ending: str) -> Path:
-    """Write image, alpha, trimap and readers' masks as ``folder/alpha.nii.gz`` and so on.
+    """Write image, alpha, trimap and readers' masks, those that there are, as ``folder/alpha.nii.gz`` and so on.
 
     All lie on one grid of the nodule's spacing, in patient coordinates (LPS in NRRD, RAS in NIfTI, as these formats
     have it): image and alpha float32, the others uint8.
@@ -26,8 +26,9 @@ def write_volumes(nodule: Nodule, folder: Path, ending: str) -> Path:
     volumes: dict[str, np.ndarray] = {
         "image": required(nodule.image, nodule, "image"),
         "alpha": nodule.alpha,
-        "trimap": required(nodule.trimap, nodule, "trimap"),
     }
+    if nodule.trimap is not None:  # what a network predicted has none, and no readers
+        volumes["trimap"] = nodule.trimap
     grid = nodule_grid(nodule, volumes["image"])
     volumes |= {f"reader{number}": mask for number, mask in enumerate(nodule.readers, start=1)}
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -13,6 +13,7 @@ from raymat.network.inference import Predicted
 from raymat.network.samples import masks_of
 from raymat.nodule import Nodule, required
 from raymat.prepare import BACKGROUND
+from raymat.words import markdown_table, plus_minus
 
 METRICS = {"sad": metrics.sad, "mse": metrics.mse, "gradient": metrics.gradient, "connectivity": metrics.connectivity}
 TITLES = {"sad": "SAD x 1e-2", "mse": "MSE x 1e3", "gradient": "Grad. x 1e-2", "connectivity": "Conn. x 1e-2"}
@@ -23,6 +24,8 @@ READERS, RAMP, NOTHING = "readers' mean", "window ramp", "nothing"
 AUTOMATIC = (RAMP, NOTHING, "3DMM")
 # Rows of a table; the networks come after these.
 ORDER = (READERS, *METHODS, RAMP, NOTHING)
+# So near to each other in the unknown region that where one made the ground truth the other is no other opinion.
+TWINS = {"cf": "lb", "lb": "cf", "cf+": "lb+", "lb+": "cf+"}
 WINDOW = (-600.0, 1500.0)
 BINS = 10
 
@@ -56,7 +59,7 @@ def errors_of(nodule: Nodule, box: tuple[slice, ...], predicted: Mapping[str, Pr
     Returns
     -------
     rows of ``nodule_id, truth, method, metric, value``. Against the chosen matte the method that it was made by is left
-    out (Table 1's footnote); the true alpha of a phantom is nobody's.
+    out (Table 1's footnote), and its twin (``TWINS``); the true alpha of a phantom is nobody's.
     """
     image, chosen = required(nodule.image, nodule, "image"), required(nodule.alpha, nodule, "chosen matte")
     given: dict[str, np.ndarray] = {READERS: np.mean(nodule.readers, axis=0)[box]} if nodule.readers else {}
@@ -66,7 +69,7 @@ def errors_of(nodule: Nodule, box: tuple[slice, ...], predicted: Mapping[str, Pr
     given[NOTHING] = np.zeros(given[RAMP].shape)
     for name, found in predicted.items():
         given |= {name: found.alpha, f"{name}, mean of its masks": (found.union + found.overlap) / 2}
-    truths = {CHOSEN: chosen[box]}
+    truths, made_by = {CHOSEN: chosen[box]}, (nodule.method, TWINS.get(nodule.method or ""))
     if nodule.true_alpha is not None:
         truths[TRUE] = nodule.true_alpha[box]
     return [
@@ -79,7 +82,7 @@ def errors_of(nodule: Nodule, box: tuple[slice, ...], predicted: Mapping[str, Pr
         }
         for truth, target in truths.items()
         for method, alpha in given.items()
-        if truth != CHOSEN or method != nodule.method
+        if truth != CHOSEN or method not in made_by
         for name, error in METRICS.items()
     ]
 
@@ -106,8 +109,8 @@ def reliability_curve(bins: Iterable[Sequence[Sequence[float]]]) -> tuple[np.nda
     return given[some] / count[some], inside[some] / count[some]
 
 
-def summarise(rows: Iterable[dict], truth: str) -> dict[str, dict[str, tuple[float, float]]]:
-    """Method to metric to mean and standard deviation over the re-splits of the mean over each one's nodules.
+def summarise(rows: Iterable[Mapping], truth: str) -> dict[str, dict[str, tuple[float, float]]]:
+    """Method to metric to mean and ``metrics.spread`` over the splits of the mean over each one's nodules.
 
     ``rows`` are those of ``errors_of`` with the number of their ``split``; values are scaled as in Table 1.
     """
@@ -120,8 +123,30 @@ def summarise(rows: Iterable[dict], truth: str) -> dict[str, dict[str, tuple[flo
         by_metric, table[method] = values[method], {}
         for metric, by_split in by_metric.items():
             means = metrics.REPORT_SCALE[metric] * np.array([np.mean(found) for found in by_split.values()])
-            table[method][metric] = (float(means.mean()), float(means.std()))
+            table[method][metric] = (float(means.mean()), metrics.spread(means))
     return table
+
+
+def differences(rows: Sequence[Mapping], truth: str, network: str) -> list[dict]:
+    """Each method's errors less the network's on the same nodule, where both have one; rows as those given.
+
+    A solver has no error on the nodules whose ground truth it made, and its mean is that of others than the network's.
+    Only these differences compare the two.
+    """
+    rows = [row for row in rows if row["truth"] == truth]
+
+    def place(row: Mapping) -> tuple:
+        return row["split"], row["nodule_id"], row["metric"]
+
+    own = {place(row): row["value"] for row in rows if row["method"] == network}
+    others = [row for row in rows if row["method"] != network and place(row) in own]
+    return [{**row, "value": row["value"] - own[place(row)]} for row in others]
+
+
+def nodules_of(rows: Iterable[Mapping], truth: str) -> dict[str, int]:
+    """On how many test nodules each method was measured; one of several splits counts in each of them."""
+    seen = {(row["method"], row["split"], row["nodule_id"]) for row in rows if row["truth"] == truth}
+    return dict(Counter(method for method, _, _ in seen))
 
 
 def is_automatic(method: str) -> bool:
@@ -129,11 +154,22 @@ def is_automatic(method: str) -> bool:
     return method.startswith(AUTOMATIC)
 
 
-def as_markdown(table: Mapping[str, Mapping[str, tuple[float, float]]]) -> str:
-    """The table as Markdown, as the paper prints it."""
-    lines = ["| method | fully automatic | " + " | ".join(TITLES.values()) + " |"]
-    lines.append("| --- " * (2 + len(TITLES)) + "|")
-    for method, errors in table.items():
-        cells = [f"{errors[metric][0]:.2f} (± {errors[metric][1]:.2f})" for metric in TITLES]
-        lines.append(f"| {method} | {'yes' if is_automatic(method) else 'no'} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def as_markdown(table: Mapping[str, Mapping[str, tuple[float, float]]], nodules: Mapping[str, int]) -> str:
+    """The table as Markdown, as the paper prints it; ``nodules`` is of ``nodules_of``."""
+    head = ("method", "fully automatic", "nodules", *TITLES.values())
+    return markdown_table(head, [_cells(method, errors, nodules, ".2f") for method, errors in table.items()])
+
+
+def differences_as_markdown(rows: Sequence[Mapping], truth: str, network: str) -> str:
+    """``differences`` as Markdown: above 0 the network is nearer to the ground truth."""
+    found = differences(rows, truth, network)
+    nodules, table = nodules_of(found, truth), summarise(found, truth)
+    head = (f"method less {network}", "fully automatic", "nodules", *TITLES.values())
+    return markdown_table(head, [_cells(method, errors, nodules, "+.2f") for method, errors in table.items()])
+
+
+def _cells(
+    method: str, errors: Mapping[str, tuple[float, float]], nodules: Mapping[str, int], form: str
+) -> list[object]:
+    numbers = [plus_minus(*errors[metric], form) for metric in TITLES]
+    return [method, "yes" if is_automatic(method) else "no", nodules[method], *numbers]

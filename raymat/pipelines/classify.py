@@ -143,6 +143,8 @@ def classify(job: ClassifyJob, say: Callable[[str], None] = print) -> tuple[pd.D
         unknown = [name for name in given if name not in known]
         if unknown or not given:
             raise InputError(f"no {what} {', '.join(unknown)}; there are {', '.join(known)}")
+    if min(job.cpus, job.gpus) < 0 or not max(job.cpus, job.gpus) > 0:
+        raise InputError(f"a trial of {job.cpus:g} CPUs and {job.gpus:g} GPUs: give it some of one or the other")
     for network in job.networks:
         refuse_small_crop(network, job.recipe.width, job.recipe.stem, job.recipe.crop.side)
     data = Data.open(job.dataset)
@@ -408,7 +410,7 @@ def conclude(job: ClassifyJob, work: Experiment, say: Callable[[str], None]) -> 
         work.text(name, rows.to_csv(index=False))
     work.text("table.md", text)
     work.figure(f"{FIGURE}.png", diagnoses_by_input(table, trials, size), pdf=True)
-    work.figure("calibration.png", calibration_of_inputs(diagnoses.averaged(predictions)), pdf=True)
+    work.figure("calibration.png", calibration_of_inputs(diagnoses.mean_probabilities(predictions)), pdf=True)
     for row in table.to_dict("records"):
         key = f"{row['network']}/{row['input'].replace('+', '_plus')}"
         work.run.metrics({f"{key}/auroc_mean": row["mean"], f"{key}/auroc_averaged": row["auroc"]})
@@ -432,7 +434,8 @@ def _text(
     head = (
         f"{counted(len(trials), 'trial')}, {counted(len(nodules), 'test nodule')} of "
         f"{counted(nodules['patient_id'].nunique(), 'patient')}, {int(nodules['label'].sum())} of them malignant; "
-        f"{in_words(note['seconds'])} of training, trial by trial. Intervals are 95 %, over patients."
+        f"{in_words(note['seconds'])} of training, trial by trial. Intervals are 95 %, over patients. Of several "
+        "splits, pairs of nodules within one test part count."
     )
     parts = ["# Benign or malignant, by input", head, diagnoses.as_markdown(table, size)]
     parts += ["By kind of input, each the mean of its inputs:", diagnoses.kinds_as_markdown(kinds)]

@@ -28,10 +28,12 @@ from raymat.network.evaluation import (
     TITLES,
     TRUE,
     as_markdown,
+    differences_as_markdown,
     errors_of,
     evaluation_box,
     is_automatic,
     masks_score,
+    nodules_of,
     reliability_curve,
     summarise,
 )
@@ -44,7 +46,7 @@ from raymat.pipelines.nodules import SHARED, read_nodule, work_rows
 from raymat.sources import digest
 from raymat.steps import guarded
 from raymat.version import __version__
-from raymat.words import counted
+from raymat.words import counted, markdown_table
 
 DRAWN = 4
 NETWORK, ABLATION = "3DMM", "3DMM‡"
@@ -120,7 +122,8 @@ def evaluate(job: EvaluateJob, say: Callable[[str], None] = print) -> tuple[dict
         errors = [row | {"split": one["split"]} for one in rows for row in json.loads(one["errors"])]
         tables = {truth: summarise(errors, truth) for truth in (CHOSEN, TRUE)}
         tables = {truth: table for truth, table in tables.items() if table}
-        report = ["# Errors on the test nodules", "", *_tables(output, tables), *_masks(output, rows, names)]
+        report = ["# Errors on the test nodules", ""]
+        report += [*_tables(output, tables, errors, names), *_masks(output, rows, names)]
         drawn = [{name: np.array(a) for name, a in json.loads(row["picture"]).items()} for row in rows[:DRAWN]]
         output.figure("predictions.png", show_predictions(drawn, [row["nodule_id"] for row in rows[:DRAWN]]))
         output.text("table.md", "\n".join(report))
@@ -243,11 +246,15 @@ def _slice(nodule: Nodule, box: tuple[slice, ...], predicted) -> dict[str, list]
     return {name: np.round(array[place : place + 1].astype(float), 3).tolist() for name, array in arrays.items()}
 
 
-def _tables(output: Experiment, tables: dict[str, dict]) -> list[str]:
-    """The lines of Table 1 against each truth; draws its figure and logs its numbers."""
+def _tables(output: Experiment, tables: dict[str, dict], errors: list[dict], names: list[str]) -> list[str]:
+    """The lines of Table 1 against each truth, and less the networks; draws its figure and logs its numbers."""
     lines = []
     for truth, table in tables.items():
-        lines += [f"Against the {truth}, mean (± standard deviation over the splits):", "", as_markdown(table), ""]
+        lines += [f"Against the {truth}, mean (± standard deviation over the splits, n - 1):", ""]
+        lines += [as_markdown(table, nodules_of(errors, truth)), ""]
+        for name in names:
+            lines += [f"Less the error of {name} on the same nodules (above 0: {name} is nearer):", ""]
+            lines += [differences_as_markdown(errors, truth, name), ""]
         # The window alone is so far off that its bar would hide all others.
         shown = {method: errors for method, errors in table.items() if method != RAMP}
         automatic = set(filter(is_automatic, shown))
@@ -265,6 +272,6 @@ def _masks(output: Experiment, rows: list[dict], names: list[str]) -> list[str]:
         masks = [json.loads(row["masks"])[name] for row in rows]
         for mask in ("union", "overlap"):
             curves[f"{name} {mask}"] = reliability_curve(one[mask]["bins"] for one in masks)
-            lines.append(f"| {name} {mask} | {np.mean([one[mask]['dice'] for one in masks]):.3f} |")
+            lines.append((f"{name} {mask}", f"{np.mean([one[mask]['dice'] for one in masks]):.3f}"))
     output.figure("reliability.png", reliability(curves))
-    return ["Masks:", "", "| mask | Dice |", "| --- | --- |", *lines, ""]
+    return ["Masks:", "", markdown_table(("mask", "Dice"), lines), ""]

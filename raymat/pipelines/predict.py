@@ -11,9 +11,10 @@ import functools
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +30,7 @@ from raymat.network.training import read_checkpoint
 from raymat.nodule import ACCEPTED, FAILED, OUTCOMES, InputError, Matte, Nodule, required
 from raymat.prepare import FIELD_OF_VIEW_FLOOR, Crop
 from raymat.sources import digest
-from raymat.sources.dicom import index_tree, read_slab, slab_grid
+from raymat.sources.dicom import Slice, index_tree, read_slab, slab_grid
 from raymat.steps import guarded
 from raymat.store import OUTCOME, Store
 from raymat.volume import Grid, nodule_grid, read_volume, write_volume
@@ -157,14 +158,15 @@ def predict(job: PredictJob, say: Callable[[str], None] = print) -> Counter[str]
         read_checkpoint(path)
     weights = [Path(path).read_bytes() for path in job.weights]
     made_by = digest(*(digest(data.hex()) for data in weights), job.size_mm, job.flips)
-    keys = {target: digest(repr(target), _state(target), made_by) for target in job.targets}
+    slices = _slices(job.targets)
+    keys = {target: digest(repr(target), _state(target, slices), made_by) for target in job.targets}
     work = digest(*keys.values())
     parameters = {"weights": " ".join(job.weights), "size_mm": job.size_mm, "flips": job.flips, "targets": len(keys)}
     store = Store.create(job.output.path)
     with experiment(PREDICT, job.output, Facts(parameters, {"of": work}), say, store) as output:
         output.describe("Mattes of lesions at given places, predicted by 3DMM.")
         output.input(job.targets[0].image, work)
-        outcomes = _predict(job, weights, keys, store, say)
+        outcomes = _predict(job, {"weights": weights, "slices": slices}, keys, store, say)
         counts = Counter(row["outcome"] for row in outcomes)
         output.run.metrics({f"nodules/{name}": counts[name] for name in OUTCOMES})
         for row in outcomes:
@@ -179,34 +181,40 @@ def predict(job: PredictJob, say: Callable[[str], None] = print) -> Counter[str]
 
 
 def _predict(
-    job: PredictJob, weights: list[bytes], keys: dict[Target, str], store: Store, say: Callable[[str], None]
+    job: PredictJob, shared: dict[str, Any], keys: dict[Target, str], store: Store, say: Callable[[str], None]
 ) -> list[dict]:
-    """Predict the targets that have no prediction yet; the outcome rows of all."""
+    """Predict the targets that have no prediction yet, by what the workers share; the outcome rows of all."""
     store.write_manifest(_manifest_row(target, key) for target, key in keys.items())
     done = {row["key"] for row in store.index().select(["key", "outcome"]).to_pylist() if row["outcome"] != FAILED}
     todo = [target for target, key in keys.items() if key not in done]
     say(f"{counted(len(keys), 'target')}, {len(keys) - len(todo)} predicted already, {len(todo)} to do")
     if todo:
-        series = {target.series for target in todo if target.series}
-        slices = {}
-        if series:
-            tree = index_tree(todo[0].image, series)
-            slices = {uid: found.slices for uid, found in tree.series.items()}
+        asked = {target.series for target in todo}
+        shared = {**shared, "slices": {uid: found for uid, found in shared["slices"].items() if uid in asked}}
         rows = [_work_row(target, keys[target]) for target in todo]
         with connected(job.address):
             refuse_too_many(job.workers, job.gpu)
             prediction = Prediction(job, store, new_session())
-            what = prediction.engine_job(rows, {"weights": weights, "slices": slices})
+            what = prediction.engine_job(rows, shared)
             store.add_to_index(gather(what, say).cast(OUTCOME))
     store.compact_index()
     store.remove_superseded()
     return store.outcomes().select(["nodule_id", "outcome", "reason"]).to_pylist()
 
 
-def _state(target: Target) -> str:
-    """What tells an image from a later one of the same path."""
+def _slices(targets: Sequence[Target]) -> dict[str, list[Slice]]:
+    """The slices of each series that a target names and the tree holds, by series UID."""
+    series = {target.series for target in targets if target.series}
+    found = index_tree(targets[0].image, series).series if series else {}
+    return {uid: one.slices for uid, one in found.items()}
+
+
+def _state(target: Target, slices: Mapping[str, Sequence[Slice]]) -> str:
+    """What tells an image from a later one of the same path or series: sizes and times of change of its files."""
+    if target.series:
+        return digest(*((item.path, item.size, item.mtime_ns) for item in slices.get(target.series, ())))
     path = Path(target.image)
-    if target.series or not path.is_file():
+    if not path.is_file():
         return ""
     stat = path.stat()
     return f"{stat.st_size} {stat.st_mtime_ns}"

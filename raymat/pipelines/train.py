@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from raymat import metrics
 from raymat.engine.cluster import connected
 from raymat.engine.reports import Report, reports
 from raymat.experiment import TRAIN, Experiment, Facts, Output, Say, experiment
@@ -25,7 +26,7 @@ from raymat.pipelines.feed import load_records
 from raymat.pipelines.fit import RESULT, WEIGHTS, Settings, fit, threads_of
 from raymat.splits import REPETITIONS, Split
 from raymat.tracking import Run
-from raymat.words import counted
+from raymat.words import counted, plus_minus
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,12 @@ class TrainJob:
     address: str | None = None
 
     def facts(self, data: Data, **identity: object) -> Facts:
-        """What the output is made from."""
+        """What the output is made from; the order of the nodules, too, as batches are drawn in it."""
         recipe = self.recipe.to_dict()
         parameters = {"dataset": self.dataset, "workers": self.workers, **recipe}
-        return Facts(parameters, {"data_digest": data.digest, "recipe": recipe, **identity})
+        return Facts(
+            parameters, {"data_digest": data.digest, "order_of_nodules": data.order, "recipe": recipe, **identity}
+        )
 
     def refuse_uneven(self) -> None:
         """Raise InputError where the workers cannot share a batch evenly."""
@@ -97,7 +100,8 @@ def train(job: TrainJob, say: Say = print) -> dict[int, dict[str, float]]:
                 _train_splits(job, data, todo, work, say)
         results = {n: json.loads(work.files.read(f"split-{n}/{RESULT}")) for n in splits}
         say(_summary(results))
-        work.run.metrics(_spread(results))
+        # Of one split there is no deviation, and not every store takes a NaN.
+        work.run.metrics({name: value for name, value in _spread(results).items() if np.isfinite(value)})
         work.conclude(_summary(results).splitlines()[-1])
         return results
 
@@ -156,7 +160,7 @@ def _spread(results: dict[int, dict[str, float]]) -> dict[str, float]:
     spread: dict[str, float] = {}
     for name in next(iter(results.values())):
         values = [result[name] for result in results.values()]
-        spread |= {f"validation/{name}_mean": float(np.mean(values)), f"validation/{name}_std": float(np.std(values))}
+        spread |= {f"validation/{name}_mean": float(np.mean(values)), f"validation/{name}_std": metrics.spread(values)}
     return spread
 
 
@@ -166,5 +170,5 @@ def _summary(results: dict[int, dict[str, float]]) -> str:
         f"split {n}  validation SAD {result['sad']:.1f}, MSE x 1e3 {1e3 * result['mse']:.3f}"
         for n, result in results.items()
     ]
-    mean, std = spread["validation/sad_mean"], spread["validation/sad_std"]
-    return "\n".join([*lines, f"mean     validation SAD {mean:.1f} (± {std:.1f})"])
+    mean = plus_minus(spread["validation/sad_mean"], spread["validation/sad_std"], ".1f")
+    return "\n".join([*lines, f"mean     validation SAD {mean}"])

@@ -29,7 +29,8 @@ from raymat.pipelines.feed import load_records
 from raymat.pipelines.fit import RESULT, Settings, fit, threads_of
 from raymat.pipelines.sweep import Sweep, Trial, TrialRuns, result_of, run_trials, trials_at_once
 from raymat.pipelines.train import TrainJob
-from raymat.splits import Split
+from raymat.sources import digest
+from raymat.splits import REPETITIONS, Split
 from raymat.words import counted, dotted
 
 HEAT_MAP, BEST = "heat_map.png", "best.json"
@@ -41,7 +42,8 @@ class TuneJob:
 
     Attributes
     ----------
-    training : dataset, output, recipe, workers of each trial and cluster; its first split is used
+    training : dataset, output, recipe, workers of each trial and cluster; its first split is used, of whose patients
+        only those that no split tests
     alphas, betas : weights of the grid
     early : stop trials that fall behind (ASHA); where False each runs to its end
     """
@@ -87,8 +89,14 @@ def tune_loss_weights(job: TuneJob, say: Say = print) -> tuple[float, float]:
     training.refuse_uneven()
     data = Data.open(training.dataset)
     number = training.splits[0]
-    split = data.split(number)
-    grid = {"split": number, "alphas": list(job.alphas), "betas": list(job.betas), "early": job.early}
+    split = tuning_split(data, number, say)
+    grid: dict[str, object] = {
+        "split": number,
+        "alphas": list(job.alphas),
+        "betas": list(job.betas),
+        "early": job.early,
+    }
+    grid |= {"choice_of_patients": digest(split.training, split.validation)}
     facts = training.facts(data, **grid)
     fixed = {name: value for name, value in facts.parameters.items() if name not in job.trials[0].parameters}
     with experiment(TUNE, training.output, replace(facts, parameters=fixed), say) as work:
@@ -99,6 +107,28 @@ def tune_loss_weights(job: TuneJob, say: Say = print) -> tuple[float, float]:
         if errors:
             work.status = FAILED
         return _conclude(job, work, errors, say)
+
+
+def tuning_split(data: Data, number: int, say: Say) -> Split:
+    """A split's patients that no split tests; all of them, with a word, where too few are left.
+
+    The weights that are chosen are used on every split, and must not have been chosen on patients whom one of them
+    tests.
+    """
+    split = data.split(number)
+    clean = split.outside_tests(data.split(other) for other in range(REPETITIONS))
+    if clean is None:
+        say(
+            "WARNING: too few patients are in no split's test part. alpha and beta are chosen on patients whom other "
+            f"splits test: judge them on the test part of split {number} alone"
+        )
+        return split
+    left_out = len(split.training) + len(split.validation) - len(clean.training) - len(clean.validation)
+    say(
+        f"{len(clean.training)} patients to learn from, {len(clean.validation)} to choose by; {left_out} are left out, "
+        "as a split tests them"
+    )
+    return clean
 
 
 def _run(job: TuneJob, data: Data, split: Split, work: Experiment, say: Say) -> list[str]:

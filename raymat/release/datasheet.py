@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from raymat.splits import PARTS
+from raymat.words import markdown_table
 
 REASONS = 40  # of nodules left out, named one by one; the table has all
 
@@ -85,10 +86,8 @@ def datasheet(note: Mapping, index: Sequence[Mapping], left_out: Sequence[Mappin
 
 
 def _table(head: Sequence[str], rows) -> list[str]:
-    rows = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    if not rows:
-        return ["None.", ""]
-    return [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows), ""]
+    rows = list(rows)
+    return [markdown_table(head, rows) if rows else "None.", ""]
 
 
 def _spread(values: Sequence[float]) -> list[str]:

@@ -8,7 +8,7 @@ import json
 import math
 import platform
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 
@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 
 from raymat import pictures
 from raymat.folder import Folder
+from raymat.lock import NAME, held
 from raymat.matting import SOLVER_VERSION
 from raymat.nodule import ACCEPTED, REJECTED, InputError, Nodule, array_to_struct, required
-from raymat.places import open_filesystem
 from raymat.prepare import PREPARE_VERSION
 from raymat.release.datasheet import datasheet, ratings
 from raymat.release.record import (
@@ -29,6 +29,7 @@ from raymat.release.record import (
     INDEX,
     INDEX_FILE,
     LEFT_OUT,
+    NO_PART,
     NOTE,
     RECORD,
     SUMS,
@@ -36,7 +37,7 @@ from raymat.release.record import (
     Release,
     record_digests,
 )
-from raymat.review.decisions import RULE, Decisions, Verdict, stale, verdict
+from raymat.review.decisions import RULE, Decision, Decisions, Verdict, no_longer, refuse_unscored, verdict
 from raymat.splits import FEWEST, PARTS, REPETITIONS, split_patients
 from raymat.store import PARAMETERS, Store
 from raymat.version import __version__
@@ -77,31 +78,57 @@ def release(request: ReleaseRequest, say: Callable[[str], None] = print) -> str:
     Raises
     ------
     InputError
-        The dataset is not fully built, decisions no longer fit it, no nodule is accepted, or ``out`` holds something.
+        The dataset is not fully built or is one of predictions, decisions no longer fit it, no nodule is accepted,
+        ``out`` holds something, or another release is being written there.
     """
     store = Store.open(request.dataset)
     rows = store.outcomes().to_pylist()
     planned = store.manifest(["nodule_id"]).num_rows
     if planned > len(rows):
         raise InputError(f"{request.dataset}: {planned - len(rows)} of {planned} nodules are not built yet")
-    decisions = Decisions(store).current()
-    old = stale((d for by in decisions.values() for d in by.values()), {row["nodule_id"]: row for row in rows})
+    refuse_unscored(request.dataset, rows)
+    decisions, old = _fitting(Decisions(store).current(), rows)
     if old and not request.drop_stale:
         named = "; ".join(f"{nodule_id}: {why}" for nodule_id, why in sorted(old.items())[:5])
         raise InputError(
             f"{request.dataset}: decisions on {counted(len(old), 'nodule')} no longer fit the dataset ({named}"
             f"{'; ...' if len(old) > 5 else ''}); review them again, or leave these decisions aside with --drop-stale"
         )
-    verdicts = {
-        row["nodule_id"]: _verdict(row, decisions.get(row["nodule_id"], {}), row["nodule_id"] in old, request)
-        for row in rows
-    }
-    taken = [row for row in rows if verdicts[row["nodule_id"]].outcome == ACCEPTED]
-    if not taken:
+    verdicts = {row["nodule_id"]: _verdict(row, decisions.get(row["nodule_id"], {}), request) for row in rows}
+    if not any(found.outcome == ACCEPTED for found in verdicts.values()):
         raise InputError(f"{request.dataset}: no nodule is accepted, there is nothing to release")
-    out = _empty_place(request.out)
-    parts = _splits({row["patient_id"] for row in taken})
+    out = Folder.at(request.out)
+    _refuse_taken(request.out, out)
+    with held(out):
+        _refuse_taken(request.out, out)  # by one that came to its end meanwhile
+        _clear(out)
+        index = _write_nodules(store, out, rows, verdicts, say)
+        return _write_about(out, _note(store, request, rows, index, verdicts, old), index, rows, verdicts)
 
+
+def _fitting(
+    standing: Mapping[str, Mapping[str, Decision]], rows: Sequence[Mapping]
+) -> tuple[dict[str, dict[str, Decision]], dict[str, str]]:
+    """The decisions that fit the dataset, each judged by itself; and by nodule, why others no longer do."""
+    by_id = {row["nodule_id"]: row for row in rows}
+    fitting: dict[str, dict[str, Decision]] = {}
+    old: dict[str, list[str]] = {}
+    for nodule_id, by_reviewer in standing.items():
+        for name, decision in by_reviewer.items():
+            problem = no_longer(decision, by_id)
+            if problem is None:
+                fitting.setdefault(nodule_id, {})[name] = decision
+            else:
+                old.setdefault(nodule_id, []).append(f"{name}'s decision ({decision.label}): {problem}")
+    return fitting, {nodule_id: "; ".join(sorted(why)) for nodule_id, why in old.items()}
+
+
+def _write_nodules(
+    store: Store, out: Folder, rows: Sequence[Mapping], verdicts: Mapping[str, Verdict], say: Callable[[str], None]
+) -> list[dict]:
+    """Write the accepted nodules and their index, whose rows are returned."""
+    taken = [row for row in rows if verdicts[row["nodule_id"]].outcome == ACCEPTED]
+    parts = _splits({row["patient_id"] for row in taken})
     index: list[dict] = []
     for start in range(0, len(taken), NODULES_A_FILE):
         chunk = taken[start : start + NODULES_A_FILE]
@@ -118,6 +145,13 @@ def release(request: ReleaseRequest, say: Callable[[str], None] = print) -> str:
         out.write(name, sink.getvalue())
         say(f"{len(index)} of {len(taken)} nodules written")
     _write_table(out, INDEX_FILE, pa.Table.from_pylist(index, schema=INDEX))
+    return index
+
+
+def _write_about(
+    out: Folder, note: Mapping, index: list[dict], rows: Sequence[Mapping], verdicts: Mapping[str, Verdict]
+) -> str:
+    """Write what is said of the nodules, and last the digests, which make the release whole. Returns its digest."""
     left_out = [
         {
             "nodule_id": row["nodule_id"],
@@ -130,23 +164,22 @@ def release(request: ReleaseRequest, say: Callable[[str], None] = print) -> str:
         if verdicts[row["nodule_id"]].outcome != ACCEPTED
     ]
     _write_table(out, "left_out.parquet", pa.Table.from_pylist(left_out, schema=LEFT_OUT))
-    note = _note(store, request, rows, index, left_out, old)
     out.write(NOTE, (json.dumps(note, indent=1, ensure_ascii=False) + "\n").encode())
     step = max(1, len(index) // SHEET_NODULES)
     sheet = pictures.contact_sheet(Release(out, index).nodules(range(0, len(index), step)[:SHEET_NODULES]))
     out.write("contact_sheet.png", pictures.png_bytes(sheet))
     out.write("histograms.png", pictures.png_bytes(pictures.release_histograms(index, ratings(index))))
     out.write("datasheet.md", datasheet(note, index, left_out).encode())
-    names = [name for name in out.listing("") if name not in (SUMS, UNFINISHED)]
+    names = [name for name in out.listing("") if name not in NO_PART]
     sums = "".join(f"{hashlib.sha256(out.read(name)).hexdigest()}  {name}\n" for name in names)
     out.write(SUMS, sums.encode())
     out.delete(UNFINISHED)
     return hashlib.sha256(sums.encode()).hexdigest()
 
 
-def _verdict(row: Mapping, decisions: Mapping, is_stale: bool, request: ReleaseRequest) -> Verdict:
+def _verdict(row: Mapping, decisions: Mapping[str, Decision], request: ReleaseRequest) -> Verdict:
     """The verdict on a nodule; those without mattes keep the outcome of the build."""
-    found = verdict(row, {} if is_stale else decisions)
+    found = verdict(row, decisions)
     if request.reviewed_only and found.by == "score":
         return Verdict(REJECTED, None, "score", (), "no reviewer has decided on it (--reviewed-only)")
     return found
@@ -202,7 +235,14 @@ def index_row(record: Mapping, nodule: Nodule) -> dict:
     }
 
 
-def _note(store: Store, request: ReleaseRequest, rows, index, left_out, old) -> dict:
+def _note(
+    store: Store,
+    request: ReleaseRequest,
+    rows: Sequence[Mapping],
+    index: Sequence[Mapping],
+    verdicts: Mapping[str, Verdict],
+    old: Mapping[str, str],
+) -> dict:
     how = json.loads(store.read(PARAMETERS)) if store.exists(PARAMETERS) else {}
     source = store.manifest(["source"])["source"][0].as_py()
     licence, citation = LICENCES.get(source, (None, None))
@@ -221,7 +261,7 @@ def _note(store: Store, request: ReleaseRequest, rows, index, left_out, old) -> 
             "patients": len({row["patient_id"] for row in index}),
             "decided_by": dict(Counter(row["decided_by"] for row in index)),
             "methods": dict(Counter(row["method"] for row in index).most_common()),
-            "left_out": dict(Counter(row["outcome"] for row in left_out)),
+            "left_out": dict(Counter(one.outcome for one in verdicts.values() if one.outcome != ACCEPTED)),
             "of_nodules_in_the_dataset": len(rows),
         },
         "splits": {
@@ -253,22 +293,21 @@ LICENCES = {
 }
 
 
-def _empty_place(path: str) -> Folder:
-    """The place of a new release; what an interrupted one left there goes."""
-    filesystem, root = open_filesystem(path)
-    out = Folder(filesystem, root)
+def _refuse_taken(path: str, out: Folder) -> None:
+    """Raise InputError where something lies in the place of a new release that no interrupted one left there."""
     if out.exists(SUMS):
         raise InputError(f"{path}: holds a release already, and releases do not change; name another folder")
-    if out.exists(UNFINISHED):
-        for name in out.listing(""):
-            if name != UNFINISHED:
-                out.delete(name)
-    else:
-        strangers = out.listing("")
-        if strangers:
-            raise InputError(f"{path}: holds {strangers[0]} and no release; name a new or empty folder")
+    strangers = [name for name in out.listing("") if name != NAME]
+    if strangers and not out.exists(UNFINISHED):
+        raise InputError(f"{path}: holds {strangers[0]} and no release; name a new or empty folder")
+
+
+def _clear(out: Folder) -> None:
+    """Remove what an interrupted release left, and say that one is being written."""
+    for name in out.listing(""):
+        if name not in NO_PART:
+            out.delete(name)
     out.write(UNFINISHED, b"a release is being written here, or was cut off; it may be started again\n")
-    return out
 
 
 def _write_table(out: Folder, name: str, table: pa.Table) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raymat.folder import Folder
+from raymat.lock import NAME
 from raymat.nodule import ACCEPTED, ARRAY, InputError, Matte, Nodule, read_image, read_mask, read_masks
 from raymat.places import open_filesystem
 from raymat.splits import REPETITIONS
@@ -78,6 +79,7 @@ INDEX = pa.schema(
     ]
 )
 UNFINISHED = "unfinished"  # says that what lies beside it was left by a release that did not end
+NO_PART = (SUMS, UNFINISHED, NAME)  # files that lie beside a release's own
 DIGESTS = ("image", "readers", "trimap", "alpha")
 LEFT_OUT = pa.schema([(name, pa.string()) for name in ("nodule_id", "patient_id", "outcome", "decided_by", "reason")])
 
@@ -147,7 +149,7 @@ class Release:
             raise InputError(f"{place.path(INDEX_FILE)}: its columns are not those of a release's index: damaged")
         return cls(place, table.to_pylist())
 
-    def read(self, position: int) -> Nodule:
+    def __call__(self, position: int) -> Nodule:
         """The nodule at a position of the index, its one row group read."""
         row = self.index[position]
         record = read_table(self.place, row["file"], row["row"])
@@ -155,9 +157,19 @@ class Release:
             raise InputError(f"{self.place.path(row['file'])}: is not what the index says: damaged (raymat verify)")
         return nodule_of({name: record[name][0] for name in RECORD.names})
 
+    def metadata(self, position: int) -> dict[str, object]:
+        """The metadata of the nodule at a position of the index, no array read."""
+        row = self.index[position]
+        record = read_table(self.place, row["file"], row["row"], ["metadata"])
+        try:
+            found: dict[str, object] = json.loads(record["metadata"][0].as_py())
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InputError(f"{self.place.path(row['file'])}: damaged ({error})") from error
+        return found
+
     def nodules(self, positions: Iterable[int]) -> Iterator[Nodule]:
         """The nodules at some positions, one in memory at a time."""
-        return (self.read(position) for position in positions)
+        return (self(position) for position in positions)
 
 
 def read_note(place: Folder) -> dict:
@@ -195,10 +207,10 @@ def nodule_of(record: Mapping[str, pa.Scalar]) -> Nodule:
     )
 
 
-def read_table(place: Folder, name: str, group: int | None = None) -> pa.Table:
-    """A Parquet file, or one row group of it; raises InputError where it is damaged."""
+def read_table(place: Folder, name: str, group: int | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+    """A Parquet file, or one row group or some columns of it; raises InputError where it is damaged."""
     try:
         file = pq.ParquetFile(place.filesystem.open_input_file(place.path(name)))
-        return file.read() if group is None else file.read_row_group(group)
+        return file.read(columns) if group is None else file.read_row_group(group, columns)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{place.path(name)}: cannot be read ({error}): damaged or incomplete") from error

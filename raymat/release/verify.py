@@ -9,7 +9,7 @@ from pathlib import Path
 from raymat.folder import Folder
 from raymat.nodule import InputError
 from raymat.places import open_filesystem
-from raymat.release.record import DIGESTS, SUMS, UNFINISHED, Release, read_table, record_digests
+from raymat.release.record import DIGESTS, NO_PART, SUMS, Release, read_table, record_digests
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def verify(path: str | Path, digest: str | None = None) -> Verification:
     problems = [] if digest in (None, found) else [f"{SUMS}: the release's digest is {found}, not {digest}"]
     lines = [line.split("  ", 1) for line in sums.decode(errors="replace").splitlines() if "  " in line]
     expected = {name: checksum for checksum, name in lines}
-    present = {name for name in place.listing("") if name not in (SUMS, UNFINISHED)}
+    present = {name for name in place.listing("") if name not in NO_PART}
     problems += [f"{name}: missing" for name in sorted(set(expected) - present)]
     problems += [f"{name}: does not belong to the release" for name in sorted(present - set(expected))]
     for name in sorted(present & set(expected)):

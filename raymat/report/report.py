@@ -38,6 +38,7 @@ from raymat.nodule import ACCEPTED, OUTCOMES, REJECTED, InputError
 from raymat.report.page import Section, page
 from raymat.store import PARAMETERS, Store, counts
 from raymat.version import __version__
+from raymat.words import markdown_table
 
 DRAWN = 6  # nodules of figure 6
 SOFTWARE = ("raymat", "ray", "torch", "monai", "mlflow", "numpy", "scipy", "scikit-learn", "pyarrow", "SimpleITK")
@@ -173,7 +174,7 @@ def _classification(run: str, store: Folder, album: Album) -> list[Section]:
             "DeLong's test on the trials' averaged scores of the same test nodules; Holm's correction over this table."
         )
     section.figure(
-        album.add("calibration", evidence_pictures.calibration_of_inputs(diagnoses.averaged(predictions))),
+        album.add("calibration", evidence_pictures.calibration_of_inputs(diagnoses.mean_probabilities(predictions))),
         "Calibration of the mean probability over trials; each trial is calibrated on its validation nodules.",
         command,
     )
@@ -226,11 +227,10 @@ def _dataset(run: str, folder: Folder, album: Album) -> list[Section]:
     chosen = counts(rows.filter(pc.equal(rows["outcome"], ACCEPTED))["method"])
     section = Section(f"Dataset {Path(run).name}: outcomes and quality")
     how = json.loads(store.read(PARAMETERS)) if store.exists(PARAMETERS) else {}
-    lines = ["| outcome | nodules |", "| --- | --- |", *(f"| {name} | {of[name]} |" for name in OUTCOMES)]
     section.text(
         f"{rows.num_rows} nodules of {len(rows['patient_id'].unique())} patients from {how.get('source', 'unknown')}."
     )
-    section.text("\n".join(lines))
+    section.text(markdown_table(("outcome", "nodules"), [(name, of[name]) for name in OUTCOMES]))
     if chosen:
         section.figure(
             album.add("chosen-methods", pictures.method_histogram(chosen)),
@@ -241,12 +241,9 @@ def _dataset(run: str, folder: Folder, album: Album) -> list[Section]:
     section.text(_solves(rows, chosen))
     reasons = rows.filter(pc.not_equal(rows["outcome"], ACCEPTED))
     if reasons.num_rows:
-        listed = ["| nodule | outcome | reason |", "| --- | --- | --- |"]
-        listed += [
-            f"| {_cell(row['nodule_id'])} | {row['outcome']} | {_cell(row['reason'] or '')} |"
-            for row in reasons.slice(0, 200).to_pylist()
-        ]
-        section.folded(f"The {reasons.num_rows} that were not accepted (200 at most are listed)", "\n".join(listed))
+        some = [(row["nodule_id"], row["outcome"], row["reason"] or "") for row in reasons.slice(0, 200).to_pylist()]
+        listed = markdown_table(("nodule", "outcome", "reason"), some)
+        section.folded(f"The {reasons.num_rows} that were not accepted (200 at most are listed)", listed)
     if how:
         section.folded("Parameters", _values(how))
     return [section, *_mattes(run, album)]
@@ -257,16 +254,16 @@ def _solves(rows, chosen) -> str:
     for solves in rows["solves"].to_pylist():
         for solve in solves or []:
             by_method[solve["method"]].append(solve)
-    lines = ["| method | solves | seconds, median | not converged | score: median (10th to 90th percentile) | chosen |"]
-    lines.append("| --- " * 6 + "|")
+    head = ["method", "solves", "seconds, median", "not converged", "score: median (10th to 90th percentile)", "chosen"]
+    lines = []
     for method in METHODS:
         solves = by_method.get(method)
         if solves:
             low, middle, high = np.nanpercentile([solve["score"] for solve in solves], (10, 50, 90))
             seconds, stopped = np.median([s["seconds"] for s in solves]), sum(not s["converged"] for s in solves)
             score = f"{middle:.2f} ({low:.2f} to {high:.2f})"
-            lines.append(f"| {method} | {len(solves)} | {seconds:.2f} | {stopped} | {score} | {chosen[method]} |")
-    return "\n".join(lines)
+            lines.append((method, len(solves), f"{seconds:.2f}", stopped, score, chosen[method]))
+    return markdown_table(head, lines)
 
 
 def _mattes(run: str, album: Album) -> list[Section]:
@@ -325,9 +322,8 @@ def _software(runs: Sequence[str], out: Path) -> Section:
     section = Section("Software and how to make this page")
     command = shlex.join(["raymat", "report", *runs, "-o", str(out)])
     section.text(f"```\n{command}\n```")
-    lines = ["| package | version |", "| --- | --- |", f"| Python | {platform.python_version()} |"]
-    lines += [f"| {name} | {_version(name)} |" for name in SOFTWARE]
-    section.text("\n".join(lines))
+    versions = [("Python", platform.python_version()), *((name, _version(name)) for name in SOFTWARE)]
+    section.text(markdown_table(("package", "version"), versions))
     section.text(f"The figures are in `{out.stem}-figures/` as PNG and PDF too.")
     return section
 
@@ -345,18 +341,16 @@ def _text_stream(store: Folder, name: str) -> io.BytesIO:
 
 def _frame(rows: pd.DataFrame) -> str:
     """A table of numbers as Markdown."""
-    lines = ["| " + " | ".join(rows.columns) + " |", "| --- " * len(rows.columns) + "|"]
-    for values in rows.itertuples(index=False):
-        cells = [f"{value:.3f}" if isinstance(value, float) else _cell(value) for value in values]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    lines = [
+        [f"{value:.3f}" if isinstance(value, float) else value for value in values]
+        for values in rows.itertuples(index=False)
+    ]
+    return markdown_table(list(rows.columns), lines)
 
 
 def _values(values: dict) -> str:
     """Nested parameters as a table of dotted names."""
-    lines = ["| parameter | value |", "| --- | --- |"]
-    lines += [f"| {_cell(name)} | {_cell(value)} |" for name, value in _flat(values)]
-    return "\n".join(lines)
+    return markdown_table(("parameter", "value"), _flat(values))
 
 
 def _flat(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -365,10 +359,6 @@ def _flat(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def _cell(value: object) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
 
 
 OVER_SPLITS = "mean and standard deviation over the repeated splits. Blue: fully automatic."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -35,18 +34,14 @@ class Agreement:
 def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | None:
     """Cohen's kappa of two raters' labels of the same things (J. Cohen, Educ. Psychol. Meas. 20(1), 1960).
 
-    `(p_o - p_e) / (1 - p_e)`, p_o the share of equal labels and p_e that expected of independent raters with these
-    frequencies. None where there is nothing rated, or both raters know but one label (p_e = 1).
+    None where there is nothing rated, or both raters know but one label.
     """
-    n = len(first)
-    if n != len(second):
-        raise ValueError(f"{n} labels of one rater, {len(second)} of the other")
-    if not n:
+    if len({*first, *second}) < 2:
         return None
-    observed = sum(a == b for a, b in zip(first, second, strict=True)) / n
-    left, right = Counter(first), Counter(second)
-    expected = sum(left[label] * right[label] for label in left) / n**2
-    return None if expected == 1 else (observed - expected) / (1 - expected)
+    # Imported here: a server that nobody has reviewed with yet starts without it.
+    from sklearn.metrics import cohen_kappa_score
+
+    return float(cohen_kappa_score(list(first), list(second)))
 
 
 def agreement(current: Mapping[str, Mapping[str, Decision]]) -> list[Agreement]:

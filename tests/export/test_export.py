@@ -11,11 +11,14 @@ import pytest
 import SimpleITK as sitk
 
 from raymat.cli import main
+from raymat.export.dicom_seg import find_series
+from raymat.loading import load
 from raymat.nodule import ACCEPTED, InputError, Matte, Nodule
 from raymat.prepare import prepare
+from raymat.release.freeze import ReleaseRequest, release
 from raymat.sources.lidc import LidcSource
 from raymat.sources.phantom import PhantomSource, write_phantoms
-from tests.support.nodules import draw_nodule, write_dataset
+from tests.support.nodules import draw_nodule, predicted_nodule, write_dataset
 
 
 def as_accepted(nodule: Nodule, alpha: np.ndarray) -> Nodule:
@@ -68,6 +71,15 @@ def centre_in_the_scan(seg: pydicom.Dataset, frames: np.ndarray) -> np.ndarray:
         return corners[at[:, 0]] + np.outer(at[:, 1] * row_mm, along_column) + np.outer(at[:, 2] * column_mm, along_row)
 
     return centroid(frames, to_world)
+
+
+def test_of_a_prediction_what_there_is_is_exported(tmp_path):
+    write_dataset(tmp_path / "predictions", [predicted_nodule(0)])
+    assert main(["export", str(tmp_path / "predictions"), "-o", str(tmp_path / "out"), "--format", "nifti"]) == 0
+    out = tmp_path / "out" / "case-000"
+    assert {path.name for path in out.iterdir()} == {"image.nii.gz", "alpha.nii.gz"}
+    alpha = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "alpha.nii.gz")))
+    np.testing.assert_array_equal(alpha, predicted_nodule(0).alpha)
 
 
 @pytest.mark.parametrize("form", ["nifti", "nrrd"])
@@ -202,6 +214,17 @@ def test_a_missing_series_is_named_before_anything_is_written(phantom, tmp_path,
         path.unlink()
     assert main([*arguments, "--lidc", str(half)]) == 2
     assert "download the series again" in capsys.readouterr().err
+
+
+def test_the_series_of_nodules_are_found_without_their_arrays(phantom, tmp_path, monkeypatch):
+    folder, nodule = phantom
+    release(ReleaseRequest(str(folder / "dataset"), str(tmp_path / "release"), "1.0"), lambda _: None)
+    for read in ("store.from_table", "release.record.nodule_of"):
+        monkeypatch.setattr(f"raymat.{read}", lambda *_, **__: pytest.fail("a nodule's arrays were read"))
+    for path in (folder / "dataset", tmp_path / "release"):
+        found = find_series(load(path), [nodule.nodule_id], str(folder / "scans"))
+        assert found[nodule.nodule_id].uid == nodule.metadata["series_uid"]
+        assert load(path).metadata(nodule.nodule_id) == nodule.metadata
 
 
 def test_a_nodule_that_came_from_no_dicom_says_so(tmp_path, capsys):

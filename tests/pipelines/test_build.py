@@ -112,6 +112,19 @@ def test_changed_quality_is_judged_anew_without_solving(built, tmp_path):
     assert len(Store.open(tmp_path / "copy").listing("nodules")) == 6
 
 
+def test_a_damaged_shard_costs_a_solve_and_not_the_build(built, tmp_path):
+    table, store, _ = built
+    shutil.copytree(store.root, tmp_path / "copy")
+    copy = Store.open(tmp_path / "copy")
+    shard = Path(copy.path(copy.outcomes()["shard"][2].as_py()))
+    shard.write_bytes(shard.read_bytes()[:-100])
+    floor = BuildParameters(2, PARAMETERS.prepare, quality=QualityParameters(floor=0.01))
+    result = build(Build(copy, CasesSource(table), floor), say=quiet)
+    assert result.plan.rescored == 6
+    assert result.counts == {"accepted": 6}
+    assert arrays(copy.root) == arrays(store.root)
+
+
 def test_a_changed_parameter_or_input_redoes_what_depends_on_it(built, tmp_path):
     table, store, _ = built
     folder = tmp_path / "cases"

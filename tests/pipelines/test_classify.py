@@ -134,6 +134,13 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(ray_cluster, data, new_runs,
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
+def test_a_trial_of_nothing_is_refused(tmp_path):
+    for cpus, gpus in ((0.0, 0.0), (-1.0, 1.0)):
+        job = ClassifyJob(str(tmp_path), str(tmp_path / "out"), RECIPE, cpus=cpus, gpus=gpus)
+        with pytest.raises(InputError, match="give it some of one or the other"):
+            classify(job, quiet)
+
+
 @pytest.mark.parametrize(
     ("nodules", "inputs", "words"),
     [

@@ -32,7 +32,7 @@ from raymat.tracking import TRAININGS
 from tests.support import quiet
 from tests.support.drivers import in_cluster, kill_at
 from tests.support.networks import learning_recipe, options_of
-from tests.support.nodules import write_small_nodules
+from tests.support.nodules import small_nodule, write_dataset, write_small_nodules
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -89,7 +89,7 @@ def test_each_re_split_is_a_run_under_one_parent(trained, data):
     assert {run.info.status for run in [parent, *children.values()]} == {"FINISHED"}
     sads = [results[split]["sad"] for split in (0, 1)]
     assert parent.data.metrics["validation/sad_mean"] == pytest.approx(np.mean(sads))
-    assert parent.data.metrics["validation/sad_std"] == pytest.approx(np.std(sads))
+    assert parent.data.metrics["validation/sad_std"] == pytest.approx(np.std(sads, ddof=1))
     assert parent.data.tags["data_digest"] == Data.open(data).digest
     assert sum("epoch 6/6" in line for line in said) == 2
 
@@ -245,12 +245,28 @@ def test_a_corrupt_checkpoint_is_named(trained, data, tmp_path):
         train(job(data, out), say=quiet)
 
 
+def test_a_training_is_not_resumed_on_the_same_nodules_in_another_order(tmp_path):
+    """Their batches would be others."""
+    nodules, place = [small_nodule(number) for number in range(4)], Store.create(tmp_path / "out")
+    write_dataset(tmp_path / "data", nodules)
+    write_dataset(tmp_path / "turned", nodules[::-1])
+    found, turned = Data.open(str(tmp_path / "data")), Data.open(str(tmp_path / "turned"))
+    assert found.digest == turned.digest
+    note = {"data_digest": found.digest, "recipe": RECIPE.to_dict(), "order_of_nodules": found.order}
+    place.write("training.json", json.dumps(note).encode())
+    with pytest.raises(InputError, match="a training with another order of nodules"):
+        train(job(turned.path, tmp_path / "out"), say=quiet)
+
+
 def test_a_release_is_learned_from_with_the_splits_it_was_published_with(data, tmp_path):
     release(ReleaseRequest(data, str(tmp_path / "release"), "1.0"), say=quiet)
     found, of_dataset = Data.open(str(tmp_path / "release")), Data.open(data)
     assert sorted(found.nodules.ids) == sorted(of_dataset.nodules.ids)
     for number in range(REPETITIONS):
         assert found.split(number) == of_dataset.split(number)
+    with pytest.raises(InputError, match="no split 4; a release has those it was published with, 0 to 3"):
+        found.split(REPETITIONS)
+    assert of_dataset.split(REPETITIONS).test
     recorded = [dict.fromkeys(found.patients, "training") | {found.patients[0]: "test"}] * REPETITIONS
     assert replace(found, recorded=recorded).split(0).test == (found.patients[0],)
     assert record_of(found.nodules[0], RECIPE.model)["alpha"].any()

@@ -9,9 +9,11 @@ from mlflow.tracking import MlflowClient
 
 from raymat.commands.network import read_loss_weights
 from raymat.experiment import Output
+from raymat.learning import Data
 from raymat.nodule import InputError
 from raymat.pipelines.train import TrainJob
-from raymat.pipelines.tune import TuneJob, tune_loss_weights
+from raymat.pipelines.tune import TuneJob, tune_loss_weights, tuning_split
+from raymat.splits import REPETITIONS
 from raymat.tracking import TRAININGS
 from tests.support import quiet
 from tests.support.drivers import in_cluster, kill_at
@@ -59,6 +61,18 @@ def test_a_killed_sweep_goes_on_and_leaves_the_best_pair(ray_cluster, new_runs, 
 
     with pytest.raises(InputError, match="another recipe"):
         tune_loss_weights(TuneJob(replace(training, recipe=replace(RECIPE, epochs=2)), ALPHAS, BETAS), quiet)
+
+
+def test_weights_are_chosen_on_patients_whom_no_split_tests(tmp_path):
+    data = Data.open(write_small_nodules(tmp_path / "many", 40))
+    said = []
+    split = tuning_split(data, 1, said.append)
+    for number in range(REPETITIONS):
+        assert not set(data.split(number).test) & {*split.training, *split.validation}
+    assert "to choose by" in said[0]
+    few = Data.open(write_small_nodules(tmp_path / "few", 4))
+    assert tuning_split(few, 0, said.append) == few.split(0)
+    assert "on the test part of split 0 alone" in said[1]
 
 
 def test_a_file_that_holds_no_weights_is_refused(tmp_path):

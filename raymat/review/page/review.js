@@ -35,7 +35,7 @@ async function ask(path, options) {
   }
   if (!answer.ok) {
     const said = await answer.json().catch(() => ({}));
-    throw Object.assign(new Error(said.error || `the server answered ${answer.status}`), { final: answer.status !== 507 });
+    throw Object.assign(new Error(said.error || `the server answered ${answer.status}`), { final: ![503, 507].includes(answer.status) });
   }
   return answer;
 }
