@@ -11,7 +11,6 @@ from pathlib import Path
 
 from raymat.commands import curation, evidence, network
 from raymat.commands.building import (
-    DEMO_PHANTOMS,
     add_grid,
     add_matting,
     add_methods,
@@ -27,6 +26,7 @@ from raymat.commands.building import (
 from raymat.commands.options import VOLUME_ENDINGS, add_tracking, output_of, positive, stated
 from raymat.errors import InputError, MissingPackage, NoduleExcluded, missing_packages_named
 from raymat.methods import METHODS
+from raymat.sources.kinds import DEMO_PHANTOMS
 from raymat.stopping import stoppable
 from raymat.version import __version__
 
@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     given.add_argument("--trimap", metavar="FILE", help="instead of masks: 0 background, 128 unknown, 255 foreground")
     which = matte.add_mutually_exclusive_group()
     which.add_argument("--method", type=str.lower, choices=METHODS, default="cf+", help="default: %(default)s")
-    which.add_argument("--all", action="store_true", help="all eight methods, written as OUT_<method>")
+    which.add_argument("--all", action="store_true", help="all methods, written as OUT_<method>")
     matte.add_argument("-o", "--out", required=True, metavar="FILE", help="the alpha matte, for example alpha.nii.gz")
     add_prepare(matte)
     add_matting(matte)
@@ -138,11 +138,11 @@ def run_build(options: argparse.Namespace) -> int:
 
     if options.out and is_uri(options.out):
         refuse_credentials(options.out)
-    source, name, default_out = open_source(options)
+    opened = open_source(options)
     job = Job(
-        source=source,
-        source_name=name,
-        output=output_of(options, default_out),
+        source=opened.source,
+        source_name=opened.title,
+        output=output_of(options, opened.out),
         parameters=build_parameters(options, options.min_readers, options.floor),
         pools=pools(options),
         retry_failed=options.retry_failed,

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raymat.commands.options import positive, stated
-from raymat.errors import InputError
 from raymat.methods import METHODS
+from raymat.sources.kinds import DEFAULT, DEMO_PHANTOMS, KINDS, Opened, asked_for
 
 if TYPE_CHECKING:
     from raymat.engine.cluster import Pools
     from raymat.prepare import PrepareParameters
-    from raymat.sources import Source
-    from raymat.sources.phantom import PhantomSource
     from raymat.steps import BuildParameters, MattingParameters
-
-DEMO_PHANTOMS = 12
 
 
 def add_source(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("source", "one of these; default: 12 phantoms")
+    group = command.add_argument_group("source", f"one of these; default: {DEMO_PHANTOMS} phantoms")
     source = group.add_mutually_exclusive_group()
-    source.add_argument("--lidc", metavar="DIR", help="DICOM files of LIDC-IDRI, in any folder tree")
-    source.add_argument("--cases", metavar="FILE", help="CSV or Parquet: case_id, patient_id, image, masks (or trimap)")
-    source.add_argument("--phantoms", type=positive, metavar="N", help="N CT phantoms with a known alpha")
+    for name, kind in KINDS.items():
+        source.add_argument(f"--{name}", metavar=kind.metavar, type=positive if kind.number else str, help=kind.words)
     group.add_argument("--seed", type=int, default=0, help="seed of the phantoms (default: %(default)s)")
 
 
@@ -138,36 +132,9 @@ def build_parameters(options: argparse.Namespace, min_readers: int, floor: float
     )
 
 
-def open_source(options: argparse.Namespace) -> tuple[Source, str, str]:
-    """The source, its title and the default output of its dataset."""
-    from raymat.places import is_uri, refuse_credentials
-    from raymat.sources.cases import CasesSource
-    from raymat.sources.lidc import LidcSource
-    from raymat.sources.phantom import PhantomSource, is_phantom_folder
-
-    for given in (options.cases, options.lidc):
-        if given and is_uri(given):
-            refuse_credentials(given)
-        elif given and not Path(given).exists():
-            raise InputError(f"{given}: no such file or folder")
-    if options.cases:
-        return CasesSource(options.cases), f"cases {options.cases}", "raymat-cases"
-    if options.lidc:
-        if is_phantom_folder(options.lidc):
-            return PhantomSource.from_folder(options.lidc), f"phantoms in {options.lidc}", "raymat-phantoms"
-        return LidcSource(options.lidc), f"lidc {options.lidc}", "raymat-lidc"
-    n = options.phantoms or DEMO_PHANTOMS
-    out = options.out or "raymat-phantoms"
-    return phantom_source(out, n, options.seed), f"{n} phantoms, seed {options.seed}", "raymat-phantoms"
-
-
-def phantom_source(out: str, n: int, seed: int) -> PhantomSource:
-    """Phantoms drawn as they are read: beside the dataset, or on each worker's own disk for an object store."""
-    from raymat.places import is_uri
-    from raymat.sources.phantom import PhantomSource
-
-    beside = f"raymat-phantom-scans-{seed}" if is_uri(out) else f"{out}/scans"
-    return PhantomSource(str(Path(beside).absolute()), n, seed)
+def open_source(options: argparse.Namespace) -> Opened:
+    """The source asked for."""
+    return KINDS[asked_for(options) or DEFAULT].open(options)
 
 
 def pools(options: argparse.Namespace) -> Pools:

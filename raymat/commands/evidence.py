@@ -20,6 +20,7 @@ from raymat.commands.building import (
 from raymat.commands.network import splits_of
 from raymat.commands.options import add_tracking, output_of, positive, stated
 from raymat.errors import InputError
+from raymat.sources.kinds import KINDS, asked_for
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -66,13 +67,14 @@ def run_readers(options: argparse.Namespace) -> int:
     from raymat.nodule import FAILED
     from raymat.pipelines.readers import ReadersJob, leave_one_reader_out
 
-    if not (options.cases or options.lidc or options.phantoms):
-        raise InputError("name a source of nodules with four readers: --cases FILE, --lidc DIR or --phantoms N")
-    source, name, _ = open_source(options)
+    if not asked_for(options):
+        named = ", ".join(f"--{name} {kind.metavar}" for name, kind in KINDS.items())
+        raise InputError(f"name a source of nodules with four readers, one of {named}")
+    opened = open_source(options)
     _, outcomes = leave_one_reader_out(
         ReadersJob(
-            source=source,
-            source_name=name,
+            source=opened.source,
+            source_name=opened.title,
             output=output_of(options),
             parameters=build_parameters(options, READERS - 1),
             pools=pools(options),
@@ -95,7 +97,7 @@ def add_classify_arguments(command: argparse.ArgumentParser) -> argparse.Argumen
         help="paper: DenseNet-121, ResNet-34, ResNet-50 on crops of 96 voxels; small: for CPUs (default: %(default)s)",
     )
     trials = command.add_argument_group("trials", "every input with every network, seed and repeated split")
-    trials.add_argument("--inputs", type=names_of, metavar="a,b", help="separated by commas (default: all fourteen)")
+    trials.add_argument("--inputs", type=names_of, metavar="a,b", help="separated by commas (default: all)")
     trials.add_argument(
         "--networks", type=names_of, metavar="a,b", help="separated by commas (default: the three of the preset)"
     )

@@ -38,6 +38,7 @@ from raymat.release.record import (
     record_digests,
 )
 from raymat.review.decisions import RULE, Decision, Decisions, Verdict, no_longer, refuse_unscored, verdict
+from raymat.sources.kinds import KINDS
 from raymat.splits import FEWEST, PARTS, REPETITIONS, split_patients
 from raymat.store import PARAMETERS, Store
 from raymat.version import __version__
@@ -245,7 +246,8 @@ def _note(
 ) -> dict:
     how = json.loads(store.read(PARAMETERS)) if store.exists(PARAMETERS) else {}
     source = store.manifest(["source"])["source"][0].as_py()
-    licence, citation = LICENCES.get(source, (None, None))
+    kind = KINDS.get(source)
+    licence, citation = (kind.licence, kind.citation) if kind else (None, None)
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -278,19 +280,6 @@ def _note(
             **{name: installed(name) for name in PACKAGES},
         },
     }
-
-
-LIDC_LICENCE = "CC BY 3.0 (LIDC-IDRI, The Cancer Imaging Archive)"
-LIDC_CITATION = (
-    "Armato SG III et al., Data From LIDC-IDRI, The Cancer Imaging Archive, 2015, doi:10.7937/K9/TCIA.2015.LO9QL9SX. "
-    "Armato SG III et al., Med Phys 38(2):915-931, 2011, doi:10.1118/1.3528204. "
-    "Clark K et al., J Digit Imaging 26(6):1045-1057, 2013, doi:10.1007/s10278-013-9622-7."
-)
-# By source: the phantoms' contours and ratings are those of LIDC-IDRI's readers, their pixels are drawn.
-LICENCES = {
-    "lidc": (LIDC_LICENCE, LIDC_CITATION),
-    "phantoms": (f"contours and ratings: {LIDC_LICENCE}; the images are synthetic", LIDC_CITATION),
-}
 
 
 def _refuse_taken(path: str, out: Folder) -> None:

@@ -1,4 +1,4 @@
-"""Where nodules come from: LIDC-IDRI's archive, a table of cases, phantoms of known alpha; one interface for all three.
+"""Where nodules come from, of whatever kind (``raymat.sources.kinds``): one interface for all.
 
 A source *plans* (one small reference a nodule, no pixels read) and *reads* (one reference to one ``Nodule`` on the
 scanner's own grid). It is a small picklable object: plans are made where the build is started, reads happen on workers.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from raymat.nodule import Nodule
+if TYPE_CHECKING:
+    from raymat.nodule import Nodule
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class NoduleRef:
     ----------
     nodule_id : unique within the source
     patient_id : str
-    source : "lidc", "cases" or "phantoms"
+    source : the name of its kind, one of ``raymat.sources.kinds.KINDS``
     readers : how many readers' masks it has; -1 where a trimap is given instead
     fingerprint : digest of everything ``read`` will use (paths, sizes, times of change, annotation ids)
     location : JSON, what ``read`` needs to find it
