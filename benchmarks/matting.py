@@ -25,6 +25,7 @@ from raymat.matting import METHODS, closed_form, estimate_all, knn
 from raymat.matting.region import Region
 from raymat.matting.solve import System, solve
 from raymat.matting.windows import WindowLaplacian, windows_around
+from raymat.methods import SOLVERS
 from raymat.nodule import Nodule
 from raymat.sources import Source
 from raymat.sources.cases import CasesSource
@@ -188,9 +189,9 @@ def compare_solvers(diameters: list[float]) -> None:
         step = np.full(3, 1 / (max(trimap.shape) - 1))
         unknown = trimap == 128
         windows = windows_around(f, unknown)
-        graph = knn.system(Region(f, trimap, step))
+        graph = knn.system(Region(f, trimap, step), **SOLVERS["knn"].defaults)
         operators = {
-            "cf": (windows.voxels, WindowLaplacian(windows, closed_form.projection(windows))),
+            "cf": (windows.voxels, WindowLaplacian(windows, closed_form.projection(windows, **SOLVERS["cf"].defaults))),
             "knn": (graph.variables, graph.laplacian),
         }
         for name, (voxels, L) in operators.items():
@@ -226,7 +227,7 @@ def window_matrix(windows):
     """The closed-form Laplacian as a sparse matrix, for solvers that need one."""
     from scipy.sparse import csr_array
 
-    P = closed_form.projection(windows)
+    P = closed_form.projection(windows, **SOLVERS["cf"].defaults)
     corners = np.concatenate(
         [np.stack(np.broadcast_arrays(row, np.arange(a, b)), axis=1) for row, a, b, _ in windows.window_runs]
     )

@@ -56,7 +56,7 @@ def measure(nodule: Nodule, other: np.ndarray | None) -> dict:
     best = min(errors, key=lambda method: errors[method][0])
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(nodule.nodule_id.encode()).digest()[:4], "little"))
     spoiled = dict(spoil(nodule, nodule.mattes[best], other, rng))
-    converged = {matte.method: matte.converged for matte in nodule.candidates}
+    converged = {matte.method: matte.solve.converged for matte in nodule.candidates}
     qualities = score_mattes(
         nodule.image,
         nodule.trimap,

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from raymat.matting import METHODS
+from raymat.methods import METHODS, SolveInfo
 from raymat.nodule import Matte, Nodule, to_table
 from raymat.pipelines.build import Result, nodules_per_shard, plan_build
 from raymat.pipelines.dataset import SHEET_NODULES, draw_contact_sheet, exit_status, summary
@@ -63,19 +63,18 @@ def committed(refs: Iterator[NoduleRef], store: Store, count: int) -> None:
     array = rng.random(SHAPE).astype(np.float32)
     trimap = np.full(SHAPE, 128, np.uint8)
     mattes = [
-        Matte(method, array, 40, 1e-6, seconds=0.5, unknowns=15_000, solver="cg jacobi", score=0.7)
-        for method in METHODS
+        Matte(method, array, SolveInfo(40, 1e-6, True, 0.5, 15_000, "cg jacobi"), score=0.7) for method in METHODS
     ]
     like = Nodule(
         "",
         "",
         "cases",
-        array,
-        (0.5, 0.5, 0.5),
-        (0.0, 0.0, 0.0),
-        np.eye(3),
-        [trimap, trimap],
-        trimap,
+        image=array,
+        spacing=(0.5, 0.5, 0.5),
+        origin=(0.0, 0.0, 0.0),
+        direction=np.eye(3),
+        readers=[trimap, trimap],
+        trimap=trimap,
         candidates=mattes,
         method="cf+",
         outcome="accepted",

@@ -49,7 +49,9 @@ def methods_side_by_side(nodules: Iterable[Nodule]) -> Figure:
     for nodule in nodules:
         missing = [method for method in METHODS if method not in nodule.mattes]
         if missing:
-            raise InputError(f"{nodule.nodule_id}: this figure needs all eight mattes; there is no {missing[0]}")
+            raise InputError(
+                f"{nodule.nodule_id}: this figure needs the mattes of all methods; there is no {missing[0]}"
+            )
         mean = np.asarray(np.mean(nodule.readers, axis=0, dtype=np.float32)) if nodule.readers else None
         columns: list[Column] = [
             ("image", None),

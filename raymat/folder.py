@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from raymat.arrow import conform
 from raymat.errors import InputError
 from raymat.places import NotWritten, Unreachable, open_filesystem, store_error
 
@@ -161,13 +162,18 @@ class Folder:
         try:
             file = pq.ParquetFile(self.filesystem.open_input_file(self.path(name)))
             schema = self.schema_of(name)
-            if schema is not None and not file.schema_arrow.equals(schema):
+            earlier = schema is not None and not file.schema_arrow.equals(schema)
+            before = self.earlier_schema_of(name) if earlier else None
+            if earlier and not (before is not None and file.schema_arrow.equals(before)):
                 raise self.damaged(name, "its columns are not those of such a file")
             one = row_group is not None and file.num_row_groups > 1
             # One thread: a worker has one CPU, and each of Arrow's would keep memory of its own.
             how = {"columns": columns, "use_threads": False}
             table = file.read_row_group(row_group, **how) if one else file.read(**how)
             table.validate(full=True)
+            # Parts of columns (their names have a dot) stay as they are in the file.
+            if schema is not None and earlier and not any("." in column for column in columns or ()):
+                table = conform(table, pa.schema([schema.field(column) for column in columns or schema.names]))
         except (OSError, pa.ArrowException) as error:
             known = store_error(self.path(name), error)
             raise (known if isinstance(known, Unreachable) else self.damaged(name, error)) from error
@@ -175,6 +181,10 @@ class Folder:
 
     def schema_of(self, name: str) -> pa.Schema | None:
         """The columns that a table must have; None where any will do."""
+        return None
+
+    def earlier_schema_of(self, name: str) -> pa.Schema | None:
+        """The columns that such a table may have had, which are read as if they were those of today; None for none."""
         return None
 
     def damaged(self, name: str, why: object) -> InputError:

@@ -1,27 +1,45 @@
 """The record that every room speaks: one nodule, from its crop to its chosen matte.
 
-Arrays are (z, y, x); in the Arrow form an array is a struct of raw bytes (C order, little endian), shape and dtype, so
-that plain pyarrow, pandas or DuckDB can open it without raymat:
-``np.frombuffer(a["data"], a["dtype"]).reshape(a["shape"])``.
+The two dataclasses here name the record's fields, and nothing else does: schema, row and the way back follow from them
+(``raymat.arrow``), as do the rows of the index (``raymat.store``) and of a release (``raymat.release.record``). Arrays
+are (z, y, x). A field that is added, or changed, raises ``FORMAT_VERSION`` there, and ``raymat.format_1`` shows how
+earlier files stay readable.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypedDict, TypeVar, Unpack, cast
+from typing import Annotated, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import pyarrow as pa
 
-from raymat.arrays import AnyArray, Box, Float32Array, Float64Array, UInt8Array, triple
+from raymat.arrays import AnyArray, Box, Float32Array, Float64Array, UInt8Array
+from raymat.arrow import ARRAY as ARRAY
+from raymat.arrow import MATRIX, from_row, schema_of, to_row
+from raymat.arrow import array_to_struct as array_to_struct
+from raymat.arrow import struct_to_array as struct_to_array
 from raymat.errors import InputError as InputError
 from raymat.errors import NoduleExcluded as NoduleExcluded
+from raymat.methods import SolveInfo
 
 ACCEPTED, REJECTED, EXCLUDED, FAILED = OUTCOMES = ("accepted", "rejected", "excluded", "failed")
 
-
+# The ratings of LIDC-IDRI's readers, by the names of its database.
+RATINGS = (
+    "malignancy",
+    "subtlety",
+    "internalStructure",
+    "calcification",
+    "sphericity",
+    "margin",
+    "lobulation",
+    "spiculation",
+    "texture",
+)
+Matrix = Annotated[Float64Array, MATRIX]
 T = TypeVar("T")
 
 
@@ -33,21 +51,23 @@ class Matte:
     ----------
     method : one of ``raymat.matting.METHODS``
     alpha : float32 (z, y, x), 0 to 1
-    iterations, residual, converged, seconds, unknowns, solver : as in ``raymat.matting.SolveInfo``
+    solve : how the solver did
     scores : name of a quality term to its value, 0 (bad) to 1 (good)
     score : the combined score, 0 to 1; NaN before quality control
+    key : of all that alpha depends on (``raymat.steps.BuildParameters.matte_key``); empty in a record of format 1
+    digest : of the bytes of alpha, given when it is committed; what a reviewer's decision is bound to
+    key_1 : the first part of the nodule's key in the dataset of format 1 that the matte was solved for; empty for any
+        other. What decisions of that time are bound to.
     """
 
     method: str
     alpha: Float32Array
-    iterations: int = 0
-    residual: float = 0.0
-    converged: bool = True
-    seconds: float = 0.0
-    unknowns: int = 0
-    solver: str = ""
+    solve: SolveInfo = field(default_factory=SolveInfo)
     scores: dict[str, float] = field(default_factory=dict)
     score: float = float("nan")
+    key: str = ""
+    digest: str = ""
+    key_1: str = ""
 
 
 class _Changes(TypedDict, total=False):
@@ -71,7 +91,7 @@ class Nodule:
     ----------
     nodule_id, patient_id : str
     source : str
-        "lidc", "cases" or "phantoms".
+        The name of its kind, one of ``raymat.sources.kinds.KINDS``.
     image : float32 (z, y, x), HU
     spacing : (z, y, x) mm
     origin : (z, y, x) mm, patient coordinates (LPS) of the centre of voxel [0, 0, 0]
@@ -80,7 +100,8 @@ class Nodule:
     trimap : uint8 (z, y, x), 0 background, 128 unknown, 255 foreground; None before it is made
     true_alpha : float32 (z, y, x), phantoms only
     metadata : dict
-        What the source knows beyond the images (series UID, annotation ids, ratings, further columns of a case table).
+        What the source knows beyond the images (series UID, annotation ids, further columns of a case table); as
+        "ratings" what the readers said, feature to a list with one entry per reader.
     notes : list of str
         What a user should know about this nodule ("more than four marks", "padded with air").
     candidates : list of Matte
@@ -92,21 +113,21 @@ class Nodule:
     nodule_id: str
     patient_id: str
     source: str
-    image: Float32Array | None = None
-    spacing: tuple[float, float, float] | None = None
-    origin: tuple[float, float, float] | None = None
-    direction: Float64Array | None = None
-    readers: list[UInt8Array] = field(default_factory=list)
-    trimap: UInt8Array | None = None
-    true_alpha: Float32Array | None = None
-    metadata: dict[str, object] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    candidates: list[Matte] = field(default_factory=list)
-    method: str | None = None
+    key: str = ""
     outcome: str | None = None
     stage: str | None = None
     reason: str | None = None
-    key: str = ""
+    method: str | None = None
+    spacing: tuple[float, float, float] | None = None
+    origin: tuple[float, float, float] | None = None
+    direction: Matrix | None = None
+    metadata: dict[str, object] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    image: Float32Array | None = None
+    readers: list[UInt8Array] = field(default_factory=list)
+    trimap: UInt8Array | None = None
+    true_alpha: Float32Array | None = None
+    candidates: list[Matte] = field(default_factory=list, metadata={"column": "mattes"})
 
     @property
     def mattes(self) -> dict[str, Float32Array]:
@@ -123,9 +144,33 @@ class Nodule:
         """The chosen matte, float32 (z, y, x); None where none was chosen."""
         return self.mattes.get(self.method) if self.method else None
 
+    @property
+    def ratings(self) -> dict[str, list[object]]:
+        """What the readers said of the nodule: feature to one entry per reader.
+
+        A source gives them as ``metadata["ratings"]``. A table of cases has them in columns of its own, which are
+        ``metadata`` as they are: those with one entry per reader, separated by ``;``, and those named in ``RATINGS``.
+        """
+        given = self.metadata.get("ratings")
+        if isinstance(given, Mapping):
+            return dict(given)
+        found = {name: _entries(value) for name, value in self.metadata.items() if name not in ("image", "masks")}
+        several = {name for name, values in found.items() if len(values) == len(self.readers) > 1}
+        return {name: values for name, values in found.items() if values and (name in RATINGS or name in several)}
+
     def without_arrays(self, **changes: Unpack[_Changes]) -> Nodule:
         """A copy that keeps what is said of the nodule and none of its arrays, with ``changes`` of other fields."""
         return replace(self, image=None, readers=[], trimap=None, true_alpha=None, candidates=[], **changes)
+
+
+def _entries(value: object) -> list[object]:
+    """The readers' entries in one cell of a table, numbers as numbers."""
+    if isinstance(value, list | tuple):
+        return list(value)
+    if isinstance(value, int | float):
+        return [value]
+    parts = [] if value is None else [part.strip() for part in str(value).split(";")]
+    return [int(part) if part.isdecimal() else part for part in parts if part]
 
 
 def required(value: T | None, nodule: Nodule, name: str) -> T:
@@ -141,138 +186,14 @@ def required(value: T | None, nodule: Nodule, name: str) -> T:
     return value
 
 
-ARRAY = pa.struct([("data", pa.large_binary()), ("shape", pa.list_(pa.int32())), ("dtype", pa.string())])
-MATTE = pa.struct(
-    [
-        ("method", pa.string()),
-        ("alpha", ARRAY),
-        ("iterations", pa.int32()),
-        ("residual", pa.float64()),
-        ("converged", pa.bool_()),
-        ("seconds", pa.float64()),
-        ("unknowns", pa.int64()),
-        ("solver", pa.string()),
-        ("scores", pa.map_(pa.string(), pa.float64())),
-        ("score", pa.float64()),
-    ]
-)
-SCHEMA = pa.schema(
-    [
-        ("nodule_id", pa.string()),
-        ("patient_id", pa.string()),
-        ("source", pa.string()),
-        ("key", pa.string()),
-        ("outcome", pa.string()),
-        ("stage", pa.string()),
-        ("reason", pa.string()),
-        ("method", pa.string()),
-        ("spacing", pa.list_(pa.float64())),
-        ("origin", pa.list_(pa.float64())),
-        ("direction", pa.list_(pa.float64())),
-        ("metadata", pa.string()),
-        ("notes", pa.list_(pa.string())),
-        ("image", ARRAY),
-        ("readers", pa.list_(ARRAY)),
-        ("trimap", ARRAY),
-        ("true_alpha", ARRAY),
-        ("mattes", pa.list_(MATTE)),
-    ]
-)
+SCHEMA = schema_of(Nodule)
 
 
-def array_to_struct(array: AnyArray | None) -> dict[str, object] | None:
-    """An array as the Arrow struct of bytes, shape and dtype."""
-    if array is None:
-        return None
-    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    # Bytes, no memoryview: pyarrow 25 never lets go of a memoryview that it has taken a value from.
-    return {"data": array.tobytes(), "shape": list(array.shape), "dtype": array.dtype.str}
-
-
-def struct_to_array(value: pa.StructScalar, copy: bool = True) -> AnyArray | None:
-    """The inverse of ``array_to_struct``; without ``copy`` a read-only view of Arrow's memory.
-
-    Raises
-    ------
-    InputError
-        Bytes, shape and dtype disagree, or the dtype is no plain number.
-    """
-    if not value.is_valid:
-        return None
-    try:
-        dtype = np.dtype(value["dtype"].as_py())
-        if dtype.kind not in "iufb":
-            raise ValueError(f"dtype {dtype} is refused")
-        array = np.frombuffer(value["data"].as_buffer(), dtype).reshape(value["shape"].as_py())
-    except (TypeError, ValueError) as error:
-        raise InputError(f"an array of the record is damaged ({error})") from error
-    return array.copy() if copy else array
-
-
-def read_image(value: pa.StructScalar, copy: bool = True) -> Float32Array | None:
-    """``struct_to_array`` of an image or a matte, which the record keeps as float32."""
-    return cast("Float32Array | None", struct_to_array(value, copy))
-
-
-def read_mask(value: pa.StructScalar, copy: bool = True) -> UInt8Array | None:
-    """``struct_to_array`` of a reader's mask or a trimap, which the record keeps as uint8."""
-    return cast("UInt8Array | None", struct_to_array(value, copy))
-
-
-def read_masks(values: Iterable[pa.StructScalar], copy: bool = True) -> list[UInt8Array]:
-    """The readers' masks of a record.
-
-    Raises
-    ------
-    InputError
-        One of them is null or damaged.
-    """
-    masks = []
-    for value in values:
-        mask = read_mask(value, copy)
-        if mask is None:
-            raise InputError("an array of the record is damaged (a reader's mask is null)")
-        masks.append(mask)
-    return masks
-
-
-def to_row(nodule: Nodule, packed: bool = False) -> dict[str, object]:
-    """The nodule as a row of ``SCHEMA``; its mattes ``packed`` as in ``to_table``."""
-    box = matte_box(required(nodule.trimap, nodule, "trimap")) if packed and nodule.candidates else ()
-    return {
-        "nodule_id": nodule.nodule_id,
-        "patient_id": nodule.patient_id,
-        "source": nodule.source,
-        "key": nodule.key,
-        "outcome": nodule.outcome,
-        "stage": nodule.stage,
-        "reason": nodule.reason,
-        "method": nodule.method,
-        "spacing": None if nodule.spacing is None else [float(v) for v in nodule.spacing],
-        "origin": None if nodule.origin is None else [float(v) for v in nodule.origin],
-        "direction": None if nodule.direction is None else np.asarray(nodule.direction, float).ravel().tolist(),
-        "metadata": json.dumps(nodule.metadata, sort_keys=True, default=str),
-        "notes": list(nodule.notes),
-        "image": array_to_struct(nodule.image),
-        "readers": [array_to_struct(mask) for mask in nodule.readers],
-        "trimap": array_to_struct(nodule.trimap),
-        "true_alpha": array_to_struct(nodule.true_alpha),
-        "mattes": [
-            {
-                "method": m.method,
-                "alpha": array_to_struct(m.alpha[box]),
-                "iterations": m.iterations,
-                "residual": m.residual,
-                "converged": m.converged,
-                "seconds": m.seconds,
-                "unknowns": m.unknowns,
-                "solver": m.solver,
-                "scores": list(m.scores.items()),
-                "score": m.score,
-            }
-            for m in nodule.candidates
-        ],
-    }
+def alpha_digest(alpha: Float32Array) -> str:
+    """A digest of a matte's type, shape and bytes."""
+    hasher = hashlib.blake2b(f"{alpha.dtype.str} {list(alpha.shape)}".encode(), digest_size=12)
+    hasher.update(alpha.tobytes())
+    return hasher.hexdigest()
 
 
 def matte_box(trimap: AnyArray) -> Box:
@@ -297,49 +218,39 @@ def box_around(mask: AnyArray, margin: Sequence[int] = (0, 0, 0)) -> Box:
 
 
 def to_table(nodules: list[Nodule], packed: bool = False) -> pa.Table:
-    """Nodules as one Arrow table of ``SCHEMA``.
+    """Nodules as one Arrow table of ``SCHEMA``, with the digests of their mattes.
 
-    With ``packed`` the mattes are cut to ``matte_box``, a tenth and less of what they are: for the way between workers.
-    ``from_table`` gives them back whole.
+    With ``packed`` the mattes are cut to ``matte_box``, a tenth and less of what they are, and have no new digests: for
+    the way between workers. ``from_table`` gives them back whole.
     """
-    return pa.Table.from_pylist([to_row(nodule, packed) for nodule in nodules], schema=SCHEMA)
+    prepared = _packed if packed else _digested
+    return pa.Table.from_pylist([to_row(prepared(nodule)) for nodule in nodules], schema=SCHEMA)
+
+
+def _packed(nodule: Nodule) -> Nodule:
+    if not nodule.candidates:
+        return nodule
+    box = matte_box(required(nodule.trimap, nodule, "trimap"))
+    return replace(nodule, candidates=[replace(matte, alpha=matte.alpha[box]) for matte in nodule.candidates])
+
+
+def _digested(nodule: Nodule) -> Nodule:
+    candidates = [replace(matte, digest=alpha_digest(matte.alpha)) for matte in nodule.candidates]
+    return replace(nodule, candidates=candidates)
 
 
 def from_table(table: pa.Table, copy: bool = True) -> list[Nodule]:
     """The nodules of an Arrow table of ``SCHEMA``; without ``copy`` their arrays are read-only views of its memory."""
-    return [_from_row({name: table[name][i] for name in SCHEMA.names}, copy) for i in range(table.num_rows)]
+    names = SCHEMA.names
+    rows = ({name: table[name][i] for name in names} for i in range(table.num_rows))
+    return [_unpacked(from_row(Nodule, row, copy)) for row in rows]
 
 
-def _from_row(row: dict[str, pa.Scalar], copy: bool) -> Nodule:
-    def elements(scalar: pa.ListScalar) -> Iterable[pa.Scalar]:
-        return scalar.values if scalar.is_valid else ()
-
-    trimap = read_mask(row["trimap"], copy)
-
-    def matte(struct: pa.StructScalar) -> Matte:
-        plain = {name: struct[name].as_py() for name in struct if name not in ("alpha", "scores")}
-        alpha = read_image(struct["alpha"], copy)
-        if alpha is None:
-            raise InputError(f"the matte by {plain['method']} has no alpha")
-        if trimap is not None and alpha.shape != trimap.shape:
-            packed, alpha = alpha, np.zeros(trimap.shape, alpha.dtype)
-            alpha[matte_box(trimap)] = packed
-        return Matte(**plain, alpha=alpha, scores=dict(struct["scores"].as_py() or []))
-
-    plain = {name: row[name].as_py() for name in ("nodule_id", "patient_id", "source", "outcome", "stage", "reason")}
-    spacing, origin, direction = (row[name].as_py() for name in ("spacing", "origin", "direction"))
-    return Nodule(
-        **plain,
-        image=read_image(row["image"], copy),
-        spacing=triple(spacing) if spacing else None,
-        origin=triple(origin) if origin else None,
-        direction=np.array(direction).reshape(3, 3) if direction else None,
-        readers=read_masks(elements(row["readers"]), copy),
-        trimap=trimap,
-        true_alpha=read_image(row["true_alpha"], copy),
-        metadata=json.loads(row["metadata"].as_py() or "{}"),
-        notes=list(row["notes"].as_py() or []),
-        candidates=[matte(struct) for struct in elements(row["mattes"])],
-        method=row["method"].as_py(),
-        key=row["key"].as_py() or "",
-    )
+def _unpacked(nodule: Nodule) -> Nodule:
+    """The nodule with its mattes on its whole grid."""
+    trimap = nodule.trimap
+    for matte in nodule.candidates:
+        if trimap is not None and matte.alpha.shape != trimap.shape:
+            packed, matte.alpha = matte.alpha, np.zeros(trimap.shape, matte.alpha.dtype)
+            matte.alpha[matte_box(trimap)] = packed
+    return nodule

@@ -169,7 +169,7 @@ def _title(axes: Axes, name: str, below: str, chosen: bool) -> None:
 
 
 def contact_sheet(nodules: Iterable[Nodule], title: str | None = None) -> Figure:
-    """Many nodules on one sheet, each in three rows (axial, coronal, sagittal): image, readers' contours, eight mattes.
+    """Many nodules on one sheet, each in three rows (axial, coronal, sagittal): image, readers' contours, mattes.
 
     The chosen matte is framed and shown again, last. Nodules stand in one column up to four of them, else in two. Of
     every nodule only its small pictures are kept, so the iterable may be long and lazy.
@@ -564,7 +564,7 @@ def _size(nodule: Nodule) -> str:
     return f"{diameter:.1f} mm ({of})" if volume else ""
 
 
-RATINGS = (
+SHOWN_RATINGS = (
     "malignancy",
     "texture",
     "margin",
@@ -578,16 +578,8 @@ RATINGS = (
 
 def _ratings(nodule: Nodule) -> str:
     """The readers' ratings, one number per reader."""
-    source = nodule.metadata.get("ratings")
-    source = source if isinstance(source, Mapping) else nodule.metadata
-    parts = []
-    for name in RATINGS:
-        value = source.get(name)
-        if value is None or value == "":
-            continue
-        values = value.split(";") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
-        parts.append(f"{name} {' '.join(str(v).strip() for v in values)}")
-    return "     ".join(parts)
+    given = nodule.ratings
+    return "     ".join(f"{name} {' '.join(map(str, given[name]))}" for name in SHOWN_RATINGS if name in given)
 
 
 def _head(figure: Figure, nodule: Nodule, width: float, height: float) -> None:

@@ -14,7 +14,8 @@ from functools import cached_property
 
 import numpy as np
 
-from raymat.matting import METHODS, SOLVER_VERSION, HUWindow, SolveInfo, estimate_all
+from raymat.matting import HUWindow, estimate_all
+from raymat.methods import METHODS, SOLVERS, SolveInfo, in_order, is_calibrated, is_method, solver_of
 from raymat.nodule import EXCLUDED, FAILED, InputError, Matte, Nodule, NoduleExcluded, required
 from raymat.places import Unreachable
 from raymat.prepare import PREPARE_VERSION, PrepareParameters, prepare
@@ -31,7 +32,7 @@ class MattingParameters:
 
     Attributes
     ----------
-    methods : subset of ``raymat.matting.METHODS``
+    methods : subset of ``raymat.matting.METHODS``; their order and repetitions do not matter
     window_level, window_width : HU, the window that calibrates the "+" methods' foreground (Eq. 4)
     constraint_weight : lambda of Eq. 3
     roi_margin : mm
@@ -44,9 +45,10 @@ class MattingParameters:
     roi_margin: float = 8.0
 
     def __post_init__(self) -> None:
-        unknown = [method for method in self.methods if method not in METHODS]
+        unknown = [method for method in self.methods if not is_method(method)]
         if unknown or not self.methods:
             raise InputError(f"unknown methods {unknown}; choose one or more of {', '.join(METHODS)}")
+        object.__setattr__(self, "methods", in_order(self.methods))
         try:
             HUWindow(self.window_level, self.window_width)
         except ValueError as error:
@@ -56,10 +58,20 @@ class MattingParameters:
         if not self.constraint_weight > 0:
             raise InputError(f"the constraint weight must be above 0, not {self.constraint_weight:g}")
 
+    def identity(self, method: str) -> str:
+        """What a matte by this method depends on beside the prepared nodule, as text."""
+        window = (self.window_level, self.window_width) if is_calibrated(method) else None
+        return repr((method, SOLVERS[solver_of(method)].identity, self.constraint_weight, self.roi_margin, window))
+
+
+# The parts of a nodule's key, in hexadecimal digits: of all that the prepared nodule depends on, of what its mattes
+# depend on beside it, and of quality.
+PREPARED_DIGITS, MATTES_DIGITS, QUALITY_DIGITS = 24, 8, 8
+
 
 @dataclass(frozen=True)
 class BuildParameters:
-    """All that decides what a dataset's arrays are.
+    """All that decides what a dataset's arrays are, and the keys that follow from it.
 
     Attributes
     ----------
@@ -72,40 +84,30 @@ class BuildParameters:
     matting: MattingParameters = field(default_factory=MattingParameters)
     quality: QualityParameters = field(default_factory=QualityParameters)
 
-    def solve_key(self, ref: NoduleRef) -> str:
-        """Digest of all that the nodule's mattes depend on."""
-        return digest(ref.nodule_id, ref.fingerprint, ref.problem, self.min_readers, *self._solve_parts())[:24]
-
     def key(self, ref: NoduleRef) -> str:
-        """Digest of all that the nodule's record depends on; begins with its ``solve_key``."""
-        return self.solve_key(ref) + digest(self._texts[2])[:8]
+        """Digest of all that the nodule's record depends on; begins with that of the prepared nodule alone."""
+        of = (ref.nodule_id, ref.fingerprint, ref.problem, self.min_readers, self._prepare_text, PREPARE_VERSION)
+        return digest(*of)[:PREPARED_DIGITS] + self.judged
 
-    def _solve_parts(self) -> list[str]:
-        return [*self._texts[:2], PREPARE_VERSION, SOLVER_VERSION]
+    def matte_key(self, key: str, method: str) -> str:
+        """Digest of all that a method's matte depends on, of the nodule of that key."""
+        return key[:PREPARED_DIGITS] + self.mattes[method]
 
     @cached_property
-    def _texts(self) -> list[str]:
+    def mattes(self) -> dict[str, str]:
+        """Method to the part of its mattes' keys that is the same for all nodules."""
+        return {name: digest(self.matting.identity(name))[:MATTES_DIGITS] for name in self.matting.methods}
+
+    @cached_property
+    def judged(self) -> str:
+        """The part of a key that is the same for all nodules: which mattes they have, and how those are judged."""
+        mattes = digest(*sorted(self.mattes.values()))[:MATTES_DIGITS]
+        return mattes + digest(self.quality.identity)[:QUALITY_DIGITS]
+
+    @cached_property
+    def _prepare_text(self) -> str:
         # Once, and not for each of millions of keys.
-        return [_text(step) for step in (self.prepare, self.matting, self.quality)]
-
-
-SOLVE_KEY_LENGTH = 24
-# Keys name the terms' weights in this order, whatever order they are given in: another would score every dataset again.
-# New terms follow by name.
-TERMS_IN_KEYS = (
-    *("explained", "interior", "known", "foreground", "local_fit", "noise", "steps", "continuity", "islands", "holes"),
-    *("overlap", "volume", "converged"),
-)
-
-
-def _text(step: PrepareParameters | MattingParameters | QualityParameters) -> str:
-    """All of a step's parameters as a text that is equal for equal ones."""
-    values = asdict(step)
-    for name, value in values.items():
-        if isinstance(value, dict):
-            first = [term for term in TERMS_IN_KEYS if term in value]
-            values[name] = {term: value[term] for term in (*first, *sorted(value.keys() - set(first)))}
-    return repr(sorted(values.items()))
+        return repr(sorted(asdict(self.prepare).items()))
 
 
 def guarded(stage: str, nodule: Nodule, work: Callable[[Nodule], Nodule]) -> Nodule:
@@ -164,28 +166,20 @@ def solve_volume(
 
 
 def solve(nodule: Nodule, parameters: BuildParameters) -> Nodule:
-    """The nodule with one candidate matte a method."""
+    """The nodule with one candidate matte per method; those that it has are kept."""
+    missing = tuple(method for method in parameters.matting.methods if method not in nodule.mattes)
 
     def work(nodule: Nodule) -> Nodule:
         image, trimap = required(nodule.image, nodule, "image"), required(nodule.trimap, nodule, "trimap")
         spacing = required(nodule.spacing, nodule, "spacing")
-        mattes = solve_volume(image, trimap, spacing, parameters.prepare.intensity_range, parameters.matting)
-        candidates = [
-            Matte(
-                method=method,
-                alpha=alpha,
-                iterations=int(info.iterations),
-                residual=float(info.residual),
-                converged=bool(info.converged),
-                seconds=float(info.seconds),
-                unknowns=int(info.unknowns),
-                solver=str(info.solver),
-            )
-            for method, (alpha, info) in mattes.items()
-        ]
-        return replace(nodule, candidates=candidates)
+        matting = replace(parameters.matting, methods=missing)
+        solved = solve_volume(image, trimap, spacing, parameters.prepare.intensity_range, matting)
+        mattes = {matte.method: matte for matte in nodule.candidates}
+        for method, (alpha, info) in solved.items():
+            mattes[method] = Matte(method, alpha, info, key=parameters.matte_key(nodule.key, method))
+        return replace(nodule, candidates=[mattes[method] for method in in_order(mattes)])
 
-    if nodule.outcome or nodule.candidates:
+    if nodule.outcome or not missing:
         return nodule
     return guarded("solve", nodule, work)
 

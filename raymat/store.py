@@ -27,12 +27,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raymat import format_1
+from raymat.arrow import Row, small_fields, to_row
 from raymat.folder import Folder, as_parquet
-from raymat.nodule import FAILED, OUTCOMES, SCHEMA, InputError, Nodule, from_table, to_table
+from raymat.nodule import FAILED, OUTCOMES, SCHEMA, InputError, Matte, Nodule, from_table, to_table
 from raymat.places import open_filesystem
 
 FORMAT = "raymat dataset"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PARAMETERS = "parameters.json"
 
 MANIFEST = pa.schema(
@@ -49,27 +51,11 @@ MANIFEST = pa.schema(
     ]
 )
 
-SOLVE = pa.struct(
-    [
-        ("method", pa.string()),
-        ("seconds", pa.float64()),
-        ("iterations", pa.int32()),
-        ("converged", pa.bool_()),
-        ("unknowns", pa.int64()),
-        ("solver", pa.string()),
-        ("score", pa.float64()),
-    ]
-)
+# A row of the index: what is small of a nodule and of its mattes.
+SOLVE = pa.struct(small_fields(Matte))
 OUTCOME = pa.schema(
     [
-        ("nodule_id", pa.string()),
-        ("patient_id", pa.string()),
-        ("key", pa.string()),
-        ("outcome", pa.string()),
-        ("stage", pa.string()),
-        ("reason", pa.string()),
-        ("method", pa.string()),
-        ("notes", pa.list_(pa.string())),
+        *small_fields(Nodule),
         ("shape", pa.list_(pa.int32())),
         ("solves", pa.list_(SOLVE)),
         ("shard", pa.string()),
@@ -91,23 +77,13 @@ def counts(column: pa.ChunkedArray) -> Counter[str]:
     return Counter(dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)))
 
 
-def outcome_row(nodule: Nodule) -> dict[str, object]:
+def outcome_row(nodule: Nodule) -> Row:
     """The nodule's row of ``OUTCOME``, its shard still unnamed."""
+    solved = [field.name for field in SOLVE]
     return {
-        "nodule_id": nodule.nodule_id,
-        "patient_id": nodule.patient_id,
-        "key": nodule.key,
-        "outcome": nodule.outcome,
-        "stage": nodule.stage,
-        "reason": nodule.reason,
-        "method": nodule.method,
-        "notes": list(nodule.notes),
+        **to_row(nodule, OUTCOME.names),
         "shape": None if nodule.image is None else list(nodule.image.shape),
-        "solves": [
-            {name: getattr(matte, name) for name in ("method", "seconds", "iterations", "converged", "unknowns")}
-            | {"solver": matte.solver, "score": matte.score}
-            for matte in nodule.candidates
-        ],
+        "solves": [to_row(matte, solved) for matte in nodule.candidates],
     }
 
 
@@ -137,9 +113,10 @@ class Store(Folder):
                 raise InputError(
                     f"{path}: holds {Path(strangers[0].path).name} and no raymat dataset; name a new or empty folder"
                 )
-            note = {"format": FORMAT, "format_version": FORMAT_VERSION}
-            store.write("dataset.json", json.dumps(note, indent=1).encode())
-        store.read_format()
+            store._write_format()
+        elif store.read_format()["format_version"] != FORMAT_VERSION:
+            # From now on there may be files in it that an earlier raymat cannot read.
+            store._write_format()
         probe = f"writable-{uuid.uuid4().hex}"
         store.write(probe, b"")
         store.delete(probe)
@@ -165,7 +142,7 @@ class Store(Folder):
         """``dataset.json``; raises InputError where it is damaged or of an unknown version."""
         try:
             note: dict[str, object] = json.loads(self.read("dataset.json"))
-            known = note["format"] == FORMAT and note["format_version"] == FORMAT_VERSION
+            known = note["format"] == FORMAT and note["format_version"] in (format_1.NUMBER, FORMAT_VERSION)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{self.root}/dataset.json: damaged ({error})") from error
         if not known:
@@ -175,9 +152,16 @@ class Store(Folder):
             )
         return note
 
+    def _write_format(self) -> None:
+        self.write_json("dataset.json", {"format": FORMAT, "format_version": FORMAT_VERSION})
+
     def schema_of(self, name: str) -> pa.Schema | None:
         """The columns of the dataset's own tables."""
         return SCHEMAS.get(name.partition("/")[0])
+
+    def earlier_schema_of(self, name: str) -> pa.Schema | None:
+        """The columns that such a table had in format 1."""
+        return format_1.SCHEMAS.get(name.partition("/")[0])
 
     def damaged(self, name: str, why: object) -> InputError:
         """The error to raise where a file cannot be read."""
@@ -285,6 +269,28 @@ class Store(Folder):
         known = self._indexed(needed)
         return _one_row_a_key(known).select(list(columns))
 
+    def method_lists(self) -> set[tuple[str, ...]]:
+        """The methods of the committed nodules, in the order of their mattes; each such list once."""
+        lists: set[tuple[str, ...]] = set()
+        indexed = []
+        for name in self.listing("outcomes", ".parquet"):
+            rows = self.read_table(name, ["shard", "solves.list.element.method"])
+            indexed.append(rows["shard"])
+            solves = rows["solves"].combine_chunks()
+            methods = pa.ListArray.from_arrays(solves.offsets, solves.values.field("method"))
+            lists.update(tuple(text.split(" ")) for text in pc.binary_join(methods, " ").unique().to_pylist())
+        for name in self._not_among(indexed):
+            solved = self.outcomes_of_shard(name)["solves"].to_pylist()
+            lists.update(tuple(solve["method"] for solve in solves) for solves in solved)
+        return lists - {(), ("",)}
+
+    def _not_among(self, indexed: Sequence[pa.ChunkedArray]) -> list[str]:
+        """The shards that no part of the index names; ``indexed`` has the column ``shard`` of every part."""
+        shards = pa.array(self.listing("nodules", ".parquet"), pa.string())
+        known = pa.chunked_array([chunk for column in indexed for chunk in column.chunks], pa.string())
+        names: list[str] = shards.filter(pc.invert(pc.is_in(shards, known.unique()))).to_pylist()
+        return names
+
     def _indexed(self, columns: list[str]) -> pa.Table:
         """All rows of the index and of the shards that it does not know; those of deleted shards left out."""
         shards = pa.array(self.listing("nodules", ".parquet"), pa.string())
@@ -297,11 +303,9 @@ class Store(Folder):
 
     def outcomes_of_shard(self, name: str) -> pa.Table:
         """Rows of ``OUTCOME`` of a shard's nodules, no array read."""
-        small = [field.name for field in SCHEMA if field.name not in ("readers", "true_alpha", "trimap", "image")]
-        columns = [name for name in small if name != "mattes"]
-        columns += [f"mattes.list.element.{name}" for name in ("method", "seconds", "iterations", "converged")]
-        columns += [f"mattes.list.element.{name}" for name in ("unknowns", "solver", "score")]
-        rows = self.read_table(name, [*columns, "image.shape"]).to_pylist()
+        small = [name for name in OUTCOME.names if name in SCHEMA.names]
+        small += [f"mattes.list.element.{field.name}" for field in SOLVE]
+        rows = self.read_table(name, [*small, "image.shape"]).to_pylist()
         return pa.Table.from_pylist(
             [
                 {k: row[k] for k in OUTCOME.names if k in row}

@@ -21,10 +21,10 @@ from raymat.places import open_filesystem
 from raymat.release.freeze import ReleaseRequest, release
 from raymat.release.record import RECORD, Release
 from raymat.release.verify import compare, verify
-from raymat.review.decisions import Decision, Decisions, mattes_of
+from raymat.review.decisions import Decision, Decisions
 from raymat.splits import PARTS, REPETITIONS
 from raymat.store import Store
-from tests.support.nodules import draw_nodule, excluded_nodule, predicted_nodule, write_dataset
+from tests.support.nodules import draw_nodule, excluded_nodule, predicted_nodule, shown, write_dataset
 
 
 def decide(store, number, label, reviewer="Ada", mattes=None, nodule_id=None) -> None:
@@ -36,7 +36,7 @@ def decide(store, number, label, reviewer="Ada", mattes=None, nodule_id=None) ->
         Decision(
             f"decision-{at}",
             nodule_id or f"case-{number:03d}",
-            mattes or mattes_of(f"{number:024x}"),
+            mattes or shown(draw_nodule(number)),
             reviewer,
             "choose" if method else label,
             method,
@@ -132,7 +132,7 @@ def test_decisions_that_no_longer_fit_are_named_and_refused_unless_left_aside(st
         freeze(store, tmp_path / "out")
     for words in (
         "case-gone: Ada's decision (cf): the dataset has no such nodule any more",
-        "case-005: Ada's decision (cf): its mattes were solved anew since",
+        "case-005: Ada's decision (cf): its matte cf was solved again since, with another result",
         "case-006: Ada's decision (cf): the nodule has no mattes any more (excluded: 2 readers)",
     ):
         assert words in str(caught.value)
@@ -150,7 +150,7 @@ def test_a_decision_that_no_longer_fits_takes_no_other_reviewers_with_it(store, 
     decide(store, 1, "knn+", "Cy")
     with pytest.raises(InputError, match="decisions on 2 nodules no longer fit") as caught:
         freeze(store, tmp_path / "out")
-    assert "case-001: Ada's decision (cf): its mattes were solved anew since; Ben's decision (lb)" in str(caught.value)
+    assert "case-001: Ada's decision (cf): its matte cf was solved again since, with another result; Ben's" in str(caught.value)
     freeze(store, tmp_path / "out", drop_stale=True)
     back = {nodule.nodule_id: nodule.method for nodule in raymat.load(tmp_path / "out")}
     assert back == {"case-001": "knn+", "case-002": "cf", "case-004": "cf", "case-005": "cf"}
@@ -161,9 +161,11 @@ def test_a_decision_that_no_longer_fits_takes_no_other_reviewers_with_it(store, 
 
 
 def test_new_scores_leave_decisions_standing(nodules, tmp_path):
-    """Only the second part of a nodule's key tells of scores."""
+    """A decision is bound to the bytes of mattes, not to what is thought of them."""
     again = draw_nodule(0)
     again.key = again.key[:24] + "r" * 8
+    for matte in again.candidates:
+        matte.score, matte.scores = 0.6, {}
     store = write_dataset(tmp_path / "dataset", [again, nodules[1]])
     decide(store, 0, "if+")
     freeze(store, tmp_path / "out")

@@ -4,8 +4,7 @@
 """
 
 from raymat.matting.calibration import HUWindow
-from raymat.matting.estimate import SOLVER_VERSION, estimate_all, estimate_alpha
-from raymat.matting.solve import SolveInfo
-from raymat.methods import METHODS
+from raymat.matting.estimate import estimate_all, estimate_alpha
+from raymat.methods import METHODS, SolveInfo
 
-__all__ = ["METHODS", "SOLVER_VERSION", "HUWindow", "SolveInfo", "estimate_all", "estimate_alpha"]
+__all__ = ["METHODS", "HUWindow", "SolveInfo", "estimate_all", "estimate_alpha"]

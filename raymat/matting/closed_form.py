@@ -6,12 +6,18 @@ from __future__ import annotations
 import numpy as np
 
 from raymat.arrays import Float64Array
-from raymat.matting.windows import Windows, invert
+from raymat.matting.region import Region
+from raymat.matting.solve import System
+from raymat.matting.windows import WindowLaplacian, Windows, invert
 
-EPSILON = 1e-7  # the value of Levin's own code
+
+def system(region: Region, epsilon: float) -> System:
+    """The matting Laplacian of the windows around unknown voxels; `epsilon` as in `projection`."""
+    L = WindowLaplacian(region.windows, projection(region.windows, epsilon))
+    return System(region.windows.voxels, L, L.diagonal)
 
 
-def projection(windows: Windows, epsilon: float = EPSILON) -> Float64Array:
+def projection(windows: Windows, epsilon: float) -> Float64Array:
     """P of every window, so that its part of the Laplacian is `delta_ij - x_i^T P x_j` with `x = [f - mu, 1]`.
 
     Eq. 3: `delta_ij - (1/m) (1 + (f_i - mu)^T (Sigma + (epsilon/m) I)^-1 (f_j - mu))`.

@@ -5,26 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeGuard, cast
+from typing import TypeGuard
 
 import numpy as np
 
 from raymat.arrays import AnyArray, Box, Float32Array, Float64Array
-from raymat.matting import closed_form, information_flow, knn, learning_based
 from raymat.matting.calibration import HUWindow
 from raymat.matting.region import BACKGROUND, FOREGROUND, UNKNOWN, Region
-from raymat.matting.solve import Solution, SolveInfo, System, solve
-from raymat.matting.windows import ProjectionParameters, WindowLaplacian
-from raymat.methods import METHODS
-
-SOLVER_VERSION = "2"  # part of a build's keys: raised by every change that moves an alpha
-
-PARAMETERS = {
-    "cf": ("epsilon",),
-    "lb": ("epsilon",),
-    "knn": ("neighbors", "spatial_weights", "kernel"),
-    "if": ("known_to_unknown", "regularization", "epsilon"),
-}
+from raymat.matting.solve import Solution, solve
+from raymat.methods import METHODS, SOLVERS, SolveInfo, is_calibrated, is_method, solver_of
 
 
 def estimate_alpha(  # noqa: PLR0913 - the front door: what can be said of a matte, by keyword
@@ -67,8 +56,8 @@ def estimate_alpha(  # noqa: PLR0913 - the front door: what can be said of a mat
     channel_axis: int or None
         The axis of the channels; None for an image of one channel without such an axis.
     **method_parameters
-        cf and lb: `epsilon`. knn: `neighbors`, `spatial_weights`, `kernel` ("soft" or "binary"). if:
-        `known_to_unknown`, `regularization`, `epsilon`.
+        Those of the method's solver in `raymat.methods.SOLVERS`: for cf and lb `epsilon`; for knn `neighbors`,
+        `spatial_weights`, `kernel` ("soft" or "binary"); for if `known_to_unknown`, `regularization`, `epsilon`.
 
     Returns
     -------
@@ -92,7 +81,7 @@ def estimate_alpha(  # noqa: PLR0913 - the front door: what can be said of a mat
     >>> bool(info.converged), float(alpha[3, 3, 3].round(3))
     (True, 0.429)
     """
-    if method not in METHODS:
+    if not is_method(method):
         raise ValueError(f"unknown matting method {method!r}: choose one of {', '.join(METHODS)}")
     return estimate_all(
         image,
@@ -104,7 +93,7 @@ def estimate_alpha(  # noqa: PLR0913 - the front door: what can be said of a mat
         constraint_weight=constraint_weight,
         roi_margin=roi_margin,
         channel_axis=channel_axis,
-        parameters={method.removesuffix("+"): method_parameters},
+        parameters={solver_of(method): method_parameters},
     )[method]
 
 
@@ -140,7 +129,7 @@ def estimate_all(  # noqa: PLR0913 - as estimate_alpha
         As `estimate_alpha`.
     """
     methods = _checked_methods(methods)
-    parameters = _checked_parameters(parameters or {})
+    parameters = _checked_parameters(methods, parameters or {})
     values, trimap, axes = _checked_arrays(image, trimap, channel_axis)
     lengths = _checked_spacing(spacing, axes)
     ranges = _checked_ranges(intensity_range, values.shape[3])
@@ -163,17 +152,15 @@ def estimate_all(  # noqa: PLR0913 - as estimate_alpha
     scaled = np.empty(values[box].shape)
     for a, (low, high) in enumerate(ranges):
         scaled[..., a] = (np.clip(values[box][..., a], low, high) - low) / (high - low)
-    region = Region(scaled, trimap[box], lengths / longest)
+    region = Region(scaled, trimap[box], lengths / longest, constraint_weight)
     shared = (time.perf_counter() - began) / len(methods)
 
     mattes: dict[str, tuple[Float32Array, Solution, str]] = {}
     seconds: dict[str, float] = {}
-    for base in PARAMETERS:
-        pair = [name for name in methods if name.removesuffix("+") == base]
-        if not pair:
-            continue
+    for base, given in parameters.items():
+        pair = [name for name in methods if solver_of(name) == base]
         began = time.perf_counter()
-        system = _system(region, base, constraint_weight, parameters.get(base, {}))
+        system = SOLVERS[base].system(region, **given)
         known = region.trimap.ravel()[system.variables] != UNKNOWN
         held = [constraint[name][box].ravel()[system.variables] for name in pair]
         solutions = solve(system, known, held, constraint_weight)
@@ -200,20 +187,7 @@ def _constraints(
     S_plus = S.copy()
     if isinstance(calibration, HUWindow):
         S_plus[trimap == FOREGROUND] = calibration.alpha(values[trimap == FOREGROUND][:, 0])
-    return {name: S_plus if name.endswith("+") else S for name in methods}
-
-
-def _system(region: Region, base: str, constraint_weight: float, parameters: Mapping[str, object]) -> System:
-    """The system of a method and its "+": everything but its right-hand sides; `parameters` have been checked."""
-    if base in ("cf", "lb"):
-        project = closed_form.projection if base == "cf" else learning_based.projection
-        L = WindowLaplacian(region.windows, project(region.windows, **cast(ProjectionParameters, parameters)))
-        return System(region.windows.voxels, L, L.diagonal)
-    if base == "knn":
-        # A smaller lambda lets more through known voxels.
-        graph = cast(knn.Parameters, {"rings": 1 if constraint_weight >= 100 else 2, **parameters})
-        return knn.system(region, **graph)
-    return information_flow.system(region, **cast(information_flow.Parameters, parameters))
+    return {name: S_plus if is_calibrated(name) else S for name in methods}
 
 
 def _region_of_interest(trimap: AnyArray, spacing: Float64Array, margin: float | None) -> Box:
@@ -241,7 +215,7 @@ def _check_settings(
         raise ValueError(f"constraint_weight must be a finite number above 0, not {constraint_weight!r}")
     if roi_margin is not None and not (_is_number(roi_margin) and 0 <= roi_margin < math.inf):
         raise ValueError(f"roi_margin must be a distance of 0 mm or more, or None, not {roi_margin!r}")
-    if any(m.endswith("+") for m in methods) and not isinstance(calibration, HUWindow):
+    if any(map(is_calibrated, methods)) and not isinstance(calibration, HUWindow):
         raise ValueError(f"the methods with + need calibration=HUWindow(level, width), not {calibration!r}")
 
 
@@ -250,40 +224,21 @@ def _checked_methods(methods: Iterable[str]) -> tuple[str, ...]:
     if not names:
         raise ValueError(f"no matting method asked for: choose from {', '.join(METHODS)}")
     for name in names:
-        if name not in METHODS:
+        if not is_method(name):
             raise ValueError(f"unknown matting method {name!r}: choose from {', '.join(METHODS)}")
     return tuple(dict.fromkeys(names))
 
 
-def _checked_parameters(parameters: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
-    for base, given in parameters.items():
-        if base not in PARAMETERS:
-            raise ValueError(f"parameters are given by method name without +, one of {', '.join(PARAMETERS)}: {base!r}")
-        for name, value in given.items():
-            if name not in PARAMETERS[base]:
-                raise ValueError(f"{base} has no parameter {name!r}: it takes {', '.join(PARAMETERS[base])}")
-            _check_parameter(base, name, value)
-        if base == "knn":
-            _check_passes(given.get("neighbors", knn.NEIGHBORS), given.get("spatial_weights", knn.SPATIAL_WEIGHTS))
-    return {base: dict(given) for base, given in parameters.items()}
-
-
-def _check_parameter(base: str, name: str, value: object) -> None:
-    if name in ("epsilon", "regularization") and not (_is_number(value) and 0 < value < math.inf):
-        raise ValueError(f"{base}: {name} must be a finite number above 0, not {value!r}")
-    if name == "kernel" and value not in ("soft", "binary"):
-        raise ValueError(f"{base}: kernel must be 'soft' or 'binary', not {value!r}")
-    if name == "known_to_unknown" and not isinstance(value, (bool, np.bool_)):
-        raise ValueError(f"{base}: known_to_unknown must be True or False, not {value!r}")
-
-
-def _check_passes(ks: object, ws: object) -> None:
-    if not (isinstance(ks, Sequence) and isinstance(ws, Sequence) and len(ks) == len(ws) > 0):
-        raise ValueError(f"knn: neighbors and spatial_weights need an entry a pass each, not {ks!r} and {ws!r}")
-    if not all(isinstance(k, (int, np.integer)) and not isinstance(k, bool) and k > 0 for k in ks):
-        raise ValueError(f"knn: neighbors must be whole numbers above 0, not {ks!r}")
-    if not all(_is_number(w) and 0 < w < math.inf for w in ws):
-        raise ValueError(f"knn: spatial_weights must be finite and above 0, not {ws!r}")
+def _checked_parameters(
+    methods: Sequence[str], parameters: Mapping[str, Mapping[str, object]]
+) -> dict[str, dict[str, object]]:
+    """All parameters of every solver that the methods need, by its name; the pairs in the order of the solvers."""
+    for name, given in parameters.items():
+        if name not in SOLVERS:
+            raise ValueError(f"parameters are given by method name without +, one of {', '.join(SOLVERS)}: {name!r}")
+        SOLVERS[name].checked(name, given)
+    needed = set(map(solver_of, methods))
+    return {name: SOLVERS[name].checked(name, parameters.get(name, {})) for name in SOLVERS if name in needed}
 
 
 def _checked_arrays(image: AnyArray, trimap: AnyArray, channel_axis: int | None) -> tuple[Float64Array, AnyArray, int]:

@@ -3,8 +3,6 @@ for natural image matting", CVPR 2017; carried to three dimensions as in the pap
 
 from __future__ import annotations
 
-from typing import TypedDict
-
 import numpy as np
 
 from raymat.arrays import Float64Array, Int32Array, Int64Array, IntArray
@@ -15,8 +13,6 @@ from raymat.matting.solve import GraphLaplacian, System
 from raymat.matting.windows import WindowLaplacian
 
 TOLERANCE = 2e-6  # of the solve; alpha is then within about 2e-5
-REGULARIZATION = 1e-6
-EPSILON = 1e-6
 MIXTURE_NEIGHBORS = 20
 KNOWN_NEIGHBORS, KNOWN_SPATIAL_WEIGHT = 7, 10.0
 INTRA_NEIGHBORS, INTRA_SPATIAL_WEIGHTS = (5, 1), (0.05, 0.0005)
@@ -24,20 +20,7 @@ INTRA_WEIGHT = 0.01
 KNOWN_TO_UNKNOWN_WEIGHT = 0.05
 
 
-class Parameters(TypedDict, total=False):
-    """What may be set of `system`."""
-
-    known_to_unknown: bool
-    regularization: float
-    epsilon: float
-
-
-def system(
-    region: Region,
-    known_to_unknown: bool = True,
-    regularization: float = REGULARIZATION,
-    epsilon: float = EPSILON,
-) -> System:
+def system(region: Region, known_to_unknown: bool, regularization: float, epsilon: float) -> System:
     """`L = L_cm + L_local + 0.01 L_iu` and, if asked for, the known-to-unknown term.
 
     `L_local` is built from the affinity A of the windows with rows normalised to sum 1. Since a window's affinities

@@ -4,7 +4,6 @@ section 4.1."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict, Unpack
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
@@ -15,23 +14,13 @@ from raymat.matting.region import Region
 from raymat.matting.solve import GraphLaplacian, System
 
 TOLERANCE = 1e-5  # of the solve; alpha is then within about 2e-5
-NEIGHBORS = (20, 10)
-SPATIAL_WEIGHTS = (2.0, 0.1)
-
-
-class Parameters(TypedDict, total=False):
-    """What may be set of `edges` for a whole system."""
-
-    neighbors: Sequence[int]
-    spatial_weights: Sequence[float]
-    kernel: str
-    rings: int
+RINGS_WEIGHT = 100.0  # lambda from which one ring of known voxels is enough
 
 
 def edges(
     region: Region,
-    neighbors: Sequence[int] = NEIGHBORS,
-    spatial_weights: Sequence[float] = SPATIAL_WEIGHTS,
+    neighbors: Sequence[int],
+    spatial_weights: Sequence[float],
     kernel: str = "soft",
     rings: int = 1,
     within_unknown: bool = False,
@@ -94,9 +83,22 @@ def edges(
     return i, j, weight
 
 
-def system(region: Region, **parameters: Unpack[Parameters]) -> System:
-    """`L = diag(W 1) - W` with `W = (W + W^T) / 2` over the edges, with the parameters of `edges`."""
-    i, j, weight = edges(region, **parameters)
+def system(region: Region, neighbors: Sequence[int], spatial_weights: Sequence[float], kernel: str) -> System:
+    """`L = diag(W 1) - W` with `W = (W + W^T) / 2` over the edges, with the parameters of `edges`.
+
+    Raises
+    ------
+    ValueError
+        `neighbors` and `spatial_weights` differ in length.
+    """
+    if len(neighbors) != len(spatial_weights):
+        raise ValueError(
+            f"knn: neighbors and spatial_weights need one entry per pass each, not {neighbors!r} and "
+            f"{spatial_weights!r}"
+        )
+    # A smaller lambda lets more through known voxels.
+    rings = 1 if region.constraint_weight >= RINGS_WEIGHT else 2
+    i, j, weight = edges(region, neighbors, spatial_weights, kernel, rings)
     size = region.unknown.size
     joined = np.zeros(size, dtype=bool)
     joined[i] = joined[j] = True

@@ -22,11 +22,13 @@ class Region:
     trimap: array (z, y, x) of `BACKGROUND`, `UNKNOWN` and `FOREGROUND`.
     step: (3,) distance of neighbouring voxels along each axis, as a part of the grid's longest side; 0 for an axis
         that the image lacks.
+    constraint_weight: lambda of Eq. 2 and 3.
     """
 
     features: Float64Array
     trimap: AnyArray
     step: Float64Array
+    constraint_weight: float = 100.0
 
     @cached_property
     def unknown(self) -> BoolArray:

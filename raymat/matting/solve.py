@@ -18,28 +18,6 @@ MAX_ITERATIONS = 5000
 
 
 @dataclass(frozen=True)
-class SolveInfo:
-    """How the solution of one matte went.
-
-    Attributes
-    ----------
-    iterations: conjugate-gradient steps.
-    residual: |b - A a| / |b|, rows divided by their diagonal entries, computed anew from the returned solution.
-    converged: whether the residual came below the tolerance. False is a fact for quality control, not an error.
-    seconds: time spent on this matte; work shared by several mattes is counted in equal parts.
-    unknowns: voxels marked unknown in the trimap.
-    solver: the solver and preconditioner; "none" where nothing was unknown.
-    """
-
-    iterations: int
-    residual: float
-    converged: bool
-    seconds: float
-    unknowns: int
-    solver: str
-
-
-@dataclass(frozen=True)
 class System:
     """A matting energy `a^T L a - 2 a^T pull` over the voxels that it couples.
 

@@ -16,7 +16,6 @@ Only windows that touch an unknown voxel are built: the others tie known voxels 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypedDict
 
 import numpy as np
 
@@ -186,12 +185,6 @@ def invert(A: Float64Array) -> Float64Array:
                     for b in range(k):
                         B[a, b] -= factor * B[p, b]
     return inverse
-
-
-class ProjectionParameters(TypedDict, total=False):
-    """What may be set of the projections that are built on windows."""
-
-    epsilon: float
 
 
 class WindowLaplacian:

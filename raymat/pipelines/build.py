@@ -10,7 +10,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 
 import numpy as np
@@ -24,10 +24,11 @@ from raymat.engine.stages import Pool, Stage, Work
 from raymat.engine.stream import NODULE_TIMEOUT_S, Job, Part, new_session, run
 from raymat.engine.tries import Marks
 from raymat.matting.warm_up import are_compiled, compile_kernels
-from raymat.nodule import ACCEPTED, FAILED, REJECTED, InputError, Nodule
+from raymat.nodule import InputError, Nodule
 from raymat.places import Unreachable
+from raymat.reuse import Committed, kept
 from raymat.sources import NoduleRef, Source
-from raymat.steps import SOLVE_KEY_LENGTH, BuildParameters, read_and_prepare, score, solve
+from raymat.steps import BuildParameters, read_and_prepare, score, solve
 from raymat.store import BRIEF, MANIFEST, OUTCOME, Store, counts
 from raymat.words import counted
 
@@ -47,7 +48,8 @@ class Plan:
     total : nodules of the source
     committed : those that are committed already
     changed : those that were committed with another input, parameter or solver version and are done again
-    rescored : those of ``changed`` whose mattes are still valid, so that only quality is judged again
+    rescored : those whose mattes are all still valid, so that only quality is judged again
+    partly : those that keep their prepared arrays and solve only the mattes that they lack
     retried : failed ones that are tried again
     absent : nodules that are committed here but that the source no longer names
     work : names of the work list's parts in the store, and their rows
@@ -57,6 +59,7 @@ class Plan:
     committed: int = 0
     changed: int = 0
     rescored: int = 0
+    partly: int = 0
     retried: int = 0
     absent: int = 0
     work: list[tuple[str, int]] = field(default_factory=list)
@@ -83,23 +86,17 @@ def plan_build(
     store: Store, source: Source, parameters: BuildParameters, retry_failed: bool = False, part_rows: int = PART_ROWS
 ) -> Plan:
     """Write the manifest and, from what is not committed yet, the work list."""
+    committed = Committed(store, parameters, retry_failed)
 
     def rows() -> Iterator[dict]:
         for ref in source.plan():
-            yield {**vars(ref), "key": parameters.key(ref)}
+            yield {**vars(ref), "key": committed.key(ref)}
 
     plan = Plan(total=store.write_manifest(rows()))
-    index = store.index(["nodule_id", "key", "outcome", "shard"])
-    keys = index["key"].combine_chunks()
-    failed = pc.equal(index["outcome"], FAILED)
-    standing = keys.filter(pc.invert(failed)) if retry_failed else keys
-    # What failed or was excluded has no mattes to judge anew.
-    reusable = index.filter(pc.is_in(index["outcome"], pa.array([ACCEPTED, REJECTED])))
-    reusable_keys = pc.utf8_slice_codeunits(reusable["key"], 0, SOLVE_KEY_LENGTH).combine_chunks()
-    nodules_before = index["nodule_id"].combine_chunks()
     named = store.manifest(["nodule_id", "key"])
-    plan.absent = pc.sum(pc.invert(pc.is_in(nodules_before.unique(), named["nodule_id"].combine_chunks()))).as_py() or 0
-    stands = pc.is_in(named["key"], standing)
+    gone = pc.invert(pc.is_in(committed.nodule_ids.unique(), named["nodule_id"].combine_chunks()))
+    plan.absent = pc.sum(gone).as_py() or 0
+    stands = pc.is_in(named["key"], committed.standing)
     plan.committed = pc.sum(stands).as_py() or 0
     del named
     store.delete_all("worklist")
@@ -112,12 +109,12 @@ def plan_build(
         if not pc.any(open_rows).as_py():
             continue
         todo = store.read_table(part).filter(open_rows).combine_chunks()
-        tried = pc.is_in(todo["key"], keys)
+        tried = pc.is_in(todo["key"], committed.tried)
         plan.retried += pc.sum(tried).as_py() or 0
-        plan.changed += pc.sum(pc.and_not(pc.is_in(todo["nodule_id"], nodules_before), tried)).as_py() or 0
-        match = pc.index_in(pc.utf8_slice_codeunits(todo["key"], 0, SOLVE_KEY_LENGTH), reusable_keys)
-        shards = reusable["shard"].combine_chunks().take(match.combine_chunks())
-        plan.rescored += len(shards) - shards.null_count
+        plan.changed += pc.sum(pc.and_not(pc.is_in(todo["nodule_id"], committed.nodule_ids), tried)).as_py() or 0
+        shards, lacking = committed.shards(todo)
+        plan.rescored += lacking.count(0)
+        plan.partly += len(lacking) - lacking.count(0)
         todo = todo.append_column("reuse", shards)
         # One that is tried again after it has failed begins from the start.
         again = tried.to_pylist()
@@ -150,21 +147,19 @@ class Steps:
 
     def read(self, row: dict) -> Nodule:
         """The prepared nodule of a row of the work list, with its mattes where an earlier build's are still valid."""
-        key, reuse = row["key"], row["reuse"]
-        if reuse:
+        ref = NoduleRef(**{name: row[name] for name in MANIFEST.names if name != "key"})
+        if row["reuse"]:
             try:
-                return self._solved_before(key, reuse)
+                return self._kept(row["reuse"], ref)
             except Unreachable:
                 raise
-            except (InputError, FileNotFoundError, KeyError):
+            except (InputError, FileNotFoundError, StopIteration):
                 pass  # a damaged file costs a solve, not the build
-        ref = NoduleRef(**{name: row[name] for name in MANIFEST.names if name != "key"})
         return read_and_prepare(self.source, ref, self.parameters)
 
-    def _solved_before(self, key: str, shard: str) -> Nodule:
-        by_solve_key = {nodule.key[:SOLVE_KEY_LENGTH]: nodule for nodule in self.store.read_shard(shard)}
-        solved = by_solve_key[key[:SOLVE_KEY_LENGTH]]
-        return replace(solved, key=key, outcome=None, stage=None, reason=None, method=None)
+    def _kept(self, shard: str, ref: NoduleRef) -> Nodule:
+        committed = next(nodule for nodule in self.store.read_shard(shard) if nodule.nodule_id == ref.nodule_id)
+        return kept(committed, ref, self.parameters)
 
     def solve(self, nodule: Nodule) -> Nodule:
         return solve(nodule, self.parameters)
@@ -352,6 +347,8 @@ def describe(plan: Plan) -> str:
         line += f"; {plan.changed} of them again, as their input, a parameter or the solvers changed"
     if plan.rescored:
         line += f" ({plan.rescored} need only be scored)"
+    if plan.partly:
+        line += f" ({plan.partly} solve only the mattes that they lack)"
     if plan.retried:
         line += f"; {plan.retried} that failed are tried again"
     if plan.absent:

@@ -71,7 +71,7 @@ def leave_one_reader_out(job: ReadersJob, say: Callable[[str], None] = print) ->
     out = job.output.path
     store = Store.create(out)
     # Quality decides which matte is the chosen one: another rule is another measurement.
-    depends = repr((foretelling.VERSION, sorted(asdict(job.parameters.quality).items())))
+    depends = f"({foretelling.VERSION!r}, {job.parameters.quality.identity})"
     source = LeftOutSource(job.source, depends, job.nodules)
     facts = {"source": job.source_name, "out": out, "nodules": job.nodules, **asdict(job.parameters)}
     with experiment(READERS, job.output, Facts(facts), say, store) as work:

@@ -5,13 +5,19 @@ become terms by `1 / (1 + (e / h)^2)`, h being the error at which a term has fal
 harmless, never negative, and falling on for as long as they grow. What tells spoiled mattes from sound ones, which all
 have a little of it, falls with the fourth power: flatter before h, steeper behind.
 
+A term is a function to its error, under ``@term`` with all else that is to be said of it. Weights and h were found
+together on phantoms, sound and spoiled, and real nodules of one half of the patients, and rounded
+(docs/explanation/quality.md). The sum of the weights sets where the scores lie: sound mattes at 0.4 to 0.95, spoiled
+ones below the floor of 0.33. The order of the functions is that in which terms are multiplied, and part of the bits of
+a score.
+
 What all mattes of one nodule share (its box, its noise, what it says of pure lesion and pure background) is computed
 once, in a ``Scene``; the arrays of every function here are those of the scene's box.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,21 +38,6 @@ LEAST_CONTRAST = 0.25  # of the contrast: where lesion and background differ les
 LOCAL_MM = 1.0  # half width of the windows in which alpha should be a linear function of the image
 FLAT = 0.02  # standard deviation, in units of the contrast, below which a window of the image explains nothing
 LEVELS = (0.25, 0.5)  # of the matte's median over the body: the levels whose islands and holes are looked for
-
-# The errors at which a term has fallen to one half: found on phantoms, sound and spoiled, and real nodules of one half
-# of the patients, together with ``selection.WEIGHTS``, and rounded (docs/explanation/quality.md).
-HALF_EXPLAINED = 0.4
-HALF_INTERIOR = 0.05
-HALF_KNOWN = 0.001
-HALF_FOREGROUND = 0.8
-HALF_LOCAL = 0.2
-HALF_CONTINUITY = 0.35
-HALF_ISLANDS = 0.4  # mm^3
-HALF_HOLES = 0.0015
-HALF_NOISE = 0.09
-HALF_STEPS = 0.05
-HALF_OVERLAP = 0.17
-HALF_VOLUME = 0.5
 
 VOLUME_TOLERANCE = 0.15  # share of a reader's volume that a matte may lie beyond the readers' range unpunished
 
@@ -175,11 +166,63 @@ def scene(
     )
 
 
-def term(error: float, half: float, power: int = 2) -> float:
-    """`1 / (1 + (error / half)^power)`: 1 without error, 1/2 at `half`; 0 for an error that is no number."""
-    return float(1.0 / (1.0 + (error / half) ** power)) if np.isfinite(error) else 0.0
+@dataclass(frozen=True)
+class Term:
+    """A quality term; to call it with a matte and its scene gives the value, 0 (bad) to 1 (good).
+
+    Attributes
+    ----------
+    name : that of its function
+    error : of a matte (z, y, x) in a scene, 0 or more; no number where nothing can be said for the matte
+    weight : the power that the term enters the score with
+    half : the error at which the term is one half
+    words : what is said where the term is low
+    readers : whether it needs readers' masks; without them the term is absent
+    power : how steeply it falls around ``half``
+    """
+
+    name: str
+    error: Callable[[np.ndarray, Scene], float]
+    weight: float
+    half: float
+    words: str
+    readers: bool
+    power: int
+
+    def __call__(self, alpha: np.ndarray, scene: Scene) -> float:
+        """`1 / (1 + (error / half)^power)`; 0 for an error that is no number.
+
+        Raises
+        ------
+        ValueError
+            The term needs readers, and the nodule has none.
+        """
+        if self.readers and scene.readers_mean is None:
+            raise ValueError(f"{self.name} needs readers' masks")
+        error = self.error(alpha, scene)
+        return float(1.0 / (1.0 + (error / self.half) ** self.power)) if np.isfinite(error) else 0.0
 
 
+TERMS: dict[str, Term] = {}
+# What is no function of a matte alone: its weight, and what is said of it.
+CONVERGED, CONVERGED_WEIGHT = "converged", 0.05
+FACTS = {CONVERGED: "solver did not converge", "finite": "not a number", "lesion": "no lesion at all"}
+NOTHING = float("nan")  # the error of a matte for which nothing can be said
+
+
+def term(
+    weight: float, half: float, words: str, readers: bool = False, power: int = 2
+) -> Callable[[Callable[[np.ndarray, Scene], float]], Term]:
+    """A decorator that makes a quality term of a function to its error; see ``Term``."""
+
+    def made(error: Callable[[np.ndarray, Scene], float]) -> Term:
+        TERMS[error.__name__] = Term(error.__name__, error, weight, half, words, readers, power)
+        return TERMS[error.__name__]
+
+    return made
+
+
+@term(weight=0.28, half=0.4, words="does not explain the image")
 def explained(alpha: np.ndarray, scene: Scene) -> float:
     """How well `I = alpha F + (1 - alpha) B` (paper, Eq. 1) explains the image with F and B as they are known.
 
@@ -189,18 +232,20 @@ def explained(alpha: np.ndarray, scene: Scene) -> float:
     `(I - B) / (F - B)`, both averaged over 3 x 3 x 3 voxels against noise. An inverted matte, or another nodule's,
     fails here.
     """
-    return term(_distance(alpha, scene, scene.told, scene.expected), HALF_EXPLAINED)
+    return _distance(alpha, scene, scene.told, scene.expected)
 
 
+@term(weight=0.04, half=0.05, words="interior does not have the alpha of its density")
 def interior(alpha: np.ndarray, scene: Scene) -> float:
     """Whether the interior has the alpha of its density (paper, section 4.2: the foreground need not be pure lesion).
 
     As ``explained``, over the foreground and its rim alone and with B the level of the background's emptier quarter:
     inside a lesion it is lung that lesion tissue took the place of, even beside a chest wall.
     """
-    return term(_distance(alpha, scene, scene.interior, scene.expected_inside), HALF_INTERIOR)
+    return _distance(alpha, scene, scene.interior, scene.expected_inside)
 
 
+@term(weight=0.5, half=0.001, words="reaches into the known background")
 def known(alpha: np.ndarray, scene: Scene) -> float:
     """Whether the matte keeps out of the known background: `e` is the share of its alpha that lies there.
 
@@ -208,9 +253,10 @@ def known(alpha: np.ndarray, scene: Scene) -> float:
     """
     total = float(alpha.sum(dtype=np.float64))
     inside = float(alpha[scene.foreground | scene.unknown].sum(dtype=np.float64))
-    return term((total - inside) / total, HALF_KNOWN) if total else 0.0
+    return (total - inside) / total if total else NOTHING
 
 
+@term(weight=0.16, half=0.8, words="foreground of the trimap is not lesion")
 def foreground(alpha: np.ndarray, scene: Scene) -> float:
     """Whether the known foreground is lesion.
 
@@ -218,9 +264,10 @@ def foreground(alpha: np.ndarray, scene: Scene) -> float:
     quarter, 1 for the foreground's own densest tenth. One number for all mattes of a nodule: where the trimap has
     slipped off the lesion none is any good.
     """
-    return term(1.0 - scene.filling, HALF_FOREGROUND)
+    return 1.0 - scene.filling
 
 
+@term(weight=0.04, half=0.2, words="does not follow the image's edges", power=4)
 def local_fit(alpha: np.ndarray, scene: Scene) -> float:
     """Whether alpha is linear in the image in every small window, as Eq. 1 with locally constant F and B says.
 
@@ -229,15 +276,73 @@ def local_fit(alpha: np.ndarray, scene: Scene) -> float:
     matting Laplacian of closed-form matting measures (A. Levin et al., "A closed-form solution to natural image
     matting", IEEE TPAMI 30(2), 2008), here as a number for any method's matte.
     """
-    return term(_unexplained(alpha, scene, 0), HALF_LOCAL, 4)
+    return _unexplained(alpha, scene, 0)
 
 
+@term(weight=0.04, half=0.35, words="interior not continuous with the edge")
+def continuity(alpha: np.ndarray, scene: Scene) -> float:
+    """Whether the interior goes on at the foreground's edge (paper, figure 6: "not numerically continuous").
+
+    Over the faces between foreground voxels p and unknown voxels q, `e` is the mean of `|alpha_p - alpha_q|` beyond the
+    image's own step `|I_p - I_q| / contrast`. 1 where the trimap has no such face.
+    """
+    if not scene.inside.size:
+        return 0.0
+    flat = alpha.ravel()
+    jump = np.abs(flat[scene.inside] - flat[scene.outside])
+    return float(np.mean(np.maximum(jump - scene.step, 0.0), dtype=np.float64))
+
+
+@term(weight=0.2, half=0.4, words="stray islands")
+def islands(alpha: np.ndarray, scene: Scene) -> float:
+    """No lesion apart from the lesion.
+
+    `e` is the larger volume in mm^3, over ``LEVELS``, of the alpha at or above a level that lies in components
+    (26-connected) without a voxel of the body. The eye sees an island by its size, however large the lesion beside it.
+    """
+    worst, whole = 0.0, float(np.median(alpha[scene.body]))
+    if not whole:
+        return NOTHING
+    for level in LEVELS:
+        reached = alpha >= level * whole
+        labels, n = ndimage.label(reached, np.ones((3, 3, 3)))
+        main = np.zeros(n + 1, bool)
+        main[labels[scene.body]] = True
+        if main[1:].all():
+            continue
+        mass = np.bincount(labels[reached], alpha[reached], n + 1)
+        worst = max(worst, float(mass[~main].sum()) * scene.voxel_mm3)
+    return worst
+
+
+@term(weight=0.25, half=0.0015, words="holes inside")
+def holes(alpha: np.ndarray, scene: Scene) -> float:
+    """No hole closed in by lesion: `e` is the larger, over ``LEVELS``, of the alpha missing below a level in components
+    (6-connected) that do not reach the known background, as a share of all alpha."""
+    worst, total, whole = 0.0, float(alpha.sum(dtype=np.float64)), float(np.median(alpha[scene.body]))
+    if not whole:
+        return NOTHING
+    outside = ~(scene.foreground | scene.unknown)
+    for level in LEVELS:
+        below = alpha < level * whole
+        labels, n = ndimage.label(below)
+        reached = np.zeros(n + 1, bool)
+        reached[labels[outside]] = True
+        if reached[1:].all():
+            continue
+        missing = np.bincount(labels[below], level * whole - alpha[below], n + 1)
+        worst = max(worst, float(missing[~reached].sum() / total))
+    return worst
+
+
+@term(weight=0.6, half=0.09, words="noisy unknown band", power=4)
 def noise(alpha: np.ndarray, scene: Scene) -> float:
     """Smoothness of the unknown band: as ``local_fit`` in the smallest window, 3 x 3 x 3 voxels, where what the image
     does not explain of alpha is roughness."""
-    return term(_unexplained(alpha, scene, 1), HALF_NOISE, 4)
+    return _unexplained(alpha, scene, 1)
 
 
+@term(weight=0.5, half=0.05, words="steps that the image does not have", power=4)
 def steps(alpha: np.ndarray, scene: Scene) -> float:
     """No step from voxel to voxel that the image does not have.
 
@@ -251,93 +356,27 @@ def steps(alpha: np.ndarray, scene: Scene) -> float:
         jump = np.abs(alpha[high][both] - alpha[low][both]) - np.abs(scene.image[high][both] - scene.image[low][both])
         squares += float(np.sum(np.maximum(jump, 0.0) ** 2, dtype=np.float64))
         faces += jump.size
-    return term((squares / faces) ** 0.5 if faces else 0.0, HALF_STEPS, 4)
+    return (squares / faces) ** 0.5 if faces else 0.0
 
 
-def continuity(alpha: np.ndarray, scene: Scene) -> float:
-    """Whether the interior goes on at the foreground's edge (paper, figure 6: "not numerically continuous").
-
-    Over the faces between foreground voxels p and unknown voxels q, `e` is the mean of `|alpha_p - alpha_q|` beyond the
-    image's own step `|I_p - I_q| / contrast`. 1 where the trimap has no such face.
-    """
-    if not scene.inside.size:
-        return 1.0
-    flat = alpha.ravel()
-    jump = np.abs(flat[scene.inside] - flat[scene.outside])
-    return term(float(np.mean(np.maximum(jump - scene.step, 0.0), dtype=np.float64)), HALF_CONTINUITY)
-
-
-def islands(alpha: np.ndarray, scene: Scene) -> float:
-    """No lesion apart from the lesion.
-
-    `e` is the larger volume in mm^3, over ``LEVELS``, of the alpha at or above a level that lies in components
-    (26-connected) without a voxel of the body. The eye sees an island by its size, however large the lesion beside it.
-    """
-    worst, whole = 0.0, float(np.median(alpha[scene.body]))
-    if not whole:
-        return 0.0
-    for level in LEVELS:
-        reached = alpha >= level * whole
-        labels, n = ndimage.label(reached, np.ones((3, 3, 3)))
-        main = np.zeros(n + 1, bool)
-        main[labels[scene.body]] = True
-        if main[1:].all():
-            continue
-        mass = np.bincount(labels[reached], alpha[reached], n + 1)
-        worst = max(worst, float(mass[~main].sum()) * scene.voxel_mm3)
-    return term(worst, HALF_ISLANDS)
-
-
-def holes(alpha: np.ndarray, scene: Scene) -> float:
-    """No hole closed in by lesion: `e` is the larger, over ``LEVELS``, of the alpha missing below a level in components
-    (6-connected) that do not reach the known background, as a share of all alpha."""
-    worst, total, whole = 0.0, float(alpha.sum(dtype=np.float64)), float(np.median(alpha[scene.body]))
-    if not whole:
-        return 0.0
-    outside = ~(scene.foreground | scene.unknown)
-    for level in LEVELS:
-        below = alpha < level * whole
-        labels, n = ndimage.label(below)
-        reached = np.zeros(n + 1, bool)
-        reached[labels[outside]] = True
-        if reached[1:].all():
-            continue
-        missing = np.bincount(labels[below], level * whole - alpha[below], n + 1)
-        worst = max(worst, float(missing[~reached].sum() / total))
-    return term(worst, HALF_HOLES)
-
-
+@term(weight=0.36, half=0.17, words="disagrees with the readers", readers=True)
 def overlap(alpha: np.ndarray, scene: Scene) -> float:
-    """Agreement with the readers' mean mask m: `e = 1 - 2 sum(alpha m) / sum(alpha^2 + m^2)`, one less the soft Dice.
-
-    Raises
-    ------
-    ValueError
-        The nodule has no readers.
-    """
-    if scene.readers_mean is None:
-        raise ValueError("overlap needs readers' masks")
+    """Agreement with the readers' mean mask m: `e = 1 - 2 sum(alpha m) / sum(alpha^2 + m^2)`, 1 less the soft Dice."""
+    assert scene.readers_mean is not None
     m = scene.readers_mean
     total = float(np.vdot(alpha, alpha)) + float(np.vdot(m, m))
-    return term(1.0 - 2.0 * float(np.vdot(alpha, m)) / total, HALF_OVERLAP) if total else 0.0
+    return 1.0 - 2.0 * float(np.vdot(alpha, m)) / total if total else NOTHING
 
 
+@term(weight=0.2, half=0.5, words="volume outside the readers' range", readers=True)
 def volume(alpha: np.ndarray, scene: Scene) -> float:
     """Whether the matte's volume (the sum of alpha) lies inside the readers' range: `e` is how far it lies beyond the
-    smallest or largest reader's volume and ``VOLUME_TOLERANCE`` on top, as the logarithm of the ratio.
-
-    Raises
-    ------
-    ValueError
-        The nodule has no readers.
-    """
-    if not scene.readers_mm3:
-        raise ValueError("volume needs readers' masks")
+    smallest or largest reader's volume and ``VOLUME_TOLERANCE`` on top, as the logarithm of the ratio."""
     mm3 = float(alpha.sum(dtype=np.float64)) * scene.voxel_mm3
     low, high = min(scene.readers_mm3) * (1.0 - VOLUME_TOLERANCE), max(scene.readers_mm3) * (1.0 + VOLUME_TOLERANCE)
     if not mm3 or not low:
-        return 0.0
-    return term(max(np.log(low / mm3), np.log(mm3 / high), 0.0), HALF_VOLUME)
+        return NOTHING
+    return max(np.log(low / mm3), np.log(mm3 / high), 0.0)
 
 
 def _box(region: np.ndarray, margin: Sequence[int]) -> Box:

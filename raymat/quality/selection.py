@@ -7,66 +7,20 @@ score can be read off. Where there are no readers their terms are absent and the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
-from raymat.matting import METHODS
+from raymat import format_1
+from raymat.methods import METHODS
 from raymat.nodule import ACCEPTED, REJECTED, InputError, Nodule, required
 from raymat.quality import scores
+from raymat.quality.scores import CONVERGED, CONVERGED_WEIGHT, FACTS, TERMS
 
-# Found together with the errors at which terms fall to one half (docs/explanation/quality.md). Their sum sets
-# where the scores lie: sound mattes at 0.4 to 0.95, spoiled ones below the floor of 0.33.
-WEIGHTS = {
-    "explained": 0.28,
-    "interior": 0.04,
-    "known": 0.5,
-    "foreground": 0.16,
-    "local_fit": 0.04,
-    "noise": 0.6,
-    "steps": 0.5,
-    "continuity": 0.04,
-    "islands": 0.2,
-    "holes": 0.25,
-    "overlap": 0.36,
-    "volume": 0.2,
-    "converged": 0.05,
-}
-
-TERMS = {
-    "explained": scores.explained,
-    "interior": scores.interior,
-    "known": scores.known,
-    "foreground": scores.foreground,
-    "local_fit": scores.local_fit,
-    "continuity": scores.continuity,
-    "islands": scores.islands,
-    "holes": scores.holes,
-    "noise": scores.noise,
-    "steps": scores.steps,
-    "overlap": scores.overlap,
-    "volume": scores.volume,
-}
-READERS_TERMS = ("overlap", "volume")
-
-WORDS = {
-    "explained": "does not explain the image",
-    "interior": "interior does not have the alpha of its density",
-    "known": "reaches into the known background",
-    "foreground": "foreground of the trimap is not lesion",
-    "local_fit": "does not follow the image's edges",
-    "continuity": "interior not continuous with the edge",
-    "islands": "stray islands",
-    "holes": "holes inside",
-    "noise": "noisy unknown band",
-    "steps": "steps that the image does not have",
-    "overlap": "disagrees with the readers",
-    "volume": "volume outside the readers' range",
-    "converged": "solver did not converge",
-    "finite": "not a number",
-    "lesion": "no lesion at all",
-}
+WEIGHTS = {name: term.weight for name, term in TERMS.items()} | {CONVERGED: CONVERGED_WEIGHT}
+WORDS = {name: term.words for name, term in TERMS.items()} | FACTS
 LOW = 0.5  # a term below this is named in words
 
 
@@ -95,6 +49,13 @@ class QualityParameters:
             raise InputError("quality weights must not be negative, and one must be above 0")
         if not 0 <= self.floor <= 1:
             raise InputError(f"the quality floor must lie between 0 and 1, not {self.floor}")
+
+    @property
+    def identity(self) -> str:
+        """All of it as text, for keys: the same whatever the order of the weights, and as it was in format 1."""
+        weights = {name: self.weights[name] for name in format_1.WEIGHTS if name in self.weights}
+        weights |= {name: self.weights[name] for name in sorted(self.weights)}
+        return repr(sorted((asdict(self) | {"weights": weights}).items()))
 
 
 @dataclass(frozen=True)
@@ -149,10 +110,10 @@ def score_mattes(
             terms = {
                 name: term(part, shared)
                 for name, term in TERMS.items()
-                if parameters.weights.get(name) and (readers or name not in READERS_TERMS)
+                if parameters.weights.get(name) and (readers or not term.readers)
             }
-            if parameters.weights.get("converged"):
-                terms["converged"] = float(converged.get(method, True))
+            if parameters.weights.get(CONVERGED):
+                terms[CONVERGED] = float(converged.get(method, True))
             result[method] = MatteQuality(terms, combine(terms, parameters))
     return result
 
@@ -167,8 +128,9 @@ def combine(terms: Mapping[str, float], parameters: QualityParameters) -> float:
     present = sum(weights.values())
     if not present:
         return 0.0
-    raised = sum(parameters.weights.values()) / present
-    values = {name: 0.5 + 0.5 * value if name == "converged" else value for name, value in terms.items()}
+    # Rounded once: the same whatever the order of the weights.
+    raised = math.fsum(parameters.weights.values()) / present
+    values = {name: 0.5 + 0.5 * value if name == CONVERGED else value for name, value in terms.items()}
     return float(np.prod([values[name] ** (weight * raised) for name, weight in weights.items()]))
 
 
@@ -226,7 +188,7 @@ def assess(nodule: Nodule, parameters: QualityParameters | None = None) -> Nodul
             trimap,
             nodule.readers,
             nodule.mattes,
-            {matte.method: matte.converged for matte in nodule.candidates},
+            {matte.method: matte.solve.converged for matte in nodule.candidates},
             spacing,
             parameters,
         )

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from raymat import pictures
 from raymat.folder import Folder
 from raymat.lock import NAME, held
-from raymat.matting import SOLVER_VERSION
-from raymat.nodule import ACCEPTED, REJECTED, InputError, Nodule, array_to_struct, required
+from raymat.methods import SOLVERS
+from raymat.nodule import ACCEPTED, REJECTED, InputError, Nodule, required
 from raymat.prepare import PREPARE_VERSION
 from raymat.release.datasheet import datasheet, ratings
 from raymat.release.record import (
@@ -36,6 +36,7 @@ from raymat.release.record import (
     UNFINISHED,
     Release,
     record_digests,
+    record_of,
 )
 from raymat.review.decisions import RULE, Decision, Decisions, Verdict, no_longer, refuse_unscored, verdict
 from raymat.sources.kinds import KINDS
@@ -139,7 +140,9 @@ def _write_nodules(
             for row in chunk:
                 found = verdicts[row["nodule_id"]]
                 nodule = store.read_committed(row["key"], row["shard"])
-                record = record_of(nodule, found)
+                assert found.method is not None  # it is accepted
+                nodule_grid(nodule, required(nodule.image, nodule, "image"))  # refuses one without a placement
+                record = record_of(nodule, found.method, found.by, found.reviewers)
                 file.write_table(pa.Table.from_pylist([record], schema=RECORD), row_group_size=1)
                 splits = {f"split_{n}": part[nodule.patient_id] for n, part in enumerate(parts)}
                 index.append(index_row(record, nodule) | splits | {"file": name, "row": len(index) - start})
@@ -186,33 +189,6 @@ def _verdict(row: Mapping, decisions: Mapping[str, Decision], request: ReleaseRe
     return found
 
 
-def record_of(nodule: Nodule, found: Verdict) -> dict:
-    """A nodule of a dataset as a row of ``RECORD``, with the matte that the verdict names."""
-    matte = next(matte for matte in nodule.candidates if matte.method == found.method)
-    grid = nodule_grid(nodule, matte.alpha)
-    return {
-        "nodule_id": nodule.nodule_id,
-        "patient_id": nodule.patient_id,
-        "source": nodule.source,
-        "key": nodule.key,
-        "method": matte.method,
-        "score": matte.score,
-        "scores": list(matte.scores.items()),
-        "decided_by": found.by,
-        "reviewers": list(found.reviewers),
-        "spacing": [float(v) for v in grid.spacing],
-        "origin": [float(v) for v in grid.origin],
-        "direction": np.asarray(grid.direction, float).ravel().tolist(),
-        "metadata": json.dumps(nodule.metadata, sort_keys=True, default=str),
-        "notes": list(nodule.notes),
-        "image": array_to_struct(nodule.image),
-        "readers": [array_to_struct(mask) for mask in nodule.readers],
-        "trimap": array_to_struct(nodule.trimap),
-        "alpha": array_to_struct(matte.alpha),
-        "true_alpha": array_to_struct(nodule.true_alpha),
-    }
-
-
 def _splits(patients: set[str]) -> list[dict[str, str]]:
     """Patient to part, re-split by re-split; where there are too few to deal out, all are for training."""
     if len(patients) < FEWEST:
@@ -224,14 +200,13 @@ def index_row(record: Mapping, nodule: Nodule) -> dict:
     """The row of ``INDEX`` of a record, its place and splits still missing."""
     alpha = np.frombuffer(record["alpha"]["data"], record["alpha"]["dtype"])
     mm3 = float(alpha.sum(dtype=np.float64)) * float(np.prod(required(nodule.spacing, nodule, "spacing")))
-    ratings = nodule.metadata.get("ratings", {})
     return {
         **{name: record[name] for name in ("nodule_id", "patient_id", "method", "score", "decided_by", "reviewers")},
         "readers": len(record["readers"]),
         "shape": record["image"]["shape"],
         "scanner_spacing": nodule.metadata.get("scanner_spacing"),
         "diameter_mm": (6.0 * mm3 / math.pi) ** (1.0 / 3.0),
-        "ratings": json.dumps(ratings if isinstance(ratings, Mapping) else {}, sort_keys=True),
+        "ratings": json.dumps(nodule.ratings, sort_keys=True),
         **record_digests(record),
     }
 
@@ -274,7 +249,7 @@ def _note(
         "software": {
             "raymat": __version__,
             "built with raymat": how.get("raymat", "not recorded"),
-            "solvers": SOLVER_VERSION,
+            "solvers": ", ".join(f"{name} {solver.version}" for name, solver in SOLVERS.items()),
             "prepare": PREPARE_VERSION,
             "python": platform.python_version(),
             **{name: installed(name) for name in PACKAGES},

@@ -15,47 +15,55 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from raymat import format_1
+from raymat.arrow import Row, conform, from_row, schema_of, to_row
 from raymat.folder import Folder
 from raymat.lock import NAME
-from raymat.nodule import ACCEPTED, ARRAY, InputError, Matte, Nodule, read_image, read_mask, read_masks
+from raymat.nodule import ACCEPTED, SCHEMA, InputError, Matte, Nodule
 from raymat.places import open_filesystem
 from raymat.splits import REPETITIONS
 
 FORMAT = "raymat release"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SUMS, NOTE, INDEX_FILE = "SHA256SUMS", "release.json", "nodules.parquet"
 
+# Of a nodule, what a released one need not say; of a matte, what concerns the dataset that it was released from.
+ALL_ALIKE = ("outcome", "stage", "reason", "mattes")
+OF_THE_DATASET = ("seconds", "key", "digest", "key_1")
+MATTE_COLUMNS = [column for column in schema_of(Matte) if column.name not in (*SCHEMA.names, *OF_THE_DATASET)]
+# The record of a nodule and of the one matte that it was released with, and who decided.
 RECORD = pa.schema(
     [
-        ("nodule_id", pa.string()),
-        ("patient_id", pa.string()),
-        ("source", pa.string()),
-        ("key", pa.string()),
-        ("method", pa.string()),
-        ("score", pa.float64()),
-        ("scores", pa.map_(pa.string(), pa.float64())),
+        *(column for column in SCHEMA if column.name not in ALL_ALIKE),
+        *MATTE_COLUMNS,
         ("decided_by", pa.string()),
         ("reviewers", pa.list_(pa.string())),
-        ("spacing", pa.list_(pa.float64())),
-        ("origin", pa.list_(pa.float64())),
-        ("direction", pa.list_(pa.float64())),
-        ("metadata", pa.string()),
-        ("notes", pa.list_(pa.string())),
-        ("image", ARRAY),
-        ("readers", pa.list_(ARRAY)),
-        ("trimap", ARRAY),
-        ("alpha", ARRAY),
-        ("true_alpha", ARRAY),
     ]
 )
+
+
+def record_of(nodule: Nodule, method: str, decided_by: str, reviewers: Sequence[str]) -> Row:
+    """A nodule as a row of ``RECORD``, with its matte by a method and who decided."""
+    matte = next(matte for matte in nodule.candidates if matte.method == method)
+    row = to_row(replace(nodule, method=method), RECORD.names)
+    row |= to_row(matte, [column.name for column in MATTE_COLUMNS])
+    return row | {"decided_by": decided_by, "reviewers": list(reviewers)}
+
+
+def nodule_of(record: Mapping[str, pa.Scalar]) -> Nodule:
+    """A row of ``RECORD`` as a nodule with one candidate, the matte it was released with."""
+    nodule = from_row(Nodule, record)
+    matte = from_row(Matte, {name: record[name] for name in ("method", *(column.name for column in MATTE_COLUMNS))})
+    return replace(nodule, outcome=ACCEPTED, candidates=[matte])
+
+
 INDEX = pa.schema(
     [
         ("nodule_id", pa.string()),
@@ -139,7 +147,7 @@ class Release:
         if not place.exists(SUMS):
             raise InputError(f"{path}: no release here ({SUMS} is missing)")
         note = read_note(place)
-        if (note.get("format"), note.get("format_version")) != (FORMAT, FORMAT_VERSION):
+        if note.get("format") != FORMAT or note.get("format_version") not in (format_1.NUMBER, FORMAT_VERSION):
             raise InputError(
                 f"{path}: {note.get('format')} {note.get('format_version')}; this raymat reads "
                 f"{FORMAT} {FORMAT_VERSION}"
@@ -155,6 +163,8 @@ class Release:
         record = read_table(self.place, row["file"], row["row"])
         if record["nodule_id"][0].as_py() != row["nodule_id"]:
             raise InputError(f"{self.place.path(row['file'])}: is not what the index says: damaged (raymat verify)")
+        if record.schema.equals(format_1.RECORD):
+            record = conform(record, RECORD)
         return nodule_of({name: record[name][0] for name in RECORD.names})
 
     def metadata(self, position: int) -> dict[str, object]:
@@ -178,33 +188,6 @@ def read_note(place: Folder) -> dict:
         return json.loads(place.read(NOTE))
     except (OSError, ValueError) as error:
         raise InputError(f"{place.path(NOTE)}: damaged ({error})") from error
-
-
-def nodule_of(record: Mapping[str, pa.Scalar]) -> Nodule:
-    """A row of ``RECORD`` as a nodule with one candidate, the matte it was released with."""
-    plain = {name: record[name].as_py() for name in RECORD.names if name not in (*DIGESTS, "true_alpha")}
-    alpha = read_image(record["alpha"])
-    if alpha is None:
-        raise InputError(f"{plain['nodule_id']}: damaged (the record has no alpha)")
-    matte = Matte(plain["method"], alpha, scores=dict(plain["scores"]), score=plain["score"])
-    return Nodule(
-        nodule_id=plain["nodule_id"],
-        patient_id=plain["patient_id"],
-        source=plain["source"],
-        image=read_image(record["image"]),
-        spacing=tuple(plain["spacing"]),
-        origin=tuple(plain["origin"]),
-        direction=np.array(plain["direction"]).reshape(3, 3),
-        readers=read_masks(record["readers"].values),
-        trimap=read_mask(record["trimap"]),
-        true_alpha=read_image(record["true_alpha"]),
-        metadata=json.loads(plain["metadata"]),
-        notes=plain["notes"],
-        candidates=[matte],
-        method=plain["method"],
-        outcome=ACCEPTED,
-        key=plain["key"],
-    )
 
 
 def read_table(place: Folder, name: str, group: int | None = None, columns: Sequence[str] | None = None) -> pa.Table:

@@ -4,8 +4,13 @@
 
 A decision is never changed: a later one of the same reviewer takes its place, and taking one back is a decision, too.
 So several reviewers, and several servers, write beside each other without a lock, and a server that is killed has lost
-nothing that it had confirmed. A decision names the mattes that it was made on (the nodule's solve key): when they are
-solved anew it no longer speaks of them.
+nothing that it had confirmed.
+
+A decision names the mattes that it was made on by the digests of their bytes. A choice stands as long as the chosen
+matte has the same bytes, whatever becomes of the others. A rejection says that none of the mattes shown will do; it
+stands as long as one of them is left as it was, since then image, readers and trimap are the same, too, and nobody's
+"no" turns into a release by itself. Mattes that came later, or that changed, do not undo it: the nodule stays out until
+a reviewer looks again.
 """
 
 from __future__ import annotations
@@ -20,8 +25,8 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
+from raymat import format_1
 from raymat.nodule import ACCEPTED, REJECTED, InputError
-from raymat.steps import SOLVE_KEY_LENGTH
 from raymat.store import Store
 
 FOLDER = "review"
@@ -45,7 +50,7 @@ class Decision:
     ----------
     decision_id : made by who decides, so that the same decision sent twice is one
     nodule_id : str
-    mattes : the first part of the nodule's key: which mattes were looked at
+    mattes : which mattes were looked at (``mattes_of``)
     reviewer : name
     action : "choose", "reject", or "withdraw", which takes back what the reviewer said before
     method : the chosen matte's, with "choose"
@@ -76,9 +81,27 @@ class Decision:
         return self.method or self.action
 
 
-def mattes_of(key: str) -> str:
-    """What a decision keeps of a nodule's key: scores may change under it, mattes may not."""
-    return key[:SOLVE_KEY_LENGTH]
+def mattes_of(row: Mapping) -> str:
+    """What a decision keeps of the mattes it is made on: "method:digest" of each, by space.
+
+    Of a nodule committed in format 1, which has no digests, it is the first part of the nodule's key.
+
+    Parameters
+    ----------
+    row : the nodule's row of ``raymat.store.OUTCOME``
+    """
+    if not all(solve["digest"] for solve in row["solves"]):
+        return str(row["key"][: format_1.SOLVE_KEY_LENGTH])
+    return " ".join(f"{solve['method']}:{solve['digest']}" for solve in row["solves"])
+
+
+def unchanged(decision: Decision, row: Mapping) -> set[str]:
+    """The methods whose mattes have the same bytes as when the decision was made."""
+    if ":" in decision.mattes:
+        shown = set(decision.mattes.split(" "))
+        return {solve["method"] for solve in row["solves"] if f"{solve['method']}:{solve['digest']}" in shown}
+    same_key = row["key"][: format_1.SOLVE_KEY_LENGTH] == decision.mattes
+    return {solve["method"] for solve in row["solves"] if same_key or solve["key_1"] == decision.mattes}
 
 
 class Decisions:
@@ -217,10 +240,13 @@ def no_longer(decision: Decision, rows: Mapping[str, Mapping]) -> str | None:
     methods = [solve["method"] for solve in row["solves"]]
     if not methods:
         return f"the nodule has no mattes any more ({row['outcome']}: {row['reason']})"
-    if mattes_of(row["key"]) != decision.mattes:
-        return "its mattes were solved anew since"
     if decision.method is not None and decision.method not in methods:
         return f"there is no matte {decision.method}; there are {', '.join(methods)}"
+    same = unchanged(decision, row)
+    if decision.method is not None and decision.method not in same:
+        return f"its matte {decision.method} was solved again since, with another result"
+    if not same:
+        return "its mattes were solved again since, all with another result"
     return None
 
 

@@ -17,6 +17,7 @@ from raymat.nodule import Nodule, matte_box, required
 from raymat.pictures import view_of
 from raymat.quality import explain
 from raymat.review.decisions import mattes_of
+from raymat.store import outcome_row
 
 MARGIN_MM = 8.0
 ALIGNED = 8
@@ -52,12 +53,12 @@ def payload(nodule: Nodule) -> bytes:
         "nodule_id": nodule.nodule_id,
         "patient_id": nodule.patient_id,
         "source": nodule.source,
-        "mattes_id": mattes_of(nodule.key),
+        "mattes_id": mattes_of(outcome_row(nodule)),
         "outcome": nodule.outcome,
         "reason": nodule.reason,
         "method": nodule.method,
         "notes": nodule.notes,
-        "ratings": _ratings(nodule),
+        "ratings": nodule.ratings,
         "spacing": view.spacing,
         "shape": image.shape,
         "slope": slope,
@@ -75,7 +76,7 @@ def payload(nodule: Nodule) -> bytes:
                 "score": matte.score if math.isfinite(matte.score) else None,
                 "terms": matte.scores,
                 "words": explain(matte.scores),
-                "converged": matte.converged,
+                "converged": matte.solve.converged,
                 "offset": offset,
             }
             for matte, offset in zip(candidates, offsets[1 + len(nodule.readers) :], strict=True)
@@ -91,12 +92,3 @@ def payload(nodule: Nodule) -> bytes:
 
 def _steps(alpha: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(np.nan_to_num(alpha), 0, 1) * 255).astype(np.uint8)
-
-
-def _ratings(nodule: Nodule) -> dict[str, list]:
-    """Feature to the readers' ratings; of a case table, whatever columns hold one entry a reader."""
-    found = nodule.metadata.get("ratings")
-    if isinstance(found, dict):
-        return found
-    given = {name: str(value).split(";") for name, value in nodule.metadata.items() if ";" in str(value)}
-    return {name: values for name, values in given.items() if name != "masks" and len(values) == len(nodule.readers)}

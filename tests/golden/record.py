@@ -1,6 +1,6 @@
 """Record the outputs of every version that was raised: ``python -m tests.golden.record``.
 
-Outputs that changed under the same version are refused, unless their file is named with ``--overwrite``.
+Outputs that changed under the same version are refused, unless their key is named with ``--overwrite``.
 """
 
 import argparse
@@ -19,21 +19,21 @@ def record(versions: list[Versioned], recorded: dict, overwrite: list[str]) -> t
         version = versioned.version
         with tempfile.TemporaryDirectory(prefix="raymat-") as folder:
             found = versioned.outputs(Path(folder))
-        entry = recorded.get(versioned.file)
+        entry = recorded.get(versioned.key)
         raised = entry is None or entry["version"] != version
         said = "" if raised else problem(versioned, version, found, recorded)
-        if said and versioned.file not in overwrite:
+        if said and versioned.key not in overwrite:
             refused.append(said)
-        if raised or (said and versioned.file in overwrite):
+        if raised or (said and versioned.key in overwrite):
             outputs = {name: recorded_form(value) for name, value in found.items()}
             entry = {"version": version, "outputs": outputs}
-        after[versioned.file] = entry
+        after[versioned.key] = entry
     return after, refused
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--overwrite", nargs="+", default=[], metavar="FILE", choices=[v.file for v in VERSIONS])
+    parser.add_argument("--overwrite", nargs="+", default=[], metavar="KEY", choices=[v.key for v in VERSIONS])
     after, refused = record(VERSIONS, read_recorded() if RECORDED.exists() else {}, parser.parse_args().overwrite)
     RECORDED.write_text(json.dumps(after, indent=1) + "\n")
     for said in refused:

@@ -25,12 +25,13 @@ import re
 import numpy as np
 import pytest
 
+from raymat.methods import SOLVERS
 from tests.golden.golden import VERSIONS, Close, Versioned, problem, read_recorded, recorded_form
 from tests.golden.record import record
 from tests.support import REPOSITORY
 
 
-@pytest.mark.parametrize("versioned", VERSIONS, ids=lambda versioned: versioned.file)
+@pytest.mark.parametrize("versioned", VERSIONS, ids=lambda versioned: versioned.key)
 def test_outputs_change_only_with_their_version(versioned, tmp_path):
     said = problem(versioned, versioned.version, versioned.outputs(tmp_path), read_recorded())
     assert not said, said
@@ -45,7 +46,9 @@ def test_every_version_that_is_raised_by_hand_has_its_outputs():
                 name = ast.unparse(target)
                 if name.endswith("VERSION") or (name == "version" and isinstance(node, ast.AnnAssign)):
                     found.add((str(path.relative_to(REPOSITORY)), name))
-    assert found == {(versioned.file, versioned.constant.split(".")[-1]) for versioned in VERSIONS}
+    constants = [versioned for versioned in VERSIONS if not versioned.solver]
+    assert found == {(versioned.file, versioned.constant.split(".")[-1]) for versioned in constants}
+    assert {versioned.solver for versioned in VERSIONS} - {""} == set(SOLVERS)
 
 
 FILE = "raymat/prepare.py"
@@ -79,7 +82,7 @@ def test_a_changed_output_under_the_same_version_names_the_constant_and_is_not_r
     after, (said,) = record([now], before, [])
     assert after == before
     assert f"raise PREPARE_VERSION in {FILE}" in said
-    assert f"--overwrite {FILE}" in said
+    assert f"--overwrite {FILE!r}" in said
     assert re.search(words, said)
     after, said = record([now], before, [FILE])
     assert after[FILE]["outputs"] == {name: recorded_form(value) for name, value in now.outputs(None).items()}

@@ -133,7 +133,8 @@ def test_a_changed_parameter_or_input_redoes_what_depends_on_it(built, tmp_path)
     copy = Store.open(tmp_path / "copy")
     assert plan_build(copy, CasesSource(table), PARAMETERS).to_do == 0
     window = BuildParameters(2, PARAMETERS.prepare, MattingParameters(window_level=-500.0), PARAMETERS.quality)
-    assert plan_build(copy, CasesSource(table), window).changed == 6
+    plan = plan_build(copy, CasesSource(table), window)
+    assert (plan.changed, plan.partly) == (6, 6)
     same = plan_build(copy, CasesSource(str(folder / "cases.csv")), PARAMETERS)
     assert same.changed == 0
     write_volume(folder / "3.nii.gz", np.full(GRID.shape, -800.0, np.float32), GRID)
@@ -149,11 +150,10 @@ def test_a_changed_parameter_or_input_redoes_what_depends_on_it(built, tmp_path)
     assert set(copy.listing("nodules")) == set(after.values())
 
 
-@pytest.mark.parametrize("version", ["SOLVER_VERSION", "PREPARE_VERSION"])
-def test_another_version_of_the_code_redoes_all_nodules_and_says_so(built, tmp_path, monkeypatch, version):
+def test_another_version_of_preparation_redoes_all_nodules_and_says_so(built, tmp_path, monkeypatch):
     table, store, _ = built
     shutil.copytree(store.root, tmp_path / "copy")
-    monkeypatch.setattr(steps, version, "the next")
+    monkeypatch.setattr(steps, "PREPARE_VERSION", "the next")
     plan = plan_build(Store.open(tmp_path / "copy"), CasesSource(table), PARAMETERS)
     assert (plan.changed, plan.rescored, plan.to_do) == (6, 0, 6)
     assert "6 of them again, as their input, a parameter or the solvers changed" in describe(plan)

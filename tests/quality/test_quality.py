@@ -11,7 +11,8 @@ from scipy import ndimage
 from raymat.matting import METHODS
 from raymat.nodule import ACCEPTED, REJECTED, InputError, Matte, Nodule
 from raymat.quality import MatteQuality, QualityParameters, assess, choose, combine, explain, score_mattes
-from raymat.quality.selection import READERS_TERMS, TERMS, WEIGHTS
+from raymat.quality.scores import TERMS
+from raymat.quality.selection import WEIGHTS
 from tests.support.nodules import distances
 
 SPACING = (0.5, 0.5, 0.5)
@@ -133,7 +134,7 @@ def test_a_trimap_beside_the_lesion_is_rejected_and_says_so(sphere):
 
 def test_without_readers_their_terms_are_absent_and_the_others_weigh_more(sphere):
     quality = score(sphere, {"true": sphere[3]}, readers=[])["true"]
-    assert set(quality.terms) == set(WEIGHTS) - set(READERS_TERMS)
+    assert set(quality.terms) == set(WEIGHTS) - {"overlap", "volume"}
     assert quality.score > 2 * QualityParameters().floor
     parameters = QualityParameters(weights={"noise": 1.0, "volume": 1.0})
     assert combine({"noise": 0.5}, parameters) == pytest.approx(0.25)
@@ -223,6 +224,13 @@ def test_every_term_has_a_weight_and_words():
     assert set(TERMS) | {"converged"} == set(WEIGHTS)
     assert len(set(explain(dict.fromkeys(WEIGHTS, 0.1)))) == len(WEIGHTS)
     assert explain(dict.fromkeys(WEIGHTS, 0.9)) == []
+
+
+def test_the_order_of_weights_is_no_part_of_a_score_or_a_key():
+    parameters = QualityParameters(weights=dict(reversed(WEIGHTS.items())))
+    terms = dict.fromkeys(WEIGHTS, 0.7) | {"noise": 0.31, "volume": 0.93}
+    assert combine(terms, parameters) == combine(terms, QualityParameters())
+    assert parameters.identity == QualityParameters().identity != QualityParameters(floor=0.4).identity
 
 
 def test_flat_images_and_trimaps_without_a_side_have_scores_too(sphere):

@@ -8,10 +8,10 @@ import pytest
 
 from raymat.nodule import InputError
 from raymat.review.agreement import agreement, cohen_kappa
-from raymat.review.decisions import Decision, Decisions, mattes_of, standing
-from tests.support.nodules import draw_nodule, write_dataset
+from raymat.review.decisions import Decision, Decisions, standing
+from tests.support.nodules import draw_nodule, shown, write_dataset
 
-MATTES = mattes_of(draw_nodule(0).key)
+MATTES = shown(draw_nodule(0))
 
 
 @pytest.fixture

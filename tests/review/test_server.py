@@ -15,11 +15,11 @@ import uvicorn
 from raymat.nodule import InputError
 from raymat.places import Unreachable
 from raymat.quality.selection import WEIGHTS
-from raymat.review.decisions import Decisions, mattes_of
+from raymat.review.decisions import Decisions
 from raymat.review.payload import payload
 from raymat.review.server import Desk, application, serve
 from raymat.store import Store
-from tests.support.nodules import draw_nodule, excluded_nodule, predicted_nodule, write_dataset
+from tests.support.nodules import draw_nodule, excluded_nodule, predicted_nodule, shown, write_dataset
 
 TOKEN = "secret-of-this-test"
 
@@ -67,7 +67,7 @@ def decision(number=0, label="cf", reviewer="Ada", **more) -> dict:
     return {
         "decision_id": uuid.uuid4().hex,
         "nodule_id": f"case-{number:03d}",
-        "mattes": mattes_of(draw_nodule(number).key),
+        "mattes": shown(draw_nodule(number)),
         "reviewer": reviewer,
         "action": "choose" if method else label,
         "method": method,
@@ -163,7 +163,7 @@ def test_a_second_reading_is_blind_until_it_is_made(client):
 def test_a_decision_on_what_is_no_longer_there_is_refused_in_words(client, store):
     cases = [
         (decision(nodule_id="case-777"), "the dataset has no such nodule any more"),
-        (decision(mattes="f" * 24), "its mattes were solved anew since"),
+        (decision(mattes="f" * 24), "its matte cf was solved again since, with another result"),
         (decision(3), "the nodule has no mattes any more (excluded: 2 readers)"),
         (decision(label="magic"), "there is no matte magic"),
     ]

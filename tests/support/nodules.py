@@ -10,10 +10,12 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from raymat.matting import METHODS
-from raymat.nodule import Matte, Nodule, to_table
+from raymat.methods import SolveInfo
+from raymat.nodule import Matte, Nodule, from_table, to_table
 from raymat.quality.selection import WEIGHTS
+from raymat.review.decisions import mattes_of
 from raymat.sources import NoduleRef
-from raymat.store import PARAMETERS, Store
+from raymat.store import PARAMETERS, Store, outcome_row
 
 
 def distances(shape: Sequence[int], centre: Sequence[float] | None = None, spacing=1.0) -> np.ndarray:
@@ -121,7 +123,7 @@ def random_nodule(name: str = "a", outcome: str | None = "accepted", key: str | 
         direction=np.diag([1.0, -1.0, -1.0]),
         readers=[np.ones(shape, np.uint8)] * 2,
         trimap=np.full(shape, 128, np.uint8),
-        candidates=[Matte("cf+", rng.random(shape).astype(np.float32), 7, 1e-6, scores={"agreement": 0.5}, score=0.7)],
+        candidates=[Matte("cf+", rng.random(shape).astype(np.float32), SolveInfo(7, 1e-6), {"agreement": 0.5}, 0.7)],
         method="cf+",
         metadata={"malignancy": [1, 2]},
         notes=["padded"],
@@ -134,6 +136,11 @@ def random_nodule(name: str = "a", outcome: str | None = "accepted", key: str | 
 def failed_nodule(name: str = "a", reason: str = "broken", key: str | None = None) -> Nodule:
     """A nodule that could not be read."""
     return Nodule(name, "p", "cases", outcome="failed", stage="read", reason=reason, key=key or f"key-{name}")
+
+
+def shown(nodule: Nodule) -> str:
+    """What a decision keeps of this nodule's mattes once it is committed."""
+    return mattes_of(outcome_row(from_table(to_table([nodule]))[0]))
 
 
 def excluded_nodule(number: int) -> Nodule:

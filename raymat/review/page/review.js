@@ -599,6 +599,8 @@ async function begin() {
   try {
     state.about = await (await ask("/api/about")).json();
     document.title = `raymat review: ${state.about.dataset.split("/").pop()}`;
+    const keys = Math.min(9, state.about.methods.length);
+    document.querySelectorAll(".last-key").forEach((key) => { key.textContent = keys; });
     await loadRows();
     await loadProgress();
     await setFilter();
