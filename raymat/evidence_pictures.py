@@ -8,7 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from raymat.evidence.foretelling import calibration_bins
-from raymat.evidence.inputs import CHOSEN, IMAGE, KIND_OF, KINDS, MEAN
+from raymat.evidence.inputs import CHOSEN, IMAGE, KIND_OF, MEAN
+from raymat.evidence.inputs import KIND_COLOURS as INPUT_COLOURS
 from raymat.evidence.readers_table import MEASURES, bins_of, drawn_curves, kind_of
 from raymat.pictures import FAINT, INK
 
@@ -55,9 +56,6 @@ def foretelling(table: pd.DataFrame, rows: pd.DataFrame) -> Figure:
         *panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=8.5, frameon=False
     )
     return figure
-
-
-INPUT_COLOURS = dict(zip(KINDS, ("#6b7280", "#d1a13a", "#e08d79", "#c8553d", "#7a1f2b"), strict=True))
 
 
 def diagnoses_by_input(table: pd.DataFrame, trials: pd.DataFrame, size: pd.DataFrame) -> Figure:

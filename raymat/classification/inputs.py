@@ -1,8 +1,4 @@
-"""The fourteen inputs of a nodule (paper, section 6.1), each a crop of one channel on the same grid.
-
-The masks are what the readers drew: their mean, one of them at random, their overlap, their union. The mattes are the
-eight candidates and the chosen one. All are cut around the middle of the trimap and none knows of another.
-"""
+"""The inputs of a nodule (``raymat.evidence.inputs``) as crops of one channel, all around the middle of the trimap."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raymat.blocks import block_means, factor_of
-from raymat.evidence.inputs import IMAGE, MEAN, OVERLAP, UNION
+from raymat.evidence.inputs import OF_NAME
 from raymat.nodule import InputError, Nodule, matte_box, required
 
 
@@ -54,9 +50,9 @@ def crops_of(nodule: Nodule, config: CropConfig) -> dict[str, np.ndarray]:
     Returns
     -------
     dict
-        ``image`` (0 to 1), ``mean``, ``overlap``, ``union`` and every method that the nodule has a matte of: float16
-        (stored, stored, stored), each voxel the mean of those of the dataset's grid in it; and ``readers``, such a crop
-        of each reader (readers, stored, stored, stored), from which ``random`` is drawn. 0 beyond the scan.
+        Every input that the nodule has and that is not drawn: float16 (stored, stored, stored), 0 to 1, each voxel the
+        mean of those of the dataset's grid in it; and ``readers``, such a crop of each reader (readers, stored, stored,
+        stored), from which the others are drawn. 0 beyond the scan.
 
     Raises
     ------
@@ -67,17 +63,18 @@ def crops_of(nodule: Nodule, config: CropConfig) -> dict[str, np.ndarray]:
         raise InputError(f"{nodule.nodule_id}: has no readers' masks; the inputs are made of masks and mattes")
     factor = factor_of(nodule, config.spacing_mm)
     middle = [(part.start + part.stop) // 2 for part in matte_box(nodule.trimap)]
-    masks = np.stack(nodule.readers) != 0
     low, high = config.intensity_range
 
     def cut(array: np.ndarray, fill: float = 0.0) -> np.ndarray:
         return coarse_cube(array, middle, config.stored, factor, fill)
 
-    crops = {IMAGE: np.clip((cut(required(nodule.image, nodule, "image"), low) - low) / (high - low), 0, 1)}
-    crops |= {MEAN: cut(masks.mean(axis=0)), OVERLAP: cut(masks.all(axis=0)), UNION: cut(masks.any(axis=0))}
-    crops |= {method: cut(alpha) for method, alpha in nodule.mattes.items()}
-    half = {name: crop.astype(np.float16) for name, crop in crops.items()}
-    return half | {"readers": np.stack([cut(mask).astype(np.float16) for mask in masks])}
+    crops = {}
+    for name, given in OF_NAME.items():
+        array = given.voxels(nodule) if given.voxels else None
+        if array is not None:
+            crop = np.clip((cut(array, low) - low) / (high - low), 0, 1) if given.hu else cut(array)
+            crops[name] = crop.astype(np.float16)
+    return crops | {"readers": np.stack([cut(mask != 0).astype(np.float16) for mask in nodule.readers])}
 
 
 def coarse_cube(array: np.ndarray, middle: Sequence[int], side: int, factor: int, fill: float) -> np.ndarray:

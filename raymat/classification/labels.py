@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from raymat.nodule import InputError, Nodule
@@ -14,28 +11,21 @@ THRESHOLD = 3.0
 
 
 def malignancy_ratings(nodule: Nodule) -> list[float]:
-    """Each reader's rating of malignancy; empty where the nodule has none.
-
-    LIDC-IDRI's are in ``metadata["ratings"]``, those of a case table in its column ``malignancy``, one number or one a
-    reader separated by ``;``.
+    """Each reader's rating of malignancy (``Nodule.ratings``); empty where the nodule has none.
 
     Raises
     ------
     InputError
         A rating is no number.
     """
-    ratings = nodule.metadata.get("ratings")
-    source = ratings if isinstance(ratings, Mapping) else nodule.metadata
-    given: Any = source.get(RATING)
-    if given is None or given == "":
-        return []
-    parts = given.split(";") if isinstance(given, str) else given if isinstance(given, list | tuple) else [given]
-    try:
-        values = [float(part) for part in parts if str(part).strip()]
-    except (TypeError, ValueError):
-        raise InputError(f"{nodule.nodule_id}: the rating of malignancy {given!r} is no number") from None
+    values = []
+    for given in nodule.ratings.get(RATING, []):
+        try:
+            values.append(float(given))  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            raise InputError(f"{nodule.nodule_id}: the rating of malignancy {given!r} is no number") from None
     if not np.isfinite(values).all():
-        raise InputError(f"{nodule.nodule_id}: the rating of malignancy {given!r} is no finite number")
+        raise InputError(f"{nodule.nodule_id}: a rating of malignancy is no finite number: {values}")
     return values
 
 

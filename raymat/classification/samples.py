@@ -11,13 +11,13 @@ import pyarrow as pa
 from raymat.classification.inputs import crops_of, random_reader, size_of
 from raymat.classification.labels import label_of, malignancy_ratings
 from raymat.classification.recipe import Recipe
-from raymat.evidence.inputs import CHOSEN, IMAGE, MEAN, OVERLAP, RANDOM, UNION
-from raymat.matting import METHODS
+from raymat.evidence.inputs import OF_NAME
+from raymat.methods import is_method
 from raymat.nodule import InputError, Nodule
 from raymat.splits import PARTS
 
 FEWEST_OF_A_CLASS = 2  # in each part: one of each says nothing of an area
-STORED = (IMAGE, MEAN, OVERLAP, UNION, *METHODS, CHOSEN)
+STORED = tuple(name for name, given in OF_NAME.items() if given.voxels)
 FACTS = ("nodule_id", "patient_id", "rating", "volume_mm3", "diameter_mm", "methods")
 SAMPLE = pa.schema(
     [
@@ -38,7 +38,7 @@ def sample_of(nodule: Nodule, recipe: Recipe) -> dict:
     crops = crops_of(nodule, recipe.crop)
     ratings = malignancy_ratings(nodule)
     volume, diameter = size_of(nodule)
-    row = {name: crops[name].tobytes() if name in crops else None for name in STORED if name != CHOSEN}
+    row = {name: crops[name].tobytes() if name in crops else None for name in STORED}
     return row | {
         "nodule_id": nodule.nodule_id,
         "patient_id": nodule.patient_id,
@@ -46,14 +46,13 @@ def sample_of(nodule: Nodule, recipe: Recipe) -> dict:
         "volume_mm3": volume,
         "diameter_mm": diameter,
         "methods": list(nodule.mattes),
-        CHOSEN: crops[nodule.method].tobytes() if nodule.method in crops else None,
         "readers": [crop.tobytes() for crop in crops["readers"]],
     }
 
 
 def column_of(name: str) -> str:
     """The column of ``SAMPLE`` that an input is read from."""
-    return "readers" if name == RANDOM else name
+    return name if name in STORED else "readers"
 
 
 def read_crops(tables: Iterable[pa.Table], name: str, seed: int, side: int, wanted: Sequence[str]) -> np.ndarray:
@@ -62,7 +61,7 @@ def read_crops(tables: Iterable[pa.Table], name: str, seed: int, side: int, want
     Parameters
     ----------
     tables : ``nodule_id`` and ``column_of`` the input, of rows of ``SAMPLE``
-    name, seed : the input; the seed draws the reader of "random"
+    name, seed : the input; the seed draws the reader of one that is drawn
     side : of the stored crops, voxels
     wanted : ids
 
@@ -79,7 +78,7 @@ def read_crops(tables: Iterable[pa.Table], name: str, seed: int, side: int, want
             nodule_id, data = row["nodule_id"], row[column]
             if nodule_id not in needed:
                 continue
-            if name == RANDOM:
+            if column == "readers":
                 data = data[random_reader(nodule_id, len(data), seed)]
             if data is None:
                 raise no_matte(nodule_id, name)
@@ -98,7 +97,7 @@ def no_matte(nodule_id: str, name: str) -> InputError:
 def refuse_missing(nodules: pd.DataFrame, inputs: Sequence[str]) -> None:
     """Raise InputError where a nodule has not the matte that an input is made of."""
     for name in inputs:
-        if name in METHODS:
+        if is_method(name):
             lacking = nodules[[name not in methods for methods in nodules["methods"]]]
             if len(lacking):
                 raise no_matte(lacking["nodule_id"].iloc[0], name)

@@ -143,7 +143,7 @@ def calibration_error(bins: np.ndarray) -> float:
 
 
 def ordered(methods: Mapping[str, object] | Sequence[str]) -> list[str]:
-    """Baselines, the eight, the chosen, then both combined."""
+    """Baselines, all methods, the chosen, then both combined."""
     mattes = [*METHODS, CHOSEN]
     order = [*BASELINES, *mattes, *(f"{name}{AND_MEAN}" for name in mattes), f"{CHOSEN}{AND_DISTANCE}"]
     return [name for name in order if name in methods]

@@ -1,17 +1,67 @@
-"""The fourteen inputs whose diagnoses are compared (paper, section 6.1): their names and kinds."""
+"""The fourteen inputs whose diagnoses are compared (paper, section 6.1): what each is, in one place.
+
+The masks are what the readers drew: their mean, one of them at random, their overlap, their union. The mattes are those
+of all methods and the chosen one. None knows of another.
+"""
 
 from __future__ import annotations
 
-from raymat.matting import METHODS
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from raymat.methods import METHODS, is_calibrated
+from raymat.nodule import Nodule, required
 
 IMAGE, MEAN, RANDOM, OVERLAP, UNION, CHOSEN = "image", "mean", "random", "overlap", "union", "chosen"
-INPUTS = (IMAGE, MEAN, RANDOM, OVERLAP, UNION, *METHODS, CHOSEN)
-
 MASKS = "masks"
-KIND_OF = {
-    IMAGE: "image",
-    **dict.fromkeys((MEAN, RANDOM, OVERLAP, UNION), MASKS),
-    **{method: "mattes +" if method.endswith("+") else "mattes" for method in METHODS},
-    CHOSEN: "chosen",
+# Kinds of inputs and their colours in figures, in the order of the tables.
+KIND_COLOURS = {
+    "image": "#6b7280",
+    MASKS: "#d1a13a",
+    "mattes": "#e08d79",
+    "mattes +": "#c8553d",
+    "chosen": "#7a1f2b",
 }
-KINDS = tuple(dict.fromkeys(KIND_OF.values()))
+KINDS = tuple(KIND_COLOURS)
+
+
+@dataclass(frozen=True)
+class Input:
+    """One of the inputs.
+
+    Attributes
+    ----------
+    kind : one of ``KINDS``
+    voxels : the nodule to an array (z, y, x) on its grid; None where the nodule has none. Without such a function the
+        input is one of the readers' masks, which each trial draws by its seed.
+    hu : whether the array is in HU; it is then scaled to 0 to 1 and continued with the low end of that range, as
+        others are with 0
+    """
+
+    kind: str
+    voxels: Callable[[Nodule], np.ndarray | None] | None = None
+    hu: bool = False
+
+
+def _masks(nodule: Nodule) -> np.ndarray:
+    return np.stack(nodule.readers) != 0
+
+
+def _matte(method: str, nodule: Nodule) -> np.ndarray | None:
+    return nodule.mattes.get(method)
+
+
+OF_NAME: dict[str, Input] = {
+    IMAGE: Input("image", lambda nodule: required(nodule.image, nodule, "image"), hu=True),
+    MEAN: Input(MASKS, lambda nodule: _masks(nodule).mean(axis=0)),
+    RANDOM: Input(MASKS),
+    OVERLAP: Input(MASKS, lambda nodule: np.asarray(_masks(nodule).all(axis=0))),
+    UNION: Input(MASKS, lambda nodule: np.asarray(_masks(nodule).any(axis=0))),
+    **{name: Input("mattes +" if is_calibrated(name) else "mattes", partial(_matte, name)) for name in METHODS},
+    CHOSEN: Input("chosen", lambda nodule: nodule.alpha),
+}
+INPUTS = tuple(OF_NAME)
+KIND_OF = {name: given.kind for name, given in OF_NAME.items()}
