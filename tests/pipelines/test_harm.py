@@ -1,6 +1,8 @@
 """Real harm to real processes of a build: nothing committed is lost or solved again, nothing is left without a word."""
 
 import contextlib
+import json
+import os
 import random
 import signal
 import subprocess
@@ -8,12 +10,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from raymat.cli import main
-from raymat.lock import held
+from raymat.folder import Folder
+from raymat.lock import NAME, Holder, held
 from raymat.nodule import InputError
 from raymat.store import Store
 from tests.support import REPOSITORY
@@ -168,6 +172,28 @@ def test_a_second_build_of_the_same_output_is_refused_while_the_first_lives(case
         kill(first)
     with held(Store.open(out), "taken over at once, as its process is gone"):
         assert committed(out)
+
+
+def test_a_build_whose_lock_was_taken_over_while_it_was_suspended_stops(cases, address, tmp_path):
+    """What a laptop's lid does to it: another command has long begun when it wakes up."""
+    table, _ = cases
+    out, record = tmp_path / "dataset", tmp_path / "solves"
+    first = start(table, out, address=address, record=str(record), slow=30.0)
+    try:
+        while not record.exists():
+            assert first.poll() is None
+            time.sleep(0.1)
+        first.send_signal(signal.SIGSTOP)
+        taken = json.dumps(asdict(Holder.here("the second")))
+        Folder.at(out).write(NAME, taken.encode())
+        first.send_signal(signal.SIGCONT)
+        said, _ = first.communicate(timeout=60)
+    finally:
+        kill(first)
+    assert first.returncode == 2
+    assert f"another (process {os.getpid()} on" in said
+    assert "it has stopped" in said
+    assert Folder.at(out).read(NAME).decode() == taken
 
 
 LOSING_A_NODE = """
