@@ -281,8 +281,8 @@ def _updates(job: Job, streams: list[Iterator], ledgers: list[ray.actor.ActorHan
                 rows.append(table)
                 counts.update(table["outcome"].to_pylist())
         now = counts.copy()
-        for outcomes in ray.get([ledger.poll.remote(received) for ledger in ledgers]):
-            now.update(outcomes)
+        of_ledgers: list[Counter[str]] = ray.get([ledger.poll.remote(received) for ledger in ledgers])
+        now.update(sum(of_ledgers, Counter()))
         if now != so_far:
             so_far, moved = now, time.monotonic()
         yield Update(rows, so_far)
