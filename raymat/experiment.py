@@ -113,7 +113,8 @@ class Experiment:
         earlier = self._earlier_note()
         self.is_new = not earlier
         identity = json.loads(json.dumps(facts.identity))
-        changed = next((name for name, value in identity.items() if earlier.get(name) != value), None)
+        # An earlier version noted fewer facts: what it did not note cannot be compared.
+        changed = next((name for name, value in identity.items() if earlier.get(name, value) != value), None)
         if kind.refuses and earlier and changed:
             raise InputError(
                 f"{output.path}: holds a {kind.noun} with another {changed.replace('_', ' ')}; name a new -o, or "
