@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,14 @@ from raymat import lock
 from raymat.nodule import InputError
 from raymat.places import Unreachable
 from raymat.store import Store
+
+
+@pytest.fixture(autouse=True)
+def _interruptible():
+    """SIGINT raises KeyboardInterrupt; a shell that runs the tests in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

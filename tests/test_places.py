@@ -43,6 +43,7 @@ def test_an_object_whose_name_climbs_is_not_fetched(s3):
         pass
 
 
+@pytest.mark.slow
 def test_a_store_that_does_not_answer_is_named_after_a_bounded_time(s3):
     store = Store.create(f"{s3.bucket('mute')}/dataset")
     s3.stop_answering()
@@ -65,6 +66,7 @@ def test_a_bucket_that_is_not_there_is_named(s3):
         Store.create("s3://no-such-bucket/dataset")
 
 
+@pytest.mark.slow
 def test_a_second_build_is_refused_in_an_object_store_as_on_a_disk(s3):
     store = Store.create(f"{s3.bucket('locked')}/dataset")
     with (

@@ -149,6 +149,7 @@ def test_a_logged_network_predicts_the_same_alpha(uri, network):
     assert not any(name.endswith(".pkl") for name in files), "loading the model would unpickle"
 
 
+@pytest.mark.slow
 def test_a_logged_network_brings_its_code_and_asks_an_index_for_nothing_else(uri, network, tmp_path):
     model = Path(mlflow.artifacts.download_artifacts(f"models:/{REGISTERED}/1", dst_path=str(tmp_path)))
     asked = (model / "requirements.txt").read_text().split()
@@ -223,6 +224,7 @@ def test_a_sqlite_file_that_cannot_be_made_is_said(tmp_path):
         Run(f"sqlite:///{tmp_path}/file/mlflow.db", "build", {})
 
 
+@pytest.mark.slow
 def test_four_first_commands_at_once_in_one_folder_all_have_their_runs(tmp_path):
     code = "import sys; from raymat.tracking import Run; Run(sys.argv[1], 'first', {'a': 1}).end()"
     uri = f"sqlite:///{tmp_path}/mlflow.db"
