@@ -31,6 +31,7 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"seed: {config.option.seed} (--seed), soak: {config.option.soak:g} (--soak)"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests on Ray share one process, and so one cluster; tests of the soak lane run only where it is asked for."""
     for item in items:
