@@ -1,11 +1,13 @@
 """Fixtures that the whole suite shares, and the lane of tests that repeat (``soak``)."""
 
+import functools
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support import REPOSITORY
 from tests.support.servers import s3_server
@@ -31,12 +33,25 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"seed: {config.option.seed} (--seed), soak: {config.option.soak:g} (--soak)"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+class RayApart(LoadScopeScheduling):
+    """Files with tests on Ray go to one process, and so share one cluster; the other process has all other files."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _scope(nodeid.partition("::")[0])
+
+
+@functools.cache
+def _scope(file: str) -> str:
+    return "ray" if "pytest.mark.ray" in (REPOSITORY / file).read_text() else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> RayApart:
+    """How tests are dealt to the processes."""
+    return RayApart(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests on Ray share one process, and so one cluster; tests of the soak lane run only where it is asked for."""
-    for item in items:
-        on_ray = item.get_closest_marker("ray") is not None
-        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.path.name))
+    """Tests of the soak lane run only where it is asked for."""
     if "soak" in config.option.markexpr:
         return
     soak = [item for item in items if item.get_closest_marker("soak")]
