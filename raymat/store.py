@@ -114,9 +114,7 @@ class Store(Folder):
                     f"{path}: holds {Path(strangers[0].path).name} and no raymat dataset; name a new or empty folder"
                 )
             store._write_format()
-        elif store.read_format()["format_version"] != FORMAT_VERSION:
-            # From now on there may be files in it that an earlier raymat cannot read.
-            store._write_format()
+        store.raise_format()
         probe = f"writable-{uuid.uuid4().hex}"
         store.write(probe, b"")
         store.delete(probe)
@@ -151,6 +149,11 @@ class Store(Folder):
                 f"{FORMAT} {FORMAT_VERSION}"
             )
         return note
+
+    def raise_format(self) -> None:
+        """Make a dataset of an earlier format one of today's: from now on there may be files in it of today's alone."""
+        if self.read_format()["format_version"] != FORMAT_VERSION:
+            self._write_format()
 
     def _write_format(self) -> None:
         self.write_json("dataset.json", {"format": FORMAT, "format_version": FORMAT_VERSION})

@@ -78,7 +78,8 @@ def test_the_same_command_has_nothing_to_solve_and_changes_no_nodule(copied):
     assert said == ["5 nodules, all committed: nothing to solve"]
     assert result.counts == {"accepted": 3, "rejected": 1, "excluded": 1}
     assert {name: store.read(name) for name in store.listing("nodules")} == before
-    # And once more, on what that command has left.
+    # And once more, on what that command has left, which an earlier raymat must not write into.
+    assert store.read_format()["format_version"] == FORMAT_VERSION
     assert plan_build(Store.open(store.root), source, PARAMETERS).to_do == 0
 
 

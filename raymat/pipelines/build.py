@@ -272,6 +272,7 @@ def build(
     """
     session = new_session()
     store, start = what.store, time.monotonic()
+    store.raise_format()
     plan = plan_build(store, what.source, what.parameters, what.retry_failed)
     say(describe(plan))
     if plan.to_do:
