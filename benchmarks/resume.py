@@ -27,10 +27,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from raymat.experiment import BUILD, Facts, Output, experiment
 from raymat.methods import METHODS, SolveInfo
 from raymat.nodule import Matte, Nodule, to_table
 from raymat.pipelines.build import Result, nodules_per_shard, plan_build
-from raymat.pipelines.dataset import SHEET_NODULES, draw_contact_sheet, exit_status, summary
+from raymat.pipelines.dataset import SHEET_NODULES, draw_contact_sheet, exit_status, log_outcomes, summary
 from raymat.sources import NoduleRef
 from raymat.sources.cases import CasesSource
 from raymat.steps import BuildParameters
@@ -124,10 +125,10 @@ def end(folder: Path) -> None:
     store.remove_superseded()
     store.compact_index()
     result = Result(planned, store.outcomes(BRIEF), 1.0)
-    draw_contact_sheet(store, result)
-    run = Run(f"sqlite:///{folder}/mlflow.db", "benchmark", {})
-    run.outcomes(result.outcomes, store.solves(result.outcomes), 1.0, store.source_digest())
-    run.end()
+    output = Output(str(folder / "dataset"), f"sqlite:///{folder}/mlflow.db")
+    with experiment(BUILD, output, Facts({}), files=store) as work:
+        draw_contact_sheet(work, store, result)
+        log_outcomes(work, store, result)
     print(summary(result))
     assert exit_status(result) == 0
 
