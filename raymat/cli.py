@@ -253,9 +253,10 @@ def run_inspect(options: argparse.Namespace) -> int:
 
 def run_show(options: argparse.Namespace) -> int:
     """``raymat show``."""
-    from raymat import pictures
+    from raymat.pictures.figure import save
+    from raymat.pictures.nodule import show_nodule
     from raymat.store import Store
 
-    pictures.save(pictures.show_nodule(Store.open(options.dataset).find(options.nodule)), options.out)
+    save(show_nodule(Store.open(options.dataset).find(options.nodule)), options.out)
     print(options.out)
     return 0

@@ -177,11 +177,13 @@ class Experiment:
 
     def figure(self, name: str, figure, pdf: bool = False) -> None:
         """Write and log a matplotlib figure as PNG; with ``pdf`` the output has it as PDF too."""
-        from raymat import pictures  # matplotlib takes a second and 25 MiB that no command needs from the start
+        from raymat.pictures import (
+            figure as pages,  # matplotlib takes a second and 25 MiB; only commands that draw need it
+        )
 
-        self.files.write(name, pictures.png_bytes(figure))
+        self.files.write(name, pages.png_bytes(figure))
         if pdf:
-            self.files.write(f"{name.removesuffix('.png')}.pdf", pictures.pdf_bytes(figure))
+            self.files.write(f"{name.removesuffix('.png')}.pdf", pages.pdf_bytes(figure))
         self.run.figure(name, figure)
         self.figures.append(name)
 

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from raymat.matting import HUWindow, estimate_all
+from raymat.matting import LUNG_WINDOW, HUWindow, estimate_all
 from raymat.methods import METHODS, SOLVERS, SolveInfo, in_order, is_calibrated, is_method, solver_of
 from raymat.nodule import EXCLUDED, FAILED, InputError, Matte, Nodule, NoduleExcluded, required
 from raymat.places import Unreachable
@@ -39,8 +39,8 @@ class MattingParameters:
     """
 
     methods: tuple[str, ...] = METHODS
-    window_level: float = -600.0
-    window_width: float = 1500.0
+    window_level: float = LUNG_WINDOW.level
+    window_width: float = LUNG_WINDOW.width
     constraint_weight: float = 100.0
     roi_margin: float = 8.0
 

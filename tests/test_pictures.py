@@ -9,9 +9,14 @@ import pytest
 from matplotlib import image as mpl_image
 from matplotlib import rcParams
 
-from raymat import figures, pictures
 from raymat.matting import METHODS
 from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, REJECTED, InputError, Matte, Nodule
+from raymat.pictures.charts import method_histogram
+from raymat.pictures.figure import save
+from raymat.pictures.nodule import show_nodule
+from raymat.pictures.paper import masks_and_matte, methods_side_by_side
+from raymat.pictures.sheet import contact_sheet
+from raymat.pictures.view import PLANES, view_of
 from tests.support.nodules import distances, draw_nodule
 
 SHAPE = (24, 40, 44)
@@ -71,19 +76,19 @@ def pixels(figure) -> np.ndarray:
 
 
 def test_three_planes_of_image_readers_trimap_and_every_matte():
-    figure = pictures.show_nodule(nodule())
+    figure = show_nodule(nodule())
     panels = [axes.get_label() for axes in figure.axes if not axes.get_label().startswith("key")]
     columns = ["image", "readers", "trimap", *METHODS]
-    assert panels == [f"{column} {plane}" for column in columns for plane in pictures.PLANES]
-    for plane in pictures.PLANES:
+    assert panels == [f"{column} {plane}" for column in columns for plane in PLANES]
+    for plane in PLANES:
         assert len(axes_named(figure, f"readers {plane}").collections) == 4
 
 
 def test_a_networks_matte_is_drawn_over_the_image_like_a_solvers():
     uid = "1.3.6.1.4.1.14519.5.2.1.6279.6001.170706757615202213033480003264"
     base = nodule(methods=("3dmm", "3dmm-union"), readers=0, trimap=None, name=f"{uid}-1")
-    figure = pictures.show_nodule(replace(base, patient_id=uid))
-    for plane in pictures.PLANES:
+    figure = show_nodule(replace(base, patient_id=uid))
+    for plane in PLANES:
         plain, predicted = (axes_named(figure, f"{name} {plane}").images[0].get_array() for name in ("image", "3dmm"))
         assert np.abs(np.asarray(predicted) - np.asarray(plain)).max() > 0.3
     assert "3DMM-union" in words(figure)
@@ -93,36 +98,36 @@ def test_a_networks_matte_is_drawn_over_the_image_like_a_solvers():
 
 def test_the_true_alpha_is_shown_where_it_is_known():
     base = nodule()
-    figure = pictures.show_nodule(nodule(true_alpha=base.candidates[0].alpha))
+    figure = show_nodule(nodule(true_alpha=base.candidates[0].alpha))
     assert [axes.get_label() for axes in figure.axes if axes.get_label().startswith("true")] == [
-        f"true {plane}" for plane in pictures.PLANES
+        f"true {plane}" for plane in PLANES
     ]
 
 
 def test_the_chosen_matte_and_no_other_is_framed():
-    figure = pictures.show_nodule(nodule(method="lb+"))
-    assert framed(figure) == {f"lb+ {plane}" for plane in pictures.PLANES}
+    figure = show_nodule(nodule(method="lb+"))
+    assert framed(figure) == {f"lb+ {plane}" for plane in PLANES}
     assert "chosen" in words(figure)
-    assert framed(pictures.show_nodule(nodule(method=None, outcome=REJECTED, reason="noisy"))) == set()
+    assert framed(show_nodule(nodule(method=None, outcome=REJECTED, reason="noisy"))) == set()
 
 
 def test_the_title_says_who_how_large_how_rated_and_why():
-    text = words(pictures.show_nodule(nodule(method=None, outcome=REJECTED, reason="best score 0.10 is too low")))
+    text = words(show_nodule(nodule(method=None, outcome=REJECTED, reason="best score 0.10 is too low")))
     for part in ("N1", "patient P1", "mm (readers' mean)", "malignancy 4 3 5 4", "texture 5 5 4 5", "rejected"):
         assert part in text
     assert "best score 0.10 is too low" in text
     assert "margin" not in text
-    assert "accepted: CF" in words(pictures.show_nodule(nodule()))
+    assert "accepted: CF" in words(show_nodule(nodule()))
 
 
 @pytest.mark.parametrize("direction", [(1, -1, -1), (-1, 1, 1), (-1, -1, -1)])
 def test_every_direction_shows_the_same_patient(direction):
-    figure, turned = pictures.show_nodule(nodule(methods=FEW)), pictures.show_nodule(nodule(direction, FEW))
+    figure, turned = show_nodule(nodule(methods=FEW)), show_nodule(nodule(direction, FEW))
     np.testing.assert_array_equal(pixels(turned), pixels(figure))
 
 
 def test_the_patients_left_is_on_the_right_and_the_head_is_up():
-    figure = pictures.show_nodule(nodule((1, -1, -1)))
+    figure = show_nodule(nodule((1, -1, -1)))
     texts = {text.get_text(): text.get_position() for text in axes_named(figure, "image axial").texts}
     assert texts["L"][0] > texts["R"][0]
     assert texts["A"][1] > texts["P"][1]
@@ -130,7 +135,7 @@ def test_the_patients_left_is_on_the_right_and_the_head_is_up():
     labels = {text.get_text(): text.get_position() for text in coronal.texts}
     assert labels["S"][1] > labels["I"][1]
     # The planes pass one voxel in front of the marks or through them; look at the slice that holds both.
-    shown = pictures.view_of(nodule((1, -1, -1), trimap=None), 10.0)
+    shown = view_of(nodule((1, -1, -1), trimap=None), 10.0)
     image = shown.turn(nodule((1, -1, -1)).image)
     cut = image[:, CENTRE[1] + 1, :][::-1]
     left, right, bottom, top = shown.extent(image.shape, 1)
@@ -154,15 +159,15 @@ def test_arrays_along_other_axes_are_turned_to_the_patients():
         candidates=[Matte(m.method, m.alpha.transpose(order), score=m.score) for m in plain.candidates],
         direction=direction,
     )
-    np.testing.assert_array_equal(pixels(pictures.show_nodule(swapped)), pixels(pictures.show_nodule(plain)))
+    np.testing.assert_array_equal(pixels(show_nodule(swapped)), pixels(show_nodule(plain)))
 
 
 def test_a_nodule_without_direction_has_no_sides():
-    texts = {t.get_text() for t in axes_named(pictures.show_nodule(nodule(methods=FEW)), "image axial").texts}
+    texts = {t.get_text() for t in axes_named(show_nodule(nodule(methods=FEW)), "image axial").texts}
     assert "L" in texts
     bare = nodule(methods=FEW)
     bare.direction = None
-    assert "L" not in {t.get_text() for t in axes_named(pictures.show_nodule(bare), "image axial").texts}
+    assert "L" not in {t.get_text() for t in axes_named(show_nodule(bare), "image axial").texts}
 
 
 def test_it_draws_what_there_is():
@@ -173,25 +178,25 @@ def test_it_draws_what_there_is():
         nodule(methods=FEW, method=None, outcome=None),
         nodule(methods=("cf+",)),
     ):
-        assert pixels(pictures.show_nodule(less)).any()
+        assert pixels(show_nodule(less)).any()
 
 
 def test_a_nodule_without_an_image_has_nothing_to_show():
     gone = Nodule("N7", "P7", "lidc", outcome=EXCLUDED, stage="read", reason="1 reader, fewer than 4")
     with pytest.raises(InputError, match=r"N7: there is no image to show \(excluded: 1 reader"):
-        pictures.show_nodule(gone)
+        show_nodule(gone)
 
 
 def test_a_matte_that_is_no_number_is_drawn_as_nothing():
     broken = nodule()
     broken.candidates[2].alpha = np.full(SHAPE, np.nan, np.float32)
-    assert pixels(pictures.show_nodule(broken)).any()
+    assert pixels(show_nodule(broken)).any()
 
 
 def test_contact_sheet_takes_an_iterator_and_every_outcome():
     rejected = nodule(name="N2", method=None, outcome=REJECTED, reason="best score 0.10 (cf) is below the floor 0.30")
     failed = Nodule("N3", "P3", "lidc", outcome=FAILED, stage="read", reason="slice missing at z -120")
-    figure = pictures.contact_sheet(iter([nodule(), rejected, failed, nodule(readers=0, name="N4")]), "twelve nodules")
+    figure = contact_sheet(iter([nodule(), rejected, failed, nodule(readers=0, name="N4")]), "twelve nodules")
     assert [axes.get_label() for axes in figure.axes] == ["nodule N1", "nodule N2", "nodule N3", "nodule N4"]
     text = words(figure)
     for part in ("twelve nodules", "accepted", "rejected", "failed", "0.90", "slice missing", *map(str.upper, METHODS)):
@@ -203,13 +208,22 @@ def test_contact_sheet_takes_an_iterator_and_every_outcome():
         assert sum(image.get_array().nbytes for image in axes.images) < 2e6
 
 
+def test_contact_sheet_has_the_columns_that_its_nodules_have():
+    sheet = contact_sheet([nodule(methods=("if",)), nodule(methods=("cf+", "if"), name="N2"), nodule(methods=())])
+    assert [text.get_text() for text in sheet.texts][:5] == ["image", "readers", "IF", "CF+", "chosen"]
+    widths = [axes.images[0].get_array().shape[1] for axes in sheet.axes]
+    assert len(set(widths)) == 1
+    third = sheet.axes[2].images[0].get_array()
+    assert third[:, 2 * third.shape[1] // 5 :].min() == 255  # no matte: white
+
+
 def test_contact_sheet_of_nothing_is_refused():
     with pytest.raises(InputError, match="no nodules"):
-        pictures.contact_sheet([])
+        contact_sheet([])
 
 
-def test_method_histogram_has_a_bar_a_method():
-    figure = pictures.method_histogram({"cf": 3, "if+": 5})
+def test_method_histogram_has_one_bar_per_method():
+    figure = method_histogram({"cf": 3, "if+": 5})
     bars = figure.axes[0].patches
     assert [bar.get_width() for bar in bars] == [3, 0, 0, 0, 0, 0, 0, 5]
 
@@ -217,21 +231,21 @@ def test_method_histogram_has_a_bar_a_method():
 def test_saving_twice_gives_the_same_bytes_and_leaves_pyplot_alone(tmp_path):
     backend = rcParams["backend"]
     for name in ("a.png", "b.png"):
-        pictures.save(pictures.show_nodule(nodule(methods=FEW)), tmp_path / name)
+        save(show_nodule(nodule(methods=FEW)), tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert mpl_image.imread(tmp_path / "a.png").shape[0] > 500
     assert rcParams["backend"] == backend
     with pytest.raises(InputError, match="cannot be written"):
-        pictures.save(pictures.show_nodule(nodule(methods=FEW)), tmp_path / "no" / "such" / "folder.png")
+        save(show_nodule(nodule(methods=FEW)), tmp_path / "no" / "such" / "folder.png")
 
 
 def test_figures_have_a_panel_for_each_mask_and_method(tmp_path):
     drawn = draw_nodule(0)
-    assert len(figures.masks_and_matte(drawn).axes) == 3 * (1 + 4 + 1)
-    assert len(figures.methods_side_by_side([drawn, draw_nodule(1)]).axes) == 2 * (2 + 8)
+    assert len(masks_and_matte(drawn).axes) == 3 * (1 + 4 + 1)
+    assert len(methods_side_by_side([drawn, draw_nodule(1)]).axes) == 2 * (2 + 8)
     drawn.readers = []
     with pytest.raises(InputError, match="readers' masks"):
-        figures.masks_and_matte(drawn)
+        masks_and_matte(drawn)
     drawn.candidates.pop()
     with pytest.raises(InputError, match="no if"):
-        figures.methods_side_by_side([drawn])
+        methods_side_by_side([drawn])

@@ -138,9 +138,10 @@ def run_export(options: argparse.Namespace) -> int:
 
 def run_figure(options: argparse.Namespace) -> int:
     """``raymat figure``."""
-    from raymat import figures, pictures
     from raymat.loading import load
     from raymat.nodule import ACCEPTED, REJECTED
+    from raymat.pictures.figure import save
+    from raymat.pictures.paper import masks_and_matte, methods_side_by_side
 
     nodules = load(options.dataset, outcomes=(ACCEPTED, REJECTED))
     for name in options.nodules:
@@ -149,9 +150,9 @@ def run_figure(options: argparse.Namespace) -> int:
     if options.subject == "masks":
         if len(options.nodules) > 1:
             raise InputError("--of masks draws one nodule; name one")
-        figure = figures.masks_and_matte(nodules[options.nodules[0]])
+        figure = masks_and_matte(nodules[options.nodules[0]])
     else:
-        figure = figures.methods_side_by_side(nodules[name] for name in options.nodules)
-    pictures.save(figure, options.out)
+        figure = methods_side_by_side(nodules[name] for name in options.nodules)
+    save(figure, options.out)
     print(options.out)
     return 0

@@ -3,8 +3,8 @@
 `estimate_alpha` computes one matte, `estimate_all` several of one image with the work they share done once.
 """
 
-from raymat.matting.calibration import HUWindow
+from raymat.matting.calibration import LUNG_WINDOW, HUWindow
 from raymat.matting.estimate import estimate_all, estimate_alpha
 from raymat.methods import METHODS, SolveInfo
 
-__all__ = ["METHODS", "HUWindow", "SolveInfo", "estimate_all", "estimate_alpha"]
+__all__ = ["LUNG_WINDOW", "METHODS", "HUWindow", "SolveInfo", "estimate_all", "estimate_alpha"]

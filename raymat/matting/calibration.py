@@ -20,7 +20,7 @@ class HUWindow:
     Parameters
     ----------
     level, width: float
-        Observation window in HU (or in the unit of the image where it is no CT). The lung window is (-600, 1500).
+        Observation window in HU (or in the unit of the image where it is no CT). The lung window is `LUNG_WINDOW`.
     l_high: float
         Where pure lesion ends, in HU. Infinite by default: nothing is too dense to be lesion.
     fall: float, optional
@@ -69,3 +69,6 @@ class HUWindow:
         p: Float64Array = np.clip(1.0 - (hu - self.l_high) / (self.fall or self.width), 0.0, 1.0)
         both: Float64Array = np.minimum(p, q)
         return both
+
+
+LUNG_WINDOW = HUWindow(-600.0, 1500.0)

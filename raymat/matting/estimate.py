@@ -10,7 +10,7 @@ from typing import TypeGuard
 import numpy as np
 
 from raymat.arrays import AnyArray, Box, Float32Array, Float64Array
-from raymat.matting.calibration import HUWindow
+from raymat.matting.calibration import LUNG_WINDOW, HUWindow
 from raymat.matting.region import BACKGROUND, FOREGROUND, UNKNOWN, Region
 from raymat.matting.solve import Solution, solve
 from raymat.methods import METHODS, SOLVERS, SolveInfo, is_calibrated, is_method, solver_of
@@ -23,7 +23,7 @@ def estimate_alpha(  # noqa: PLR0913 - the front door: what can be said of a mat
     *,
     spacing: Sequence[float] | None = None,
     intensity_range: Sequence[float] | Sequence[Sequence[float]] = (-1000.0, 400.0),
-    calibration: HUWindow | None = HUWindow(-600.0, 1500.0),  # noqa: B008 - frozen
+    calibration: HUWindow | None = LUNG_WINDOW,
     constraint_weight: float = 100.0,
     roi_margin: float | None = 8.0,
     channel_axis: int | None = None,
@@ -104,7 +104,7 @@ def estimate_all(  # noqa: PLR0913 - as estimate_alpha
     *,
     spacing: Sequence[float] | None = None,
     intensity_range: Sequence[float] | Sequence[Sequence[float]] = (-1000.0, 400.0),
-    calibration: HUWindow | None = HUWindow(-600.0, 1500.0),  # noqa: B008 - frozen
+    calibration: HUWindow | None = LUNG_WINDOW,
     constraint_weight: float = 100.0,
     roi_margin: float | None = 8.0,
     channel_axis: int | None = None,

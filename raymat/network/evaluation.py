@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from raymat import metrics
-from raymat.matting import METHODS
+from raymat.matting import LUNG_WINDOW, METHODS
 from raymat.network.inference import Predicted
 from raymat.network.samples import masks_of
 from raymat.nodule import Nodule, required
@@ -26,7 +26,6 @@ AUTOMATIC = (RAMP, NOTHING, "3DMM")
 ORDER = (READERS, *METHODS, RAMP, NOTHING)
 # So near to each other in the unknown region that where one made the ground truth the other is no other opinion.
 TWINS = {"cf": "lb", "lb": "cf", "cf+": "lb+", "lb+": "cf+"}
-WINDOW = (-600.0, 1500.0)
 BINS = 10
 
 
@@ -64,8 +63,7 @@ def errors_of(nodule: Nodule, box: tuple[slice, ...], predicted: Mapping[str, Pr
     image, chosen = required(nodule.image, nodule, "image"), required(nodule.alpha, nodule, "chosen matte")
     given: dict[str, np.ndarray] = {READERS: np.mean(nodule.readers, axis=0)[box]} if nodule.readers else {}
     given |= {method: alpha[box] for method, alpha in nodule.mattes.items()}
-    level, width = WINDOW
-    given[RAMP] = np.clip((image[box] - (level - width / 2)) / width, 0, 1)
+    given[RAMP] = LUNG_WINDOW.alpha(image[box])
     given[NOTHING] = np.zeros(given[RAMP].shape)
     for name, found in predicted.items():
         given |= {name: found.alpha, f"{name}, mean of its masks": (found.union + found.overlap) / 2}

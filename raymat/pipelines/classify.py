@@ -389,7 +389,7 @@ def finished_predictions(files: Folder) -> pd.DataFrame:
 def conclude(job: ClassifyJob, work: Experiment, say: Callable[[str], None]) -> pd.DataFrame:
     """Tables and figure of all finished trials, in the output and in MLflow."""
     # Imported here: a trial's process draws nothing.
-    from raymat.evidence_pictures import calibration_of_inputs, diagnoses_by_input
+    from raymat.pictures.evidence import calibration_of_inputs, diagnoses_by_input
 
     files, out = work.files, job.output.path
     predictions = finished_predictions(files)

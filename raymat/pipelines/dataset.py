@@ -115,9 +115,9 @@ def log_outcomes(work: Experiment, store: Store, result: Result) -> None:
     run.text("outcomes.csv", as_csv(rows.select(LISTED)))
     failures = rows.filter(pc.not_equal(rows["outcome"], ACCEPTED)).slice(0, ROWS_SHOWN)
     run.table("not_accepted.json", failures.to_pylist(), [name for name in LISTED if name != "method"])
-    from raymat import pictures  # matplotlib takes a second and 25 MiB that a build need not hold from the start
+    from raymat.pictures import charts  # matplotlib takes a second and 25 MiB that a build need not hold from the start
 
-    run.figure("chosen_methods.png", pictures.method_histogram(chosen_methods(result)))
+    run.figure("chosen_methods.png", charts.method_histogram(chosen_methods(result)))
 
 
 def _by_method(solves: Iterable[pa.Table]) -> dict[str, Counter]:
@@ -152,9 +152,9 @@ def draw_contact_sheet(work: Experiment, store: Store, result: Result) -> bool:
     step = max(1, rows.num_rows // SHEET_NODULES)
     spread = rows.take(list(range(0, rows.num_rows, step))[:SHEET_NODULES]).to_pylist()
     nodules = (store.read_committed(row["key"], row["shard"]) for row in spread)
-    from raymat import pictures
+    from raymat.pictures.sheet import contact_sheet
 
-    work.figure(CONTACT_SHEET, pictures.contact_sheet(nodules))
+    work.figure(CONTACT_SHEET, contact_sheet(nodules))
     return True
 
 

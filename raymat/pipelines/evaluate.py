@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from raymat import pictures
 from raymat.blocks import factor_of
 from raymat.engine.cluster import connected, refuse_too_many
 from raymat.engine.ledger import shared
@@ -22,6 +21,7 @@ from raymat.engine.tries import Marks
 from raymat.experiment import EVALUATE, Experiment, Facts, Output, experiment
 from raymat.folder import Folder
 from raymat.learning import Data
+from raymat.matting import LUNG_WINDOW
 from raymat.network.evaluation import (
     CHOSEN,
     RAMP,
@@ -39,8 +39,8 @@ from raymat.network.evaluation import (
 )
 from raymat.network.inference import Ensemble
 from raymat.network.samples import masks_of
-from raymat.network_pictures import error_bars, reliability, show_predictions
 from raymat.nodule import ACCEPTED, FAILED, InputError, Nodule, required
+from raymat.pictures.network import error_bars, reliability, show_predictions
 from raymat.pipelines.fit import WEIGHTS
 from raymat.pipelines.nodules import SHARED, read_nodule, work_rows
 from raymat.sources import digest
@@ -231,10 +231,9 @@ def _judge_all(
 def _slice(nodule: Nodule, box: tuple[slice, ...], predicted) -> dict[str, list]:
     """What ``show_predictions`` draws of a nodule, the one slice that it shows."""
     union, overlap = (mask[box].astype(float) for mask in masks_of(nodule))
-    level, width = pictures.LEVEL, pictures.WIDTH
     image, alpha = required(nodule.image, nodule, "image"), required(nodule.alpha, nodule, "chosen matte")
     arrays = {
-        "image": np.clip((image[box] - (level - width / 2)) / width, 0, 1),
+        "image": LUNG_WINDOW.alpha(image[box]),
         "union": union,
         "overlap": overlap,
         "alpha": alpha[box],

@@ -196,8 +196,8 @@ def train_worker(settings: Settings) -> None:
 
 def _picture(shown: dict[str, np.ndarray]) -> bytes:
     # Imported behind the first checkpoint: what draws takes a second.
-    from raymat.network_pictures import show_predictions
-    from raymat.pictures import png_bytes
+    from raymat.pictures.figure import png_bytes
+    from raymat.pictures.network import show_predictions
 
     return png_bytes(show_predictions([shown]))
 

@@ -22,9 +22,9 @@ from raymat.evidence import foretelling, readers_table
 from raymat.evidence.files import FORETOLD
 from raymat.evidence.files import READERS as NAME
 from raymat.evidence.left_out import LeftOutSource
-from raymat.evidence_pictures import foretelling as draw_foretelling
 from raymat.experiment import READERS, Experiment, Facts, Output, experiment
 from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, REJECTED, InputError
+from raymat.pictures.evidence import foretelling as draw_foretelling
 from raymat.pipelines.build import Build, build
 from raymat.pipelines.dataset import summary
 from raymat.sources import Source

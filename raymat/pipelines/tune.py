@@ -186,7 +186,7 @@ def _trial(config: dict, job: TuneJob, settings: Settings, files: Folder) -> Non
 def _conclude(job: TuneJob, work: Experiment, errors: Sequence[str], say: Say) -> tuple[float, float]:
     """The heat map and the best pair."""
     # Imported here: a trial's process draws nothing.
-    from raymat.network_pictures import heat_map
+    from raymat.pictures.network import heat_map
 
     sads = np.full((len(job.alphas), len(job.betas)), np.nan)
     for number, trial in enumerate(job.trials):

@@ -16,11 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymat import pictures
 from raymat.folder import Folder
 from raymat.lock import NAME, held
 from raymat.methods import SOLVERS
 from raymat.nodule import ACCEPTED, REJECTED, InputError, Nodule, required
+from raymat.pictures.charts import release_histograms
+from raymat.pictures.figure import png_bytes
+from raymat.pictures.sheet import contact_sheet
 from raymat.prepare import PREPARE_VERSION
 from raymat.release.datasheet import datasheet, ratings
 from raymat.release.record import (
@@ -170,9 +172,9 @@ def _write_about(
     _write_table(out, "left_out.parquet", pa.Table.from_pylist(left_out, schema=LEFT_OUT))
     out.write(NOTE, (json.dumps(note, indent=1, ensure_ascii=False) + "\n").encode())
     step = max(1, len(index) // SHEET_NODULES)
-    sheet = pictures.contact_sheet(Release(out, index).nodules(range(0, len(index), step)[:SHEET_NODULES]))
-    out.write("contact_sheet.png", pictures.png_bytes(sheet))
-    out.write("histograms.png", pictures.png_bytes(pictures.release_histograms(index, ratings(index))))
+    sheet = contact_sheet(Release(out, index).nodules(range(0, len(index), step)[:SHEET_NODULES]))
+    out.write("contact_sheet.png", png_bytes(sheet))
+    out.write("histograms.png", png_bytes(release_histograms(index, ratings(index))))
     out.write("datasheet.md", datasheet(note, index, left_out).encode())
     names = [name for name in out.listing("") if name not in NO_PART]
     sums = "".join(f"{hashlib.sha256(out.read(name)).hexdigest()}  {name}\n" for name in names)

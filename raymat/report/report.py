@@ -17,7 +17,6 @@ import pandas as pd
 import pyarrow.compute as pc
 from matplotlib.figure import Figure
 
-from raymat import evidence_pictures, figures, pictures
 from raymat.evidence import diagnoses, phantom_accuracy, readers_table
 from raymat.evidence.files import (
     CLASSIFY_NOTE,
@@ -35,6 +34,10 @@ from raymat.folder import Folder
 from raymat.loading import load
 from raymat.matting import METHODS
 from raymat.nodule import ACCEPTED, OUTCOMES, REJECTED, InputError
+from raymat.pictures import evidence
+from raymat.pictures.charts import method_histogram
+from raymat.pictures.figure import pdf_bytes, png_bytes
+from raymat.pictures.paper import methods_side_by_side
 from raymat.report.page import Section, page
 from raymat.store import PARAMETERS, Store, counts
 from raymat.version import __version__
@@ -67,11 +70,11 @@ class Album:
             number += 1
             unique = f"{name}-{number}"
         self.names.add(unique)
-        png = pictures.png_bytes(figure, dpi=150)
+        png = png_bytes(figure, dpi=150)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / f"{unique}.png").write_bytes(png)
-            (self.folder / f"{unique}.pdf").write_bytes(pictures.pdf_bytes(figure))
+            (self.folder / f"{unique}.pdf").write_bytes(pdf_bytes(figure))
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be written ({error.strerror or error})") from error
         return png
@@ -153,7 +156,7 @@ def _classification(run: str, store: Folder, album: Album) -> list[Section]:
         "training, summed over the trials."
     )
     section.figure(
-        album.add("figure5", evidence_pictures.diagnoses_by_input(table, tables[TRIALS], size)),
+        album.add("figure5", evidence.diagnoses_by_input(table, tables[TRIALS], size)),
         "Figure 5. AUROC on the test nodules by input. Bars: mean over the trials, whiskers their standard deviation, "
         "dots the trials; the axis does not begin at 0. Dashed: logistic regression on volume and diameter.",
         command,
@@ -174,7 +177,7 @@ def _classification(run: str, store: Folder, album: Album) -> list[Section]:
             "DeLong's test on the trials' averaged scores of the same test nodules; Holm's correction over this table."
         )
     section.figure(
-        album.add("calibration", evidence_pictures.calibration_of_inputs(diagnoses.mean_probabilities(predictions))),
+        album.add("calibration", evidence.calibration_of_inputs(diagnoses.mean_probabilities(predictions))),
         "Calibration of the mean probability over trials; each trial is calibrated on its validation nodules.",
         command,
     )
@@ -204,7 +207,7 @@ def _readers(run: str, store: Folder, album: Album) -> list[Section]:
     section = Section("The left-out reader")
     section.text(f"{readers_table.counts_in_words(rows)}. Intervals are 95 %, patients resampled.")
     section.figure(
-        album.add("readers", evidence_pictures.foretelling(table, rows)),
+        album.add("readers", evidence.foretelling(table, rows)),
         "How well three readers' masks, their mattes, and both combined predict the fourth reader's mask.",
         note["command"],
     )
@@ -233,7 +236,7 @@ def _dataset(run: str, folder: Folder, album: Album) -> list[Section]:
     section.text(markdown_table(("outcome", "nodules"), [(name, of[name]) for name in OUTCOMES]))
     if chosen:
         section.figure(
-            album.add("chosen-methods", pictures.method_histogram(chosen)),
+            album.add("chosen-methods", method_histogram(chosen)),
             "How often quality control chose each method.",
             f"raymat report {shlex.quote(run)} -o report.html",
         )
@@ -281,7 +284,7 @@ def _mattes(run: str, album: Album) -> list[Section]:
         section = Section(f"Mattes of {Path(run).name}")
         names = " ".join(shlex.quote(nodule.nodule_id) for nodule in drawn)
         section.figure(
-            album.add("figure6", figures.methods_side_by_side(drawn)),
+            album.add("figure6", methods_side_by_side(drawn)),
             f"Figure 6. {len(drawn)} nodules, evenly spread over the dataset: image, the readers' mean mask, the "
             "mattes of all methods; axial, redder is more lesion.",
             f"raymat figure {shlex.quote(run)} {names} --of methods -o figure6.png",

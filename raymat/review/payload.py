@@ -14,7 +14,7 @@ import numpy as np
 
 from raymat.matting import METHODS
 from raymat.nodule import Nodule, matte_box, required
-from raymat.pictures import view_of
+from raymat.pictures.view import view_of
 from raymat.quality import explain
 from raymat.review.decisions import mattes_of
 from raymat.store import outcome_row

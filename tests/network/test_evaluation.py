@@ -25,7 +25,7 @@ from raymat.network.evaluation import (
 )
 from raymat.network.evaluation import METRICS as ERRORS
 from raymat.network.inference import Predicted
-from raymat.network_pictures import error_bars, heat_map, reliability, show_predictions
+from raymat.pictures.network import error_bars, heat_map, reliability, show_predictions
 from tests.support.nodules import draw_nodule, small_nodule
 
 WHOLE = (slice(None),) * 3

@@ -5,7 +5,7 @@ import { COLOURS, COVER, PLANES, SIDES, boxSlice, greySlice, outline, parse, pix
 
 const $ = (id) => document.getElementById(id);
 const WINDOWS = { lung: [-600, 1500], mediastinum: [40, 400] };
-const READERS = ["#00d5ff", "#ffd400", "#ff5cf4", "#5dff5d", "#ff9340", "#b79bff"]; // raymat/pictures.py
+const READERS = ["#00d5ff", "#ffd400", "#ff5cf4", "#5dff5d", "#ff9340", "#b79bff"]; // raymat/pictures/view.py
 const AHEAD = 2; // nodules fetched ahead
 const RETRY_MS = 1000;
 const FLICKER_MS = 450;

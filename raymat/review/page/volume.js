@@ -7,7 +7,7 @@ export const PLANES = ["axial", "coronal", "sagittal"];
 const AXES = [[1, 2, false], [0, 2, true], [0, 1, true]];
 export const SIDES = [["R", "L", "A", "P"], ["R", "L", "S", "I"], ["A", "P", "S", "I"]]; // left, right, top, bottom
 
-// Redder means more lesion: the stops of raymat/pictures.py.
+// Redder means more lesion: the stops of raymat/pictures/view.py.
 const STOPS = [[255, 243, 160], [255, 201, 60], [255, 138, 31], [244, 65, 30], [196, 0, 15]];
 const FULL_FROM = 0.3; // alpha from which the overlay has its full opacity
 export const COLOURS = new Uint8Array(256 * 3);

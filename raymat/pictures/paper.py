@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from raymat.matting import METHODS
-from raymat.nodule import InputError, Nodule, required
-from raymat.pictures import PLANES, View, panel, view_of
+from raymat.errors import InputError
+from raymat.methods import METHODS
+from raymat.nodule import Nodule, required
+from raymat.pictures.figure import INK, blank
+from raymat.pictures.view import PLANES, View, panel, view_of
 
 MARGIN_MM = 6.0
 PANEL_IN, PANEL_PX = 1.25, 190
-INK = "#1b1b1b"
 
 Column = tuple[str, np.ndarray | None]
 
@@ -73,8 +73,7 @@ def _grid(names: Sequence[str], rows: Sequence[tuple[str, list[np.ndarray]]]) ->
     """Panels in rows and columns with letters, as in a paper."""
     left, head = 0.32, 0.3
     width, height = left + len(names) * PANEL_IN, head + len(rows) * PANEL_IN
-    figure = Figure(figsize=(width, height), facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = blank(width, height, constrained=False)
     for row, (title, panels) in enumerate(rows):
         bottom = height - head - (row + 1) * PANEL_IN
         middle = (bottom + PANEL_IN / 2) / height

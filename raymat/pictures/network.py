@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from raymat.pictures import ALPHA_COLOURS, FAINT, FRAME, INK
+from raymat.pictures.figure import FAINT, INK, blank
+from raymat.pictures.nodule import FRAME
+from raymat.pictures.view import overlay
 
 BAR, MARKED = "#ff8a1f", "#2f6db5"
 COLUMNS = ("image", "union", "overlap", "alpha", "predicted union", "predicted overlap", "predicted alpha")
 
 
 def show_predictions(rows: Sequence[Mapping[str, np.ndarray]], names: Sequence[str] | None = None) -> Figure:
-    """Image, ground truth and prediction side by side, one nodule a row (paper, figure 7).
+    """Image, ground truth and prediction side by side, one row per nodule (paper, figure 7).
 
     Parameters
     ----------
@@ -25,18 +26,13 @@ def show_predictions(rows: Sequence[Mapping[str, np.ndarray]], names: Sequence[s
     names : written at the left of each row
     """
     side = 1.5
-    figure = Figure(
-        figsize=(side * len(COLUMNS) + 0.4, side * len(rows) + 0.4), facecolor="white", layout="constrained"
-    )
-    FigureCanvasAgg(figure)
+    figure = blank(side * len(COLUMNS) + 0.4, side * len(rows) + 0.4)
     grid = figure.subplots(len(rows), len(COLUMNS), squeeze=False)
     for number, (row, line) in enumerate(zip(rows, grid, strict=True)):
-        place = int(np.argmax(row["alpha"].sum(axis=(1, 2))))
+        z = int(np.argmax(row["alpha"].sum(axis=(1, 2))))
+        grey = np.repeat(np.clip(row["image"][z], 0, 1)[..., None], 3, axis=2)
         for name, axes in zip(COLUMNS, line, strict=True):
-            axes.imshow(row["image"][place], cmap="gray", vmin=0, vmax=1)
-            if name != "image":
-                shown = np.clip(row[name][place], 0, 1)
-                axes.imshow(ALPHA_COLOURS(shown), alpha=0.8 * np.minimum(shown / 0.3, 1))
+            axes.imshow(grey if name == "image" else overlay(grey, row[name][z]))
             axes.set_xticks([])
             axes.set_yticks([])
             if number == 0:
@@ -53,12 +49,11 @@ def reliability(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     ----------
     curves : name to (mean probability, share inside) of each bin
     """
-    figure = Figure(figsize=(4.2, 4), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(4.2, 4)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
-    for name, (given, found) in curves.items():
-        axes.plot(given, found, marker="o", markersize=4, label=name)
+    for name, (probability, inside) in curves.items():
+        axes.plot(probability, inside, marker="o", markersize=4, label=name)
     axes.set_xlabel("predicted probability")
     axes.set_ylabel("share of voxels inside")
     axes.set_aspect("equal")
@@ -69,7 +64,7 @@ def reliability(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
 def error_bars(
     table: Mapping[str, Mapping[str, tuple[float, float]]], titles: Mapping[str, str], marked: Collection[str] = ()
 ) -> Figure:
-    """A table of errors as bars: for each metric of ``titles`` one panel, one bar a method, its deviation as a whisker.
+    """A table of errors as bars: one panel per metric of ``titles``, one bar per method, its deviation as a whisker.
 
     Parameters
     ----------
@@ -78,8 +73,7 @@ def error_bars(
     marked : methods whose bars have another colour
     """
     colours = [MARKED if method in marked else BAR for method in table]
-    figure = Figure(figsize=(3.2 * len(titles), 0.6 + 0.32 * len(table)), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(3.2 * len(titles), 0.6 + 0.32 * len(table))
     for axes, (metric, title) in zip(
         figure.subplots(1, len(titles), sharey=True, squeeze=False)[0], titles.items(), strict=True
     ):
@@ -95,8 +89,7 @@ def error_bars(
 
 def heat_map(values: np.ndarray, rows: Sequence[float], columns: Sequence[float], title: str) -> Figure:
     """Validation SAD over alpha (rows) and beta (columns) of Eq. 6; the smallest framed, what is missing blank."""
-    figure = Figure(figsize=(1.6 + 0.8 * len(columns), 1.4 + 0.6 * len(rows)), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(1.6 + 0.8 * len(columns), 1.4 + 0.6 * len(rows))
     axes = figure.add_subplot()
     image = axes.imshow(np.ma.masked_invalid(values), cmap="YlOrRd")
     axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])

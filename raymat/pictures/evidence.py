@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from raymat.evidence.foretelling import calibration_bins
 from raymat.evidence.inputs import CHOSEN, IMAGE, KIND_OF, MEAN
 from raymat.evidence.inputs import KIND_COLOURS as INPUT_COLOURS
 from raymat.evidence.readers_table import MEASURES, bins_of, drawn_curves, kind_of
-from raymat.pictures import FAINT, INK
+from raymat.pictures.figure import FAINT, INK, blank
 
 KIND_COLOURS = {"masks alone": "#8a8f98", "matte": "#c8553d", "both": "#3d6b8f"}
 
@@ -24,8 +23,7 @@ def foretelling(table: pd.DataFrame, rows: pd.DataFrame) -> Figure:
     table : ``raymat.evidence.readers_table.summarise`` of ``rows``
     rows : ``raymat.evidence.foretelling.rows_of`` of all splits
     """
-    figure = Figure(figsize=(13, 0.27 * len(table) + 1.6), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(13, 0.27 * len(table) + 1.6)
     panels = figure.subplots(1, 4, gridspec_kw={"width_ratios": [1, 1, 1, 1.25]})
     places = np.arange(len(table))[::-1]
     for letter, axes, name in zip("abc", panels, ("brier", "auroc", "dice_unknown"), strict=False):
@@ -67,8 +65,7 @@ def diagnoses_by_input(table: pd.DataFrame, trials: pd.DataFrame, size: pd.DataF
     size : ``summarise`` of the size-only regression
     """
     networks = list(table["network"].unique())
-    figure = Figure(figsize=(4.6 * len(networks) + 0.4, 4.2), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(4.6 * len(networks) + 0.4, 4.2)
     panels = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
     lowest = min(trials["auroc"].min(), float(size["mean"].iloc[0]))
     for letter, axes, network in zip("abcdefgh", panels, networks, strict=False):
@@ -106,8 +103,7 @@ def calibration_of_inputs(nodules: pd.DataFrame) -> Figure:
     nodules : ``raymat.evidence.diagnoses.mean_probabilities``
     """
     networks = list(nodules["network"].unique())
-    figure = Figure(figsize=(3.6 * len(networks) + 0.4, 3.6), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(3.6 * len(networks) + 0.4, 3.6)
     panels = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
     for axes, network in zip(panels, networks, strict=True):
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")

@@ -1,0 +1,1 @@
+"""Pictures of nodules, mattes, predictions and results."""

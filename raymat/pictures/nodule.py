@@ -1,0 +1,236 @@
+"""The picture of one nodule: image and readers, trimap, every matte with its score."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from raymat.methods import in_order, is_method
+from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, REJECTED, Nodule, required
+from raymat.pictures.figure import FAINT, INK, blank
+from raymat.pictures.view import (
+    HALO,
+    OUTSIDE,
+    PLANES,
+    READERS_COLOURS,
+    bar_length,
+    draw_contour,
+    grey_of,
+    overlay,
+    view_of,
+)
+
+MARGIN_MM = 10.0
+LABELS = (("R", "L", "A", "P"), ("R", "L", "S", "I"), ("A", "P", "S", "I"))  # left, right, top, bottom
+OUTCOME_COLOURS = {ACCEPTED: "#1a7f37", REJECTED: "#b3261e", EXCLUDED: "#6b6b6b", FAILED: "#b3261e"}
+FRAME, CHOSEN_TEXT = "#00c853", "#007a33"
+
+SHOWN_RATINGS = (
+    "malignancy",
+    "texture",
+    "margin",
+    "spiculation",
+    "lobulation",
+    "sphericity",
+    "calcification",
+    "subtlety",
+)
+
+
+def show_nodule(nodule: Nodule) -> Figure:
+    """One nodule in three planes: image and readers, trimap, every matte with its score, the true alpha where known.
+
+    The planes run through the centre of mass of the chosen matte (else of the best one, the readers or the trimap). The
+    chosen matte is framed.
+
+    Raises
+    ------
+    InputError
+        The nodule has no image: there is nothing to show.
+    """
+    view = view_of(nodule, MARGIN_MM)
+    image = view.turn(required(nodule.image, nodule, "image"))
+    columns = _columns_of(nodule)
+    panel, left, head, foot = 1.62, 0.42, 1.42, 0.5
+    width = max(left + len(columns) * panel + 0.12, 8.0)
+    height = head + 3 * panel + foot
+    figure = blank(width, height, constrained=False)
+    _head(figure, nodule, width, height)
+    for column, (name, below, array) in enumerate(columns):
+        chosen = name == nodule.method
+        turned = None if array is None else view.turn(array)
+        for plane in range(3):
+            bottom = height - head - (plane + 1) * panel
+            box = (left + column * panel, bottom, panel - 0.06, panel - 0.06)
+            axes = figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
+            axes.set_label(f"{name} {PLANES[plane]}")
+            extent = view.extent(image.shape, plane)
+            if turned is not None and name == "trimap":
+                picture = view.cut(turned, plane)
+                axes.imshow(picture, cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="nearest")
+            else:
+                picture = grey_of(view.cut(image, plane))
+                if turned is not None:
+                    picture = overlay(picture, view.cut(turned, plane))
+                axes.imshow(picture, extent=extent, interpolation="bilinear")
+            if name == "readers":
+                for reader, mask in enumerate(nodule.readers):
+                    draw_contour(axes, view.cut(view.turn(mask), plane), extent, reader, 1.1)
+            _dress(axes, view.side, chosen)
+            if plane == 0:
+                _title(axes, name, below, chosen)
+            if column == 0:
+                axes.set_ylabel(PLANES[plane], fontsize=11, color=INK, labelpad=5)
+                if view.oriented:
+                    _sides(axes, LABELS[plane])
+                _scale_bar(axes, view.side)
+    mattes = bool(nodule.candidates) or nodule.true_alpha is not None
+    _key(figure, nodule, left, width, height, mattes)
+    return figure
+
+
+def _columns_of(nodule: Nodule) -> list[tuple[str, str, np.ndarray | None]]:
+    """The columns of ``show_nodule``: name, text below the name, and the array drawn over the image."""
+    columns: list[tuple[str, str, np.ndarray | None]] = [("image", "", None)]
+    if nodule.readers:
+        columns.append(("readers", f"{len(nodule.readers)} masks", None))
+    if nodule.trimap is not None:
+        columns.append(("trimap", "", nodule.trimap))
+    columns += [(method, score_of(nodule.scores[method]), nodule.mattes[method]) for method in in_order(nodule.scores)]
+    if nodule.true_alpha is not None:
+        columns.append(("true", "alpha", nodule.true_alpha))
+    return columns
+
+
+def _title(axes: Axes, name: str, below: str, chosen: bool) -> None:
+    """A column's name and, below it, its score; green where it is chosen."""
+    at: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "center", "va": "bottom"}
+    axes.annotate(
+        in_capitals(name), (0.5, 1.0), (0, 17), fontsize=11, color=CHOSEN_TEXT if chosen else INK, weight="bold", **at
+    )
+    words = f"{below}  chosen" if chosen else below
+    axes.annotate(words, (0.5, 1.0), (0, 5), fontsize=9, color=CHOSEN_TEXT if chosen else FAINT, **at)
+
+
+def in_capitals(name: str) -> str:
+    """The name of a column: methods and the network in capitals, all others as they are."""
+    return name.upper() if is_method(name) else name.replace("3dmm", "3DMM")
+
+
+def _dress(axes: Axes, side: float, chosen: bool) -> None:
+    """Field of view, no ticks, and the frame of the chosen one."""
+    axes.set_xlim(-side / 2, side / 2)
+    axes.set_ylim(-side / 2, side / 2)
+    axes.set_aspect("equal")
+    axes.set_facecolor(str(OUTSIDE))
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(chosen)
+        spine.set_edgecolor(FRAME)
+        spine.set_linewidth(3.0)
+
+
+def _sides(axes: Axes, labels: tuple[str, str, str, str]) -> None:
+    """The patient's sides at the edges of a panel."""
+    for label, x, y in zip(labels, (0.05, 0.95, 0.5, 0.5), (0.5, 0.5, 0.95, 0.05), strict=True):
+        axes.text(
+            x,
+            y,
+            label,
+            transform=axes.transAxes,
+            ha="center",
+            va="center",
+            color="#f2f2f2",
+            fontsize=8,
+            weight="bold",
+            path_effects=HALO,
+        )
+
+
+def _scale_bar(axes: Axes, side: float) -> None:
+    length = bar_length(side)
+    x, y = -0.46 * side, -0.455 * side
+    axes.plot([x, x + length], [y, y], color="white", linewidth=2.2, solid_capstyle="butt", path_effects=HALO)
+    axes.text(x, y + 0.02 * side, f"{length} mm", color="white", fontsize=7.5, va="bottom", path_effects=HALO)
+
+
+def score_of(score: float) -> str:
+    """A score with two decimals; nothing for NaN."""
+    return f"{score:.2f}" if np.isfinite(score) else ""
+
+
+def size_of(nodule: Nodule) -> str:
+    """The nodule's size in words: that of a sphere of its volume, by the chosen matte, else the readers' mean mask."""
+    if nodule.spacing is None:
+        return ""
+    voxel = float(np.prod(nodule.spacing))
+    if nodule.alpha is not None:
+        volume, of = float(nodule.alpha.sum(dtype=np.float64)) * voxel, "chosen matte"
+    elif nodule.readers:
+        volume, of = float(np.mean([np.count_nonzero(mask) for mask in nodule.readers])) * voxel, "readers' mean"
+    else:
+        return ""
+    diameter = (6.0 * volume / np.pi) ** (1.0 / 3.0)
+    return f"{diameter:.1f} mm ({of})" if volume else ""
+
+
+def _ratings(nodule: Nodule) -> str:
+    """The readers' ratings, one number per reader."""
+    given = nodule.ratings
+    return "     ".join(f"{name} {' '.join(map(str, given[name]))}" for name in SHOWN_RATINGS if name in given)
+
+
+def _head(figure: Figure, nodule: Nodule, width: float, height: float) -> None:
+    """Nodule and patient, size, ratings and outcome."""
+    x = 0.12 / width
+    patient = f"patient {nodule.patient_id}" if nodule.patient_id else ""
+    name = figure.text(x, 1 - 0.1 / height, nodule.nodule_id, fontsize=16, weight="bold", color=INK, va="top")
+    facts = "     ".join(part for part in (patient, nodule.source, size_of(nodule)) if part)
+    right = name.get_window_extent().x1 / figure.dpi
+    # A series' UID, which names a prediction, is four times as long as a nodule's name.
+    most = 0.6 * width
+    if right > most:
+        name.set_fontsize(16 * most / right)
+        right = most
+        facts = textwrap.shorten(facts, int((width - right) * 10), placeholder=" ...")
+    figure.text((right + 0.25) / width, 1 - 0.155 / height, facts, fontsize=11, color=INK, va="top")
+    figure.text(x, 1 - 0.43 / height, _ratings(nodule), fontsize=9, color=FAINT, va="top")
+    outcome = nodule.outcome or ""
+    words = outcome
+    if nodule.method:
+        words += f": {nodule.method.upper()}"
+    if nodule.reason:
+        words += f" ({nodule.reason})"
+    words = textwrap.shorten(words, int(width * 11), placeholder=" ...")
+    colour = OUTCOME_COLOURS.get(outcome, INK)
+    figure.text(x, 1 - 0.65 / height, words, fontsize=11, weight="bold", color=colour, va="top")
+
+
+def _key(figure: Figure, nodule: Nodule, left: float, width: float, height: float, mattes: bool) -> None:
+    """The legend of the colours."""
+    x, y = left, 0.2
+    if nodule.readers:
+        for reader in range(len(nodule.readers)):
+            colour = READERS_COLOURS[reader % len(READERS_COLOURS)]
+            # On a dark ground, as in the picture: light colours vanish on white.
+            figure.add_artist(
+                Rectangle((x / width, y / height), 0.3 / width, 0.13 / height, facecolor="#333333", edgecolor="none")
+            )
+            line = ((x + 0.05) / width, (y + 0.05) / height)
+            figure.add_artist(Rectangle(line, 0.2 / width, 0.03 / height, facecolor=colour, edgecolor="none"))
+            figure.text((x + 0.36) / width, (y + 0.065) / height, f"reader {reader + 1}", fontsize=9, va="center")
+            x += 1.08
+    if mattes:
+        bar = figure.add_axes(((width - 3.0) / width, (y - 0.0) / height, 1.9 / width, 0.13 / height))
+        bar.set_label("key alpha")
+        ramp = np.linspace(0, 1, 256, dtype=np.float32)[None, :]
+        bar.imshow(overlay(np.full((1, 256, 3), 0.1, np.float32), ramp), aspect="auto", extent=(0, 1, 0, 1))
+        bar.axis("off")
+        figure.text((width - 3.08) / width, (y + 0.065) / height, "alpha  0", fontsize=9, va="center", ha="right")
+        figure.text((width - 1.02) / width, (y + 0.065) / height, "1 = all lesion", fontsize=9, va="center", ha="left")
