@@ -9,14 +9,14 @@ earlier files stay readable.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import pyarrow as pa
 
-from raymat.arrays import AnyArray, Box, Float32Array, Float64Array, UInt8Array
+from raymat.arrays import AnyArray, Box, Float32Array, Float64Array, UInt8Array, box_around
 from raymat.arrow import ARRAY as ARRAY
 from raymat.arrow import MATRIX, from_row, schema_of, to_row
 from raymat.arrow import array_to_struct as array_to_struct
@@ -199,22 +199,6 @@ def alpha_digest(alpha: Float32Array) -> str:
 def matte_box(trimap: AnyArray) -> Box:
     """The smallest box that holds all of the trimap but background: outside it every matte is 0."""
     return box_around(trimap)
-
-
-def box_around(mask: AnyArray, margin: Sequence[int] = (0, 0, 0)) -> Box:
-    """The slices around what is not 0 in a mask, so many voxels wider where the mask's grid allows; empty for none.
-
-    Parameters
-    ----------
-    mask : (z, y, x)
-    margin : voxels along each axis
-    """
-    box = []
-    for axis, more in enumerate(margin):
-        hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        found = (max(int(hit[0]) - more, 0), min(int(hit[-1]) + 1 + more, mask.shape[axis])) if hit.size else (0, 0)
-        box.append(slice(*found))
-    return tuple(box)
 
 
 def to_table(nodules: list[Nodule], packed: bool = False) -> pa.Table:

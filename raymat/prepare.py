@@ -9,11 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from raymat.arrays import triple
-from raymat.nodule import InputError, Nodule, NoduleExcluded, box_around
+from raymat.arrays import BACKGROUND, FOREGROUND, UNKNOWN, box_around, triple
+from raymat.nodule import InputError, Nodule, NoduleExcluded
 from raymat.volume import Grid
-
-BACKGROUND, UNKNOWN, FOREGROUND = 0, 128, 255
 
 FOREGROUND_RULES = ("intersection", "majority")
 

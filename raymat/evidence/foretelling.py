@@ -15,9 +15,9 @@ from scipy.ndimage import distance_transform_edt
 from scipy.stats import rankdata
 
 from raymat import metrics
+from raymat.arrays import UNKNOWN, box_around
 from raymat.matting import METHODS
-from raymat.nodule import Nodule, NoduleExcluded, box_around, required
-from raymat.prepare import UNKNOWN
+from raymat.nodule import Nodule, NoduleExcluded, required
 
 VERSION = "1"
 BINS = 10

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from raymat.arrays import UNKNOWN
 from raymat.matting import METHODS
 from raymat.nodule import Nodule, required
-from raymat.prepare import UNKNOWN
 from raymat.words import markdown_table
 
 MEAN_MASK, CHOSEN = "mean of the readers' masks", "the chosen matte"

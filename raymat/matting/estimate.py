@@ -9,9 +9,9 @@ from typing import TypeGuard
 
 import numpy as np
 
-from raymat.arrays import AnyArray, Box, Float32Array, Float64Array
+from raymat.arrays import BACKGROUND, FOREGROUND, UNKNOWN, AnyArray, Box, Float32Array, Float64Array, box_around
 from raymat.matting.calibration import LUNG_WINDOW, HUWindow
-from raymat.matting.region import BACKGROUND, FOREGROUND, UNKNOWN, Region
+from raymat.matting.region import Region
 from raymat.matting.solve import Solution, solve
 from raymat.methods import METHODS, SOLVERS, SolveInfo, is_calibrated, is_method, solver_of
 
@@ -192,16 +192,11 @@ def _constraints(
 
 def _region_of_interest(trimap: AnyArray, spacing: Float64Array, margin: float | None) -> Box:
     """Box around all voxels that are not background, grown by `margin` mm and at least two voxels."""
-    box = []
-    for axis in range(3):
-        n = trimap.shape[axis]
-        if margin is None:
-            box.append(slice(0, n))
-            continue
-        inside = np.flatnonzero((trimap != BACKGROUND).any(axis=tuple(b for b in range(3) if b != axis)))
-        grow = n if spacing[axis] == 0 else min(n, max(2, math.ceil(margin / spacing[axis])))
-        box.append(slice(max(0, int(inside[0]) - grow), min(n, int(inside[-1]) + 1 + grow)))
-    return tuple(box)
+    if margin is None:
+        return tuple(slice(0, n) for n in trimap.shape)
+    sides = zip(trimap.shape, spacing, strict=True)
+    grow = [n if step == 0 else min(n, max(2, math.ceil(margin / step))) for n, step in sides]
+    return box_around(trimap != BACKGROUND, grow)
 
 
 def _is_number(value: object) -> TypeGuard[float]:

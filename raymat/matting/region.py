@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from raymat.arrays import AnyArray, BoolArray, Float64Array
+from raymat.arrays import UNKNOWN, AnyArray, BoolArray, Float64Array
 from raymat.matting.neighbors import Voxels
 from raymat.matting.windows import Windows, windows_around
-
-BACKGROUND, UNKNOWN, FOREGROUND = 0, 128, 255
 
 
 @dataclass(frozen=True)

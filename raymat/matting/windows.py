@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raymat.arrays import BoolArray, Box, Float64Array, Int64Array
+from raymat.arrays import BoolArray, Box, Float64Array, Int64Array, box_around
 from raymat.matting.compiled import compiled
 
 
@@ -69,10 +69,8 @@ def windows_around(features: Float64Array, unknown: BoolArray) -> Windows:
     """
     shape = np.array(unknown.shape)
     extent = np.minimum(3, shape)
-    found = [np.flatnonzero(unknown.any(axis=tuple(b for b in range(3) if b != a))) for a in range(3)]
-    low = np.array([max(0, f[0] - e + 1) for f, e in zip(found, extent, strict=True)])
-    high = np.array([min(n, f[-1] + e) for f, e, n in zip(found, extent, shape, strict=True)])
-    box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    box = box_around(unknown, (extent - 1).tolist())
+    low = np.array([part.start for part in box])
     inside = unknown[box]
     f = np.ascontiguousarray(features[box])
 

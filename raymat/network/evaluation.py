@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from raymat import metrics
+from raymat.arrays import BACKGROUND, box_around
 from raymat.matting import LUNG_WINDOW, METHODS
 from raymat.network.inference import Predicted
 from raymat.network.samples import masks_of
 from raymat.nodule import Nodule, required
-from raymat.prepare import BACKGROUND
 from raymat.words import markdown_table, plus_minus
 
 METRICS = {"sad": metrics.sad, "mse": metrics.mse, "gradient": metrics.gradient, "connectivity": metrics.connectivity}
@@ -37,12 +37,9 @@ def evaluation_box(nodule: Nodule, window: Sequence[int]) -> tuple[slice, ...]:
     """
     trimap = required(nodule.trimap, nodule, "trimap")
     box = []
-    for axis, side in enumerate(window):
-        n = trimap.shape[axis]
-        others = tuple(other for other in range(3) if other != axis)
-        lesion = np.flatnonzero((trimap != BACKGROUND).any(axis=others))
+    for n, side, lesion in zip(trimap.shape, window, box_around(trimap != BACKGROUND), strict=True):
         start, stop = max(0, (n - side) // 2), min(n, (n - side) // 2 + side)
-        box.append(slice(min(start, int(lesion[0])), max(stop, int(lesion[-1]) + 1)))
+        box.append(slice(min(start, lesion.start), max(stop, lesion.stop)))
     return tuple(box)
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raymat.arrays import BACKGROUND, FOREGROUND
 from raymat.blocks import block_means, factor_of
 from raymat.network.augmentation import Placement, centre, cut, draw, generator, reach
 from raymat.network.model import ModelConfig, normalised
 from raymat.network.recipe import Recipe
 from raymat.nodule import InputError, Nodule, required
-from raymat.prepare import BACKGROUND, FOREGROUND
 
 # The channels of a volume; the first two are interpolated, the others are masks.
 CHANNELS = IMAGE, ALPHA, UNION, OVERLAP, SCANNED = range(5)

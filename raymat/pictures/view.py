@@ -14,10 +14,10 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patheffects import withStroke
 from scipy import ndimage
 
-from raymat.arrays import triple
+from raymat.arrays import box_around, triple
 from raymat.errors import InputError
 from raymat.matting import LUNG_WINDOW
-from raymat.nodule import Nodule, box_around, required
+from raymat.nodule import Nodule, required
 
 PLANES = ("axial", "coronal", "sagittal")
 READERS_COLOURS = ("#00d5ff", "#ffd400", "#ff5cf4", "#5dff5d", "#ff9340", "#b79bff")

@@ -23,9 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from raymat.arrays import Box, triple
-
-BACKGROUND, UNKNOWN, FOREGROUND = 0, 128, 255
+from raymat.arrays import BACKGROUND, FOREGROUND, UNKNOWN, Box, box_around, triple
 
 SHELL_MM = 3.0  # known background looked at around the lesion
 PURE_MM = 2.0  # half width of the windows in which pure background counts as smooth
@@ -116,7 +114,9 @@ def scene(
         if array.shape != image.shape:
             raise ValueError(f"{name} has shape {array.shape}, the image {image.shape}")
     spacing = tuple(float(s) for s in spacing)
-    box = _box(trimap != BACKGROUND, [round(SHELL_MM / s) for s in spacing])
+    if not (trimap != BACKGROUND).any():
+        raise ValueError("the trimap has nothing but background")
+    box = box_around(trimap != BACKGROUND, [round(SHELL_MM / s) for s in spacing])
     part = trimap[box]
     foreground, unknown = part == FOREGROUND, part == UNKNOWN
     background = part == BACKGROUND
@@ -377,17 +377,6 @@ def volume(alpha: np.ndarray, scene: Scene) -> float:
     if not mm3 or not low:
         return NOTHING
     return max(np.log(low / mm3), np.log(mm3 / high), 0.0)
-
-
-def _box(region: np.ndarray, margin: Sequence[int]) -> Box:
-    """The box around a region, grown by ``margin`` voxels an axis inside the grid."""
-    if not region.any():
-        raise ValueError("the trimap has nothing but background")
-    box = []
-    for axis, grow in enumerate(margin):
-        hit = np.flatnonzero(region.any(axis=tuple(a for a in range(region.ndim) if a != axis)))
-        box.append(slice(max(int(hit[0]) - grow, 0), min(int(hit[-1]) + grow + 1, region.shape[axis])))
-    return tuple(box)
 
 
 def _window(half_mm: float, spacing: Sequence[float]) -> tuple[int, int, int]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from raymat.arrays import Box
+from raymat.arrays import box_around
 from raymat.sources.phantom import anatomy, boundary, lesion, scanner
 from raymat.sources.phantom.fields import generator
 
@@ -82,7 +82,7 @@ def draw_phantom(
 
     reach = len(scanner.profile(drawn, fine[0])) // 2
     shape = ((slices - 1) * planes + 1 + 2 * reach, *readers.shape[2:])
-    box = _box(np.any(readers, axis=0), spacing)
+    box = box_around(np.any(readers, axis=0), [max(1, int(np.ceil(MARGIN_MM / step))) for step in spacing])
     distances = np.stack([boundary.signed_distance(mask[box], spacing, planes) for mask in readers])
     shift = random("boundary")
     offset = float(OFFSET_MM + OFFSET_SD_MM * shift.standard_normal())
@@ -139,15 +139,6 @@ def choose_scanner(thickness_mm: float, rng: np.random.Generator) -> scanner.Sca
     noise = float(np.clip(level * np.sqrt(1.8 / thickness_mm) * rng.lognormal(0.05, 0.42), 11, 85))
     streak = float(rng.uniform(0.3, 0.7)) if rng.random() < 0.1 else 0.0
     return scanner.Scanner(float(blur), float(thickness_mm), noise * (1.4 if streak else 1.0), streak)
-
-
-def _box(union: np.ndarray, spacing) -> Box:
-    """The union's box, grown by MARGIN_MM and at least one slice, within the array."""
-    found = np.argwhere(union)
-    grow = [max(1, int(np.ceil(MARGIN_MM / step))) for step in spacing]
-    low = np.maximum(found.min(0) - grow, 0)
-    high = np.minimum(found.max(0) + 1 + grow, union.shape)
-    return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
 
 
 def _plain(value):
