@@ -29,6 +29,14 @@ def dotted(parameters: Mapping[str, object], prefix: str = "") -> dict[str, obje
     return flat
 
 
+_PLAIN = str.maketrans({"+": "_plus", "&": "and", "‡": "_ablation", " ": "_", "'": None, ",": None})
+
+
+def plain_name(name: str) -> str:
+    """A name without the signs that folders and MLflow's metrics cannot have: "cf+ & mean" becomes "cf_plus_and_mean"."""
+    return name.translate(_PLAIN)
+
+
 def plus_minus(mean: float, spread: float, form: str = ".2f") -> str:
     """A mean with its standard deviation: "19.21 (± 4.45)"; alone where there is none (NaN)."""
     return f"{mean:{form}}" if math.isnan(spread) else f"{mean:{form}} (± {spread:{form.lstrip('+')}})"

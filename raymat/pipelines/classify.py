@@ -60,7 +60,7 @@ from raymat.sources import digest
 from raymat.splits import PARTS, REPETITIONS
 from raymat.steps import guarded
 from raymat.version import __version__
-from raymat.words import counted, dotted, in_words
+from raymat.words import counted, dotted, in_words, plain_name
 
 NODULES_PER_PART = 16
 TEST, VALIDATION, TRAINING = "test", "validation", "training"
@@ -116,8 +116,7 @@ class Setting:
 
     @property
     def folder(self) -> str:
-        plain = self.input.replace("+", "_plus")
-        return f"trials/{self.network}-{plain}-seed-{self.seed}-split-{self.split}"
+        return f"trials/{self.network}-{plain_name(self.input)}-seed-{self.seed}-split-{self.split}"
 
     @property
     def trial(self) -> Trial:
@@ -412,7 +411,7 @@ def conclude(job: ClassifyJob, work: Experiment, say: Callable[[str], None]) -> 
     work.figure(f"{FIGURE}.png", diagnoses_by_input(table, trials, size), pdf=True)
     work.figure("calibration.png", calibration_of_inputs(diagnoses.mean_probabilities(predictions)), pdf=True)
     for row in table.to_dict("records"):
-        key = f"{row['network']}/{row['input'].replace('+', '_plus')}"
+        key = f"{row['network']}/{plain_name(row['input'])}"
         work.run.metrics({f"{key}/auroc_mean": row["mean"], f"{key}/auroc_averaged": row["auroc"]})
     work.run.metrics({"size_alone/auroc": float(size["auroc"].iloc[0])})
     work.conclude(text)

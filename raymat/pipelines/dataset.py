@@ -19,7 +19,7 @@ from raymat.sources import Source, digest
 from raymat.steps import BuildParameters
 from raymat.store import PARAMETERS, Store, counts
 from raymat.version import __version__
-from raymat.words import dotted, in_words
+from raymat.words import dotted, in_words, plain_name
 
 CONTACT_SHEET = "contact_sheet.png"
 LISTED = ["nodule_id", "patient_id", "outcome", "stage", "method", "reason"]
@@ -101,7 +101,7 @@ def log_outcomes(work: Experiment, store: Store, result: Result) -> None:
     run.metrics({"seconds": result.seconds})
     chosen = counts(rows["method"])
     for method, sums in _by_method(store.solves(rows)).items():
-        name = f"method/{method.replace('+', '_plus')}"
+        name = f"method/{plain_name(method)}"
         solved = sums["count"]
         run.metrics(
             {

@@ -46,12 +46,10 @@ from raymat.pipelines.nodules import SHARED, read_nodule, work_rows
 from raymat.sources import digest
 from raymat.steps import guarded
 from raymat.version import __version__
-from raymat.words import counted, markdown_table
+from raymat.words import counted, markdown_table, plain_name
 
 DRAWN = 4
 NETWORK, ABLATION = "3DMM", "3DMM‡"
-# MLflow's metric names know no such signs.
-PLAIN = str.maketrans({"+": "_plus", "‡": "_ablation", "'": "", ",": ""})
 
 JUDGED = pa.schema(
     [
@@ -259,7 +257,7 @@ def _tables(output: Experiment, tables: dict[str, dict], errors: list[dict], nam
         automatic = set(filter(is_automatic, shown))
         output.figure(f"errors-{truth.replace(' ', '-')}.png", error_bars(shown, TITLES, automatic))
         for method, found in table.items():
-            key = f"{truth}/{method}".translate(PLAIN)
+            key = plain_name(f"{truth}/{method}")
             output.run.metrics({f"{key}/{metric}": mean for metric, (mean, _) in found.items()})
     return lines
 

@@ -31,6 +31,7 @@ from raymat.sources import Source
 from raymat.steps import BuildParameters
 from raymat.store import PARAMETERS, Store
 from raymat.version import __version__
+from raymat.words import plain_name
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,5 @@ def _write(work: Experiment, table: pd.DataFrame, rows: pd.DataFrame) -> None:
     work.text(f"{NAME}.csv", table.to_csv(index=False))
     work.figure(f"{NAME}.png", draw_foretelling(table, rows), pdf=True)
     for row in table.to_dict("records"):
-        plain = row["method"].replace("+", "_plus").replace("&", "and").replace(" ", "_")
         measures = (*readers_table.MEASURES, "calibration_error")
-        work.run.metrics({f"{name}/{plain}": row[name] for name in measures})
+        work.run.metrics({f"{name}/{plain_name(row['method'])}": row[name] for name in measures})

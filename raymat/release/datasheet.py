@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from raymat.splits import PARTS
-from raymat.words import markdown_table
+from raymat.words import dotted, markdown_table
 
 REASONS = 40  # of nodules left out, named one by one; the table has all
 
@@ -77,7 +77,7 @@ def datasheet(note: Mapping, index: Sequence[Mapping], left_out: Sequence[Mappin
         "",
         "## Parameters",
         "",
-        *_table(("parameter", "value"), _flat(note["parameters"])),
+        *_table(("parameter", "value"), dotted(note["parameters"]).items()),
         "## Software",
         "",
         *_table(("package", "version"), note["software"].items()),
@@ -143,11 +143,3 @@ def ratings(index: Sequence[Mapping]) -> dict[str, Counter[int]]:
         for name, given in json.loads(row["ratings"]).items():
             found.setdefault(name, Counter()).update(value for value in given if isinstance(value, int))
     return found
-
-
-def _flat(values: object, prefix: str = "") -> Iterator[tuple[str, object]]:
-    if not isinstance(values, Mapping):
-        yield prefix.rstrip(".") or "all", values
-        return
-    for name, value in values.items():
-        yield from _flat(value, f"{prefix}{name}.")

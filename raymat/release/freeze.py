@@ -50,6 +50,7 @@ from raymat.words import counted
 
 NODULES_A_FILE = 32
 SHEET_NODULES = 24
+NOT_RECORDED = "not recorded: built by an earlier raymat; build again to record them"
 PACKAGES = ("numpy", "scipy", "numba", "pyarrow", "SimpleITK", "pydicom", "pylidc", "ray")
 
 
@@ -247,7 +248,7 @@ def _note(
             f"split_{n}": {part: sum(row[f"split_{n}"] == part for row in index) for part in PARTS}
             for n in range(REPETITIONS)
         },
-        "parameters": how.get("parameters", "not recorded: built by an earlier raymat; build again to record them"),
+        "parameters": how.get("parameters", {"all": NOT_RECORDED}),
         "software": {
             "raymat": __version__,
             "built with raymat": how.get("raymat", "not recorded"),

@@ -7,7 +7,7 @@ import json
 import platform
 import shlex
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -41,7 +41,7 @@ from raymat.pictures.paper import methods_side_by_side
 from raymat.report.page import Section, page
 from raymat.store import PARAMETERS, Store, counts
 from raymat.version import __version__
-from raymat.words import markdown_table
+from raymat.words import dotted, markdown_table
 
 DRAWN = 6  # nodules of figure 6
 SOFTWARE = ("raymat", "ray", "torch", "monai", "mlflow", "numpy", "scipy", "scikit-learn", "pyarrow", "SimpleITK")
@@ -353,15 +353,7 @@ def _frame(rows: pd.DataFrame) -> str:
 
 def _values(values: dict) -> str:
     """Nested parameters as a table of dotted names."""
-    return markdown_table(("parameter", "value"), _flat(values))
-
-
-def _flat(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    return markdown_table(("parameter", "value"), dotted(values).items())
 
 
 OVER_SPLITS = "mean and standard deviation over the repeated splits. Blue: fully automatic."
