@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from raymat.cli import add_build_arguments, run
+from raymat.cli import run
+from raymat.commands import build
 
 if __name__ == "__main__":
-    sys.exit(run(add_build_arguments(argparse.ArgumentParser(description=__doc__))))
+    sys.exit(run(build.add_arguments(argparse.ArgumentParser(description=__doc__))))

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from raymat.cli import run
-from raymat.commands.evidence import add_classify_arguments
+from raymat.commands import classify
 
 if __name__ == "__main__":
-    sys.exit(run(add_classify_arguments(argparse.ArgumentParser(description=__doc__))))
+    sys.exit(run(classify.add_arguments(argparse.ArgumentParser(description=__doc__))))

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from raymat.cli import run
-from raymat.commands.evidence import add_readers_arguments
+from raymat.commands import readers
 
 if __name__ == "__main__":
-    sys.exit(run(add_readers_arguments(argparse.ArgumentParser(description=__doc__))))
+    sys.exit(run(readers.add_arguments(argparse.ArgumentParser(description=__doc__))))

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from raymat.cli import run
-from raymat.commands.network import add_predict_arguments
+from raymat.commands import predict
 
 if __name__ == "__main__":
-    sys.exit(run(add_predict_arguments(argparse.ArgumentParser(description=__doc__))))
+    sys.exit(run(predict.add_arguments(argparse.ArgumentParser(description=__doc__))))

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from raymat.cli import run
-from raymat.commands.network import add_train_arguments
+from raymat.commands import train
 
 if __name__ == "__main__":
-    sys.exit(run(add_train_arguments(argparse.ArgumentParser(description=__doc__))))
+    sys.exit(run(train.add_arguments(argparse.ArgumentParser(description=__doc__))))

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from raymat.cli import run
-from raymat.commands.network import add_tune_arguments
+from raymat.commands import tune
 
 if __name__ == "__main__":
-    sys.exit(run(add_tune_arguments(argparse.ArgumentParser(description=__doc__))))
+    sys.exit(run(tune.add_arguments(argparse.ArgumentParser(description=__doc__))))

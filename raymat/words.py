@@ -33,7 +33,7 @@ _PLAIN = str.maketrans({"+": "_plus", "&": "and", "‡": "_ablation", " ": "_", 
 
 
 def plain_name(name: str) -> str:
-    """A name without the signs that folders and MLflow's metrics cannot have: "cf+ & mean" becomes "cf_plus_and_mean"."""
+    """A name without signs that folders or MLflow's metrics cannot have: "cf+ & mean" becomes "cf_plus_and_mean"."""
     return name.translate(_PLAIN)
 
 

@@ -10,7 +10,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.tags import TAG_RAY_CLUSTER_NAME
 
-from raymat.cli import add_build_arguments
+from raymat.commands import build
 from raymat.engine.cluster import Pools
 from tests.support import REPOSITORY
 
@@ -108,7 +108,7 @@ def test_the_kuberay_job_runs_a_job_of_this_package_with_arguments_it_takes(kube
     python, job, *arguments = shlex.split(kuberay["spec"]["entrypoint"])
     assert python == "python"
     assert (REPOSITORY / job).is_file()
-    options = add_build_arguments(argparse.ArgumentParser()).parse_args(arguments)
+    options = build.add_arguments(argparse.ArgumentParser()).parse_args(arguments)
     assert options.lidc.startswith("/data/")
     assert options.out.startswith("s3://")
     assert kuberay["spec"]["shutdownAfterJobFinishes"] is True

@@ -1,5 +1,52 @@
-"""The commands of ``raymat`` other than the build, by subject.
+"""The commands of ``raymat``, one per file: its ``HELP``, its arguments, and what it runs.
 
 A command imports what it needs when it runs: the parser, and with it ``raymat --help``, needs only the standard
 library.
 """
+
+from types import ModuleType
+
+from raymat.commands import (
+    build,
+    classify,
+    demo,
+    evaluate,
+    export,
+    figure,
+    inspect,
+    matte,
+    phantom,
+    predict,
+    readers,
+    release,
+    release_diff,
+    report,
+    review,
+    show,
+    train,
+    tune,
+    verify,
+)
+
+# In the order of `raymat --help`.
+COMMANDS: dict[str, ModuleType] = {
+    "demo": demo,
+    "build": build,
+    "phantom": phantom,
+    "matte": matte,
+    "inspect": inspect,
+    "show": show,
+    "review": review,
+    "release": release,
+    "verify": verify,
+    "release-diff": release_diff,
+    "figure": figure,
+    "export": export,
+    "train": train,
+    "tune": tune,
+    "evaluate": evaluate,
+    "predict": predict,
+    "readers": readers,
+    "classify": classify,
+    "report": report,
+}

@@ -22,12 +22,25 @@ def add_tracking(command: argparse.ArgumentParser) -> None:
     group.add_argument("--no-tracking", action="store_true", help="log no MLflow run")
 
 
+def add_address(command: argparse._ActionsContainer) -> None:
+    """The Ray cluster."""
+    command.add_argument("--address", help="Ray cluster (default: the cluster of the job, or a local one)")
+
+
 def positive(text: str) -> int:
     """A positive whole number, for argparse."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
+
+
+def numbers_of(text: str) -> tuple[int, ...]:
+    """Different numbers from 0 up, separated by commas, for argparse."""
+    values = tuple(int(part) for part in text.split(","))
+    if min(values) < 0 or len(set(values)) < len(values):
+        raise argparse.ArgumentTypeError(f"{text}: give different numbers from 0 up, separated by commas")
+    return values
 
 
 def stated(**values: Any) -> dict[str, Any]:

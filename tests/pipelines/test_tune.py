@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from raymat.commands.network import read_loss_weights
+from raymat.commands.training_options import read_loss_weights
 from raymat.experiment import Output
 from raymat.learning import Data
 from raymat.nodule import InputError

@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 
 import pytest
 
-from raymat.commands.building import add_source, open_source
+from raymat.commands.build_options import add_source, open_source
 from raymat.nodule import InputError
 from raymat.sources.cases import CasesSource
 from raymat.sources.kinds import DEMO_PHANTOMS, KINDS, asked_for

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from raymat.commands.options import positive, stated
+from raymat.commands.options import add_address, positive, stated
 from raymat.methods import METHODS
 from raymat.sources.kinds import DEFAULT, DEMO_PHANTOMS, KINDS, Opened, asked_for
 
@@ -21,6 +21,11 @@ def add_source(command: argparse.ArgumentParser) -> None:
     for name, kind in KINDS.items():
         source.add_argument(f"--{name}", metavar=kind.metavar, type=positive if kind.number else str, help=kind.words)
     group.add_argument("--seed", type=int, default=0, help="seed of the phantoms (default: %(default)s)")
+
+
+def add_phantoms(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-n", type=positive, default=DEMO_PHANTOMS, help="number of phantoms (default: %(default)s)")
+    command.add_argument("--seed", type=int, default=0, help="default: %(default)s")
 
 
 def add_methods(command: argparse.ArgumentParser) -> None:
@@ -43,7 +48,7 @@ def add_grid(command: argparse.ArgumentParser) -> None:
 
 def add_pools(command: argparse.ArgumentParser) -> None:
     cluster = command.add_argument_group("cluster")
-    cluster.add_argument("--address", help="Ray cluster (default: the cluster of the job, or a local one)")
+    add_address(cluster)
     cluster.add_argument(
         "--workers",
         "--solve-workers",

@@ -1,0 +1,50 @@
+"""``raymat export``: nodules as NIfTI, NRRD or DICOM Segmentation."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from raymat.errors import InputError
+
+HELP = "write nodules as NIfTI, NRRD or DICOM Segmentation"
+FORMATS = ("nifti", "nrrd", "dicom-seg")
+
+
+def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The arguments of ``raymat export``."""
+    command.add_argument("dataset", help="a built dataset or a release")
+    command.add_argument("-o", "--out", required=True, metavar="DIR")
+    command.add_argument("--format", choices=FORMATS, required=True)
+    command.add_argument(
+        "--nodule",
+        action="append",
+        metavar="ID",
+        help="a nodule to export; repeat for more (default: all accepted nodules)",
+    )
+    command.add_argument(
+        "--lidc", "--dicom", dest="dicom", metavar="DIR", help="folder tree with the source series (dicom-seg)"
+    )
+    command.add_argument(
+        "--level", type=float, metavar="ALPHA", help="write a binary segmentation of alpha >= ALPHA (dicom-seg)"
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def run(options: argparse.Namespace) -> int:
+    """``raymat export``."""
+    from raymat.export import export
+    from raymat.loading import load
+
+    if options.level is not None and options.format != "dicom-seg":
+        raise InputError("--level makes a binary DICOM Segmentation: use it with --format dicom-seg")
+    nodules = load(options.dataset)
+    for name in options.nodule or []:
+        if name not in nodules:
+            raise InputError(f"{options.dataset}: no accepted nodule {name} (`raymat inspect` lists the nodules)")
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for path in export(nodules, options.nodule or nodules.ids, out, options.format, options.dicom, options.level):
+        print(path)
+    return 0

@@ -1,0 +1,61 @@
+"""``raymat matte``: the matte of one volume."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from raymat.commands.build_options import add_matting, add_prepare, matting_parameters, prepare_parameters
+from raymat.commands.options import VOLUME_ENDINGS
+from raymat.errors import InputError
+from raymat.methods import METHODS
+
+HELP = "compute the matte of one volume"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The arguments of ``raymat matte``."""
+    command.add_argument("image", help="the image, in any format that SimpleITK reads")
+    given = command.add_mutually_exclusive_group(required=True)
+    given.add_argument("--mask", action="append", metavar="FILE", help="a reader's mask; repeat for each reader")
+    given.add_argument("--trimap", metavar="FILE", help="instead of masks: 0 background, 128 unknown, 255 foreground")
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("--method", type=str.lower, choices=METHODS, default="cf+", help="default: %(default)s")
+    which.add_argument("--all", action="store_true", help="all methods, written as OUT_<method>")
+    command.add_argument(
+        "-o", "--out", required=True, metavar="FILE", help="the alpha matte, for example alpha.nii.gz"
+    )
+    add_prepare(command)
+    add_matting(command)
+    command.set_defaults(run=run)
+    return command
+
+
+def run(options: argparse.Namespace) -> int:
+    """``raymat matte``: one volume, on its own grid."""
+    from raymat.prepare import make_trimap
+    from raymat.sources.cases import read_case
+    from raymat.steps import solve_volume
+    from raymat.volume import write_volume
+
+    parameters = prepare_parameters(options)
+    out = Path(options.out)
+    suffix = next((ending for ending in VOLUME_ENDINGS[::-1] if out.name.lower().endswith(ending)), None)
+    if suffix is None:
+        raise InputError(f"-o {out}: name a file that ends in one of {', '.join(VOLUME_ENDINGS)}")
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"-o {out}: there is no folder {out.absolute().parent}")
+    image, masks, trimap, grid = read_case(options.image, options.mask or [], options.trimap)
+    if trimap is None:
+        trimap = make_trimap(masks, grid.spacing, parameters.grow_out_mm, parameters.grow_in_mm, parameters.foreground)
+    matting = matting_parameters(options, METHODS if options.all else (options.method,))
+    try:
+        mattes = solve_volume(image, trimap, grid.spacing, parameters.intensity_range, matting)
+    except ValueError as error:
+        raise InputError(f"{options.image}: {error}") from error
+    for method, (alpha, info) in mattes.items():
+        path = out.with_name(f"{out.name[: -len(suffix)]}_{method}{suffix}") if options.all else out
+        write_volume(path, alpha, grid)
+        state = "" if info.converged else ", NOT converged"
+        print(f"{path}: {method}, {info.unknowns} unknown voxels, {info.seconds:.2f} s{state}")
+    return 0

@@ -1,0 +1,26 @@
+"""``raymat phantom``: write CT phantoms as DICOM files."""
+
+from __future__ import annotations
+
+import argparse
+
+from raymat.commands.build_options import add_phantoms
+
+HELP = "write CT phantoms with a known alpha as DICOM files"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The arguments of ``raymat phantom``."""
+    command.add_argument("-o", "--out", required=True, help="folder to write")
+    add_phantoms(command)
+    command.set_defaults(run=run)
+    return command
+
+
+def run(options: argparse.Namespace) -> int:
+    """``raymat phantom``."""
+    from raymat.sources.phantom import write_phantoms
+
+    table = write_phantoms(options.out, options.n, options.seed, progress=print)
+    print(f"{options.n} phantoms in {options.out}; their true alpha and parameters are listed in {table}")
+    return 0
