@@ -31,7 +31,7 @@ from raymat.experiment import BUILD, Facts, Output, experiment
 from raymat.methods import METHODS, SolveInfo
 from raymat.nodule import Matte, Nodule, to_table
 from raymat.pipelines.build import Result, nodules_per_shard, plan_build
-from raymat.pipelines.dataset import SHEET_NODULES, draw_contact_sheet, exit_status, log_outcomes, summary
+from raymat.pipelines.build_job import SHEET_NODULES, draw_contact_sheet, exit_status, log_outcomes, summary
 from raymat.sources import NoduleRef
 from raymat.sources.cases import CasesSource
 from raymat.steps import BuildParameters

@@ -41,7 +41,7 @@ def test_the_order_in_which_weights_are_named_is_no_part_of_a_key():
     assert heavier.key(REF)[:-QUALITY_DIGITS] == BuildParameters().key(REF)[:-QUALITY_DIGITS]
 
 
-def test_datasets_of_version_2_of_quality_are_not_scored_again():
+def test_build_jobs_of_version_2_of_quality_are_not_scored_again():
     assert QualityParameters().version != "2" or BuildParameters().key(REF)[-QUALITY_DIGITS:] == "626224ad"
 
 

@@ -47,7 +47,7 @@ def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """``raymat build``."""
-    from raymat.pipelines.dataset import Job, build_dataset, exit_status
+    from raymat.pipelines.build_job import Job, build_dataset, exit_status
     from raymat.places import is_uri, refuse_credentials
 
     if options.out and is_uri(options.out):

@@ -22,9 +22,7 @@ def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
     which = command.add_mutually_exclusive_group()
     which.add_argument("--method", type=str.lower, choices=METHODS, default="cf+", help="default: %(default)s")
     which.add_argument("--all", action="store_true", help="all methods, written as OUT_<method>")
-    command.add_argument(
-        "-o", "--out", required=True, metavar="FILE", help="the alpha matte, for example alpha.nii.gz"
-    )
+    command.add_argument("-o", "--out", required=True, metavar="FILE", help="the alpha matte, for example alpha.nii.gz")
     add_prepare(command)
     add_matting(command)
     command.set_defaults(run=run)

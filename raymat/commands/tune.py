@@ -15,9 +15,7 @@ def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add_training(command)
     command.add_argument("--alphas", type=weights_list, default=GRID, metavar="1,3,10,30", help="values of alpha")
     command.add_argument("--betas", type=weights_list, default=GRID, metavar="1,3,10,30", help="values of beta")
-    command.add_argument(
-        "--split", type=int, default=0, help="the split for validation (default: %(default)s)"
-    )
+    command.add_argument("--split", type=int, default=0, help="the split for validation (default: %(default)s)")
     command.add_argument("--early", action="store_true", help="stop trials that fall behind (ASHA)")
     command.set_defaults(run=run)
     return command

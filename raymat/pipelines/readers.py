@@ -26,7 +26,7 @@ from raymat.experiment import READERS, Experiment, Facts, Output, experiment
 from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, REJECTED, InputError
 from raymat.pictures.evidence import foretelling as draw_foretelling
 from raymat.pipelines.build import Build, build
-from raymat.pipelines.dataset import summary
+from raymat.pipelines.build_job import summary
 from raymat.sources import Source
 from raymat.steps import BuildParameters
 from raymat.store import PARAMETERS, Store

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from raymat.experiment import BUILD, Experiment, Facts, Output, experiment
-from raymat.pipelines.dataset import Job
+from raymat.pipelines.build_job import Job
 from raymat.sources.phantom import PhantomSource
 from raymat.steps import BuildParameters
 from raymat.store import Store
