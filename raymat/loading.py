@@ -118,7 +118,7 @@ class Nodules(Sequence[Nodule]):
         return self._subset([place for place, nodule_id in enumerate(self.ids) if chosen[nodule_id] == part])
 
     def torch(self, transform: Callable[[Nodule], object] | None = None):
-        """A ``torch.utils.data.Dataset`` of these nodules; see ``raymat.network.loading.torch_dataset``.
+        """A ``torch.utils.data.Dataset`` of these nodules; see ``raymat.adapters.torch.torch_dataset``.
 
         Raises
         ------
@@ -126,12 +126,12 @@ class Nodules(Sequence[Nodule]):
             torch is not installed.
         """
         with missing_packages_named():
-            from raymat.network.loading import torch_dataset
+            from raymat.adapters.torch import torch_dataset
 
         return torch_dataset(self, transform)
 
     def ray(self):
-        """A ``ray.data.Dataset`` of these nodules; see ``raymat.pipelines.loading.ray_dataset``.
+        """A ``ray.data.Dataset`` of these nodules; see ``raymat.adapters.ray.ray_dataset``.
 
         Raises
         ------
@@ -139,7 +139,7 @@ class Nodules(Sequence[Nodule]):
             Ray is not installed.
         """
         with missing_packages_named():
-            from raymat.pipelines.loading import ray_dataset
+            from raymat.adapters.ray import ray_dataset
 
         return ray_dataset(self)
 

@@ -1,4 +1,4 @@
-"""Nodules as a dataset of Ray Data; that of torch is in ``raymat.network.loading``."""
+"""Nodules as a dataset of Ray Data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raymat.nodule import Nodule, array_to_struct
 
 
 def ray_dataset(nodules: Sequence[Nodule]) -> ray.data.Dataset:
-    """Nodules as a lazy ``ray.data.Dataset``, one a row, read by the workers.
+    """Nodules as a lazy ``ray.data.Dataset``, one per row, read by the workers.
 
     Columns: ``nodule_id, patient_id, method, spacing`` and ``image, alpha, trimap, readers``, an array being a struct
     of bytes, shape and dtype as on disk (``raymat.nodule.struct_to_array``): crops differ in size.
@@ -22,7 +22,6 @@ def ray_dataset(nodules: Sequence[Nodule]) -> ray.data.Dataset:
 
 
 def _records(batch: pa.Table, nodules: Sequence[Nodule]) -> pa.Table:
-    found = [nodules[position] for position in batch["id"].to_pylist()]
     return pa.Table.from_pylist(
         [
             {
@@ -35,6 +34,6 @@ def _records(batch: pa.Table, nodules: Sequence[Nodule]) -> pa.Table:
                 "trimap": array_to_struct(nodule.trimap),
                 "readers": [array_to_struct(mask) for mask in nodule.readers],
             }
-            for nodule in found
+            for nodule in map(nodules.__getitem__, batch["id"].to_pylist())
         ]
     )

@@ -1,0 +1,1 @@
+"""Nodules as datasets of other libraries, one file per library."""
