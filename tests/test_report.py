@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from raymat.cli import main
-from raymat.evidence import diagnoses, foretelling, readers_table
+from raymat.evidence import diagnoses, reader_prediction, readers_table
 from raymat.nodule import InputError
 from raymat.places import open_filesystem
 from raymat.report.page import Section, markdown, page
@@ -70,22 +70,26 @@ def experiment(tmp_path):
 
 @pytest.fixture
 def measured(tmp_path):
+    return write_measurements(tmp_path, "measurements.parquet")
+
+
+def write_measurements(folder, name):
     nodule = draw_nodule(0)
     rows = []
     for reader in range(4):
         three = [mask for number, mask in enumerate(nodule.readers) if number != reader]
         seen = replace(nodule, readers=three, true_alpha=nodule.readers[reader].astype(np.float32))
         seen.metadata = {"nodule": nodule.nodule_id, "left_out": reader + 1}
-        rows += foretelling.rows_of(foretelling.measure(seen))
+        rows += reader_prediction.rows_of(reader_prediction.measure(seen))
     rows = pd.DataFrame(rows)
-    store = Store(*open_filesystem(tmp_path / "readers"))
-    store.write_table("foretold.parquet", pa.Table.from_pandas(rows, preserve_index=False))
+    store = Store(*open_filesystem(folder / "readers"))
+    store.write_table(name, pa.Table.from_pandas(rows, preserve_index=False))
     store.write("readers.csv", readers_table.summarise(rows).to_csv(index=False).encode())
     store.write(
         "readers.json",
         b'{"command": "raymat readers", "source": "drawn", "nodules": null, "outcomes": {}, "parameters": {}}',
     )
-    return tmp_path / "readers"
+    return folder / "readers"
 
 
 def test_the_page_is_whole_and_asks_nobody_for_anything(dataset, experiment, measured, tmp_path):
@@ -112,6 +116,17 @@ def test_an_experiment_of_an_earlier_version_is_told_what_to_do(experiment, tmp_
     table.to_parquet(experiment / "predictions.parquet")
     with pytest.raises(InputError, match="run `raymat classify data -o classified` again"):
         write_report([str(experiment)], tmp_path / "report.html")
+
+
+def test_measurements_of_an_earlier_version_are_read_under_their_earlier_name(tmp_path):
+    pages = []
+    for name in ("measurements.parquet", "foretold.parquet"):
+        (tmp_path / name).mkdir()
+        folder = write_measurements(tmp_path / name, name)
+        write_report([str(folder)], tmp_path / "report.html")
+        pages.append((tmp_path / "report.html").read_text().replace(str(folder), "FOLDER"))
+    assert "The left-out reader" in pages[0]
+    assert pages[0] == pages[1]
 
 
 def test_the_same_folders_give_the_same_page(experiment, tmp_path):

@@ -18,9 +18,9 @@ from sklearn.metrics import brier_score_loss
 from raymat import metrics
 from raymat.evidence.bootstrap import draws, interval
 from raymat.evidence.delong import delong
-from raymat.evidence.foretelling import calibration_bins, calibration_error
 from raymat.evidence.holm import holm
 from raymat.evidence.inputs import CHOSEN, KIND_OF, KINDS, MASKS
+from raymat.evidence.reader_prediction import calibration_bins, calibration_error
 from raymat.evidence.roc import areas, auroc_by_patient, counted_pairs, with_all_once
 from raymat.evidence.size_baseline import size_scores
 from raymat.words import markdown_table, plus_minus

@@ -1,7 +1,8 @@
-"""What the commands of the evidence leave in their outputs, and the report looks for."""
+"""The files of the evidence commands that the report reads."""
 
 # raymat readers
-READERS_NOTE, READERS, FORETOLD = "readers.json", "readers", "foretold.parquet"
+READERS_NOTE, READERS, MEASUREMENTS = "readers.json", "readers", "measurements.parquet"
+EARLIER_MEASUREMENTS = "foretold.parquet"
 
 # raymat classify
 CLASSIFY_NOTE, NODULES, PREDICTIONS = "classify.json", "nodules.parquet", "predictions.parquet"

@@ -1,4 +1,4 @@
-"""The table of ``raymat readers``: every way of foretelling the left-out reader, with intervals by patient."""
+"""The table of ``raymat readers``: every prediction of the left-out reader, with intervals by patient."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ import numpy as np
 import pandas as pd
 
 from raymat.evidence.bootstrap import mean_by_patient
-from raymat.evidence.foretelling import AND_DISTANCE, AND_MEAN, BASELINES, CHOSEN, MEAN, calibration_error, ordered
+from raymat.evidence.reader_prediction import (
+    AND_DISTANCE,
+    AND_MEAN,
+    BASELINES,
+    CHOSEN,
+    MEAN,
+    calibration_error,
+    ordered,
+)
 from raymat.words import markdown_table
 
 # Title, and whether more is better.
@@ -22,11 +30,11 @@ BIN_COLUMNS = ("bin_count", "bin_given", "bin_inside")
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a method: each measure's mean over all splits, its interval, and that of its difference to the mean mask.
+    """One row per method: each measure's mean over all splits and its difference to the mean mask, with intervals.
 
     Parameters
     ----------
-    rows : ``raymat.evidence.foretelling.rows_of`` of all splits
+    rows : ``raymat.evidence.reader_prediction.rows_of`` of all splits
 
     Returns
     -------
@@ -40,15 +48,15 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     reference = by_method[MEAN]
     table = []
     for method in ordered(by_method):
-        mine = by_method[method]
+        part = by_method[method]
         line: dict[str, object] = {"method": method}
         for name, (_, more_is_better) in MEASURES.items():
-            patients = mine["patient_id"].to_list()
-            gain = (mine[name] - reference[name]).to_numpy(float) * (1 if more_is_better else -1)
-            for key, values in ((name, mine[name].to_numpy(float)), (f"{name}_gain", gain)):
-                found = mean_by_patient(values, patients)
-                line |= {key: found.value, f"{key}_low": found.low, f"{key}_high": found.high}
-        line["calibration_error"] = calibration_error(bins_of(mine))
+            patients = part["patient_id"].to_list()
+            gain = (part[name] - reference[name]).to_numpy(float) * (1 if more_is_better else -1)
+            for key, values in ((name, part[name].to_numpy(float)), (f"{name}_gain", gain)):
+                mean = mean_by_patient(values, patients)
+                line |= {key: mean.value, f"{key}_low": mean.low, f"{key}_high": mean.high}
+        line["calibration_error"] = calibration_error(bins_of(part))
         table.append(line)
     return pd.DataFrame(table)
 
@@ -59,7 +67,7 @@ def bins_of(rows: pd.DataFrame) -> np.ndarray:
 
 
 def kind_of(method: str) -> str:
-    """What a method goes by: masks, matte, or both."""
+    """What a method uses: masks, matte, or both."""
     if method in BASELINES:
         return "masks alone"
     return "both" if method.endswith((AND_MEAN, AND_DISTANCE)) else "matte"
@@ -69,11 +77,11 @@ def as_markdown(table: pd.DataFrame) -> str:
     """The table as Markdown; in bold the best of each column."""
     head, lines = ("method", "by", *(title for title, _ in MEASURES.values()), "calibration error"), []
     best = {name: table[name].idxmax() if more else table[name].idxmin() for name, (_, more) in MEASURES.items()}
-    for place, row in table.iterrows():
+    for index, row in table.iterrows():
         cells = [row["method"], kind_of(row["method"])]
         for name in MEASURES:
             value = f"{row[name]:.3f}"
-            value = f"**{value}**" if best[name] == place else value
+            value = f"**{value}**" if best[name] == index else value
             cells.append(f"{value} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})")
         lines.append([*cells, f"{row['calibration_error']:.3f}"])
     return markdown_table(head, lines)

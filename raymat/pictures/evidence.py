@@ -1,4 +1,4 @@
-"""Figures of the evidence: the left-out reader foretold, and diagnoses by input (paper, figure 5)."""
+"""Figures of the evidence: predictions of the left-out reader, and diagnoses by input (paper, figure 5)."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from raymat.evidence.foretelling import calibration_bins
 from raymat.evidence.inputs import CHOSEN, IMAGE, KIND_OF, MEAN
 from raymat.evidence.inputs import KIND_COLOURS as INPUT_COLOURS
+from raymat.evidence.reader_prediction import calibration_bins
 from raymat.evidence.readers_table import MEASURES, bins_of, drawn_curves, kind_of
 from raymat.pictures.figure import FAINT, INK, blank
 
 KIND_COLOURS = {"masks alone": "#8a8f98", "matte": "#c8553d", "both": "#3d6b8f"}
 
 
-def foretelling(table: pd.DataFrame, rows: pd.DataFrame) -> Figure:
+def reader_predictions(table: pd.DataFrame, rows: pd.DataFrame) -> Figure:
     """Brier score, AUROC and Dice of every method with intervals, and the calibration of the chief ones.
 
     Parameters
     ----------
     table : ``raymat.evidence.readers_table.summarise`` of ``rows``
-    rows : ``raymat.evidence.foretelling.rows_of`` of all splits
+    rows : ``raymat.evidence.reader_prediction.rows_of`` of all splits
     """
     figure = blank(13, 0.27 * len(table) + 1.6)
     panels = figure.subplots(1, 4, gridspec_kw={"width_ratios": [1, 1, 1, 1.25]})
@@ -57,7 +57,7 @@ def foretelling(table: pd.DataFrame, rows: pd.DataFrame) -> Figure:
 
 
 def diagnoses_by_input(table: pd.DataFrame, trials: pd.DataFrame, size: pd.DataFrame) -> Figure:
-    """The AUROC of every input, a panel a network (paper, figure 5); what size alone gives as a line.
+    """The AUROC of every input, one panel per network (paper, figure 5); that of size alone as a line.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def diagnoses_by_input(table: pd.DataFrame, trials: pd.DataFrame, size: pd.DataF
 
 
 def calibration_of_inputs(nodules: pd.DataFrame) -> Figure:
-    """Of the nodules that were given a probability, the share that is rated malignant; a panel a network.
+    """Of the nodules that were given a probability, the share that is rated malignant; one panel per network.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Leave one reader out, on the build's own machinery: each nodule four times, measured instead of kept.
 
-OUT/nodules, OUT/outcomes, ...  the build's, a nodule and left-out reader each, without arrays
-OUT/foretold.parquet            a row a nodule, left-out reader and method
+OUT/nodules, OUT/outcomes, ...  those of the build, one nodule per left-out reader, without arrays
+OUT/measurements.parquet        one row per nodule, left-out reader and method
 OUT/readers.csv, readers.md     the table
 OUT/readers.png, readers.pdf    the figure
 OUT/readers.json                what was run
@@ -18,13 +18,13 @@ import pandas as pd
 import pyarrow as pa
 
 from raymat.engine.cluster import Pools
-from raymat.evidence import foretelling, readers_table
-from raymat.evidence.files import FORETOLD
+from raymat.evidence import reader_prediction, readers_table
+from raymat.evidence.files import MEASUREMENTS
 from raymat.evidence.files import READERS as NAME
 from raymat.evidence.left_out import LeftOutSource
 from raymat.experiment import READERS, Experiment, Facts, Output, experiment
 from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, REJECTED, InputError
-from raymat.pictures.evidence import foretelling as draw_foretelling
+from raymat.pictures.evidence import reader_predictions as draw_predictions
 from raymat.pipelines.build import Build, build
 from raymat.pipelines.build_job import summary
 from raymat.sources import Source
@@ -42,7 +42,7 @@ class ReadersJob:
     ----------
     source, source_name : nodules of four readers, and how the run's parameters call it
     output : where the measurements are written and logged
-    nodules : so many of them, drawn; all where None
+    nodules : number of nodules to draw; all of them where None
     address : the Ray cluster; None for the one this job runs on, else a local one
     """
 
@@ -57,7 +57,7 @@ class ReadersJob:
 
 
 def leave_one_reader_out(job: ReadersJob, say: Callable[[str], None] = print) -> tuple[pd.DataFrame, Counter[str]]:
-    """Measure every split, or go on where an earlier command stopped; write table and figure.
+    """Measure every split, or resume what an earlier command began; write table and figure.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def leave_one_reader_out(job: ReadersJob, say: Callable[[str], None] = print) ->
     out = job.output.path
     store = Store.create(out)
     # Quality decides which matte is the chosen one: another rule is another measurement.
-    depends = f"({foretelling.VERSION!r}, {job.parameters.quality.identity})"
+    depends = f"({reader_prediction.VERSION!r}, {job.parameters.quality.identity})"
     source = LeftOutSource(job.source, depends, job.nodules)
     facts = {"source": job.source_name, "out": out, "nodules": job.nodules, **asdict(job.parameters)}
     with experiment(READERS, job.output, Facts(facts), say, store) as work:
@@ -85,7 +85,7 @@ def leave_one_reader_out(job: ReadersJob, say: Callable[[str], None] = print) ->
             job.parameters,
             job.pools,
             job.retry_failed,
-            finish=foretelling.measure,
+            finish=reader_prediction.measure,
             address=job.address,
         )
         work.describe("Each reader left out, and predicted by the other three.")
@@ -96,7 +96,7 @@ def leave_one_reader_out(job: ReadersJob, say: Callable[[str], None] = print) ->
         rows = _rows(store)
         if rows.empty:
             raise InputError(f"{out}: no split could be measured; the reasons are above and in `raymat inspect`")
-        store.write_table(FORETOLD, pa.Table.from_pandas(rows, preserve_index=False))
+        store.write_table(MEASUREMENTS, pa.Table.from_pandas(rows, preserve_index=False))
         table = readers_table.summarise(rows)
         counts = result.counts
         work.write_note(
@@ -117,22 +117,22 @@ def _rows(store: Store) -> pd.DataFrame:
     rows = []
     for row in store.outcomes(["key", "shard", "outcome"]).to_pylist():
         if row["outcome"] in (ACCEPTED, REJECTED):
-            rows += foretelling.rows_of(store.read_committed(row["key"], row["shard"]))
+            rows += reader_prediction.rows_of(store.read_committed(row["key"], row["shard"]))
     return pd.DataFrame(rows)
 
 
 def _write(work: Experiment, table: pd.DataFrame, rows: pd.DataFrame) -> None:
     text = "\n\n".join(
         [
-            "# The left-out reader, foretold by the other three",
-            f"{work.note['measured']}; inside the unknown region but where said; 95 % intervals over patients.",
+            "# The left-out reader, predicted by the other three",
+            f"{work.note['measured']}; inside the unknown region if not stated; 95 % intervals over patients.",
             readers_table.as_markdown(table),
             readers_table.gains_as_markdown(table),
         ]
     )
     work.text(f"{NAME}.md", f"{text}\n")
     work.text(f"{NAME}.csv", table.to_csv(index=False))
-    work.figure(f"{NAME}.png", draw_foretelling(table, rows), pdf=True)
+    work.figure(f"{NAME}.png", draw_predictions(table, rows), pdf=True)
     for row in table.to_dict("records"):
         measures = (*readers_table.MEASURES, "calibration_error")
         work.run.metrics({f"{name}/{plain_name(row['method'])}": row[name] for name in measures})

@@ -21,8 +21,9 @@ from raymat.evidence import diagnoses, phantom_accuracy, readers_table
 from raymat.evidence.files import (
     CLASSIFY_NOTE,
     COMPARISONS,
+    EARLIER_MEASUREMENTS,
     EVALUATE_NOTE,
-    FORETOLD,
+    MEASUREMENTS,
     PREDICTIONS,
     READERS,
     READERS_NOTE,
@@ -188,7 +189,7 @@ def _classification(run: str, store: Folder, album: Album) -> list[Section]:
 
 # Left-out readers ----------------------------------------------------------------------------------------------------
 
-FORETOLD_WORDS = """
+READERS_WORDS = """
 Trimap and mattes are made from three readers of a nodule and compared with the fourth; each reader is the fourth in
 turn. Inside the unknown region, where the three disagree or near their border, the matte is read as the probability
 that the fourth reader marked the voxel. `mean of three` and `distance of three` know the masks and not the image: the
@@ -200,18 +201,19 @@ which has seen the same three readers.
 
 def _readers(run: str, store: Folder, album: Album) -> list[Section]:
     note = json.loads(store.read(READERS_NOTE))
-    if not store.exists(FORETOLD):
+    name = MEASUREMENTS if store.exists(MEASUREMENTS) else EARLIER_MEASUREMENTS
+    if not store.exists(name):
         raise InputError(f"{run}: contains no measurement yet; run `{note.get('command', 'raymat readers')}` first")
-    rows = store.read_table(FORETOLD).to_pandas()
+    rows = store.read_table(name).to_pandas()
     table = pd.read_csv(_text_stream(store, f"{READERS}.csv"))
     section = Section("The left-out reader")
     section.text(f"{readers_table.counts_in_words(rows)}. Intervals are 95 %, patients resampled.")
     section.figure(
-        album.add("readers", evidence.foretelling(table, rows)),
+        album.add("readers", evidence.reader_predictions(table, rows)),
         "How well three readers' masks, their mattes, and both combined predict the fourth reader's mask.",
         note["command"],
     )
-    section.text(FORETOLD_WORDS)
+    section.text(READERS_WORDS)
     section.text(readers_table.as_markdown(table))
     section.folded("Against the mean of the three masks, on the same splits", readers_table.gains_as_markdown(table))
     section.folded(

@@ -56,7 +56,7 @@ VERSIONS = [
     *(Versioned("raymat/methods.py", "SOLVERS", partial(outputs.solver, name=name), name) for name in SOLVERS),
     Versioned("raymat/prepare.py", "PREPARE_VERSION", outputs.prepared),
     Versioned("raymat/quality/selection.py", "QualityParameters.version", outputs.quality),
-    Versioned("raymat/evidence/foretelling.py", "VERSION", outputs.foretold),
+    Versioned("raymat/evidence/reader_prediction.py", "VERSION", outputs.reader_prediction_scores),
     Versioned("raymat/sources/phantom/source.py", "VERSION", outputs.phantoms),
     Versioned("raymat/sources/cases.py", "SOURCE_VERSION", outputs.read_cases),
     Versioned("raymat/sources/lidc.py", "SOURCE_VERSION", outputs.read_lidc),

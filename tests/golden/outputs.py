@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from raymat.evidence import foretelling
+from raymat.evidence import reader_prediction
 from raymat.matting import estimate_all
 from raymat.methods import PLUS, SolveInfo
 from raymat.network.inference import Ensemble
@@ -186,11 +186,11 @@ def quality(_: Path) -> dict:
     return found
 
 
-def foretold(_: Path) -> dict:
-    """How well each matte of three readers foretells a fourth."""
-    nodule = foretelling.measure(assess(_solved()))
+def reader_prediction_scores(_: Path) -> dict:
+    """How well each matte of three readers predicts a fourth."""
+    nodule = reader_prediction.measure(assess(_solved()))
     found = {}
-    for method, values in nodule.metadata[foretelling.FORETOLD].items():
+    for method, values in nodule.metadata[reader_prediction.MEASURED].items():
         found[method] = np.array([values[name] for name in ("brier", "auroc", "dice_unknown", "dice")])
         found[f"{method}, bins"] = np.array(values["bins"])
     return found | {"facts": nodule.metadata["unknown_region"]}

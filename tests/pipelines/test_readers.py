@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 
-from raymat.evidence import foretelling
+from raymat.evidence import reader_prediction
 from raymat.evidence.left_out import LeftOutSource
 from raymat.experiment import Output
 from raymat.nodule import ACCEPTED, EXCLUDED, InputError
@@ -33,7 +33,7 @@ def test_every_split_is_measured_once_and_a_larger_sample_goes_on(ray_cluster, n
         return ReadersJob(source, "drawn", Output(str(tmp_path / "out"), uri), PARAMETERS, nodules=nodules)
 
     leave_one_reader_out(job(1), quiet)
-    first = pd.read_parquet(tmp_path / "out" / "foretold.parquet")
+    first = pd.read_parquet(tmp_path / "out" / "measurements.parquet")
     shards = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "nodules").rglob("*.parquet")}
     assert len(shards) == 4
     said = []
@@ -42,7 +42,7 @@ def test_every_split_is_measured_once_and_a_larger_sample_goes_on(ray_cluster, n
     assert {path: path.stat().st_mtime_ns for path in shards} == shards
     assert sum(outcomes.values()) == 16
     assert outcomes[EXCLUDED] == 3
-    rows = pd.read_parquet(tmp_path / "out" / "foretold.parquet")
+    rows = pd.read_parquet(tmp_path / "out" / "measurements.parquet")
     assert len(rows.drop_duplicates(["nodule_id", "left_out"])) == 13
     again = rows[rows["nodule_id"].isin(first["nodule_id"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(again, first)
@@ -50,7 +50,7 @@ def test_every_split_is_measured_once_and_a_larger_sample_goes_on(ray_cluster, n
 
     ref = next(LeftOutSource(DrawnSource([draw_nodule(1)])).plan())
     nodule = solve(read_and_prepare(LeftOutSource(source), ref, PARAMETERS), PARAMETERS)
-    alone = foretelling.rows_of(score(nodule, PARAMETERS, foretelling.measure))
+    alone = reader_prediction.rows_of(score(nodule, PARAMETERS, reader_prediction.measure))
     mine = rows[(rows["nodule_id"] == "case-001") & (rows["left_out"] == 1)].set_index("method")
     for row in alone:
         assert mine.loc[row["method"], "brier"] == row["brier"]

@@ -1,8 +1,8 @@
-"""How well a matte of three readers foretells the mask of the fourth, inside the trimap's unknown region.
+"""How well a matte of three readers predicts the mask of the fourth, inside the trimap's unknown region.
 
-There the three disagree or are near their border; elsewhere every method says the same. A matte is set against what the
-three masks alone foretell: their mean, and their mean distance, a ramp over the growth of the trimap that has never
-seen the image. Of both together the plain average is taken; nothing is fitted.
+There the three disagree or are near their border; elsewhere every method says the same. A matte is compared with what
+the three masks alone predict: their mean, and their mean distance, a ramp over the growth of the trimap that does not
+see the image. A matte and the masks are combined by their plain average; nothing is fitted.
 """
 
 from __future__ import annotations
@@ -25,27 +25,28 @@ MEAN, DISTANCE, CHOSEN = "mean of three", "distance of three", "chosen"
 AND_MEAN, AND_DISTANCE = " & mean", " & distance"
 BASELINES = (MEAN, DISTANCE)
 RAMP_MM = 2.0  # the trimap's growth into the background
-FORETOLD = "foretold"
+MEASURED = "measured"
+EARLIER = "foretold"  # the name of MEASURED in outputs of earlier versions
 
 
-def brier(given: np.ndarray, truth: np.ndarray) -> float:
-    """Mean squared difference between probabilities and what came (0 or 1); 0 is best (Brier, 1950)."""
-    return float(np.mean((given.astype(float) - truth) ** 2))
+def brier(probability: np.ndarray, truth: np.ndarray) -> float:
+    """Mean squared difference between probabilities and the truth (0 or 1); 0 is best (Brier, 1950)."""
+    return float(np.mean((probability.astype(float) - truth) ** 2))
 
 
-def auroc(given: np.ndarray, truth: np.ndarray) -> float:
+def auroc(probability: np.ndarray, truth: np.ndarray) -> float:
     """Area under the ROC curve by the rank sum, ties counted one half; NaN where all or none is true."""
     inside = np.count_nonzero(truth)
     outside = truth.size - inside
     if not inside or not outside:
         return float("nan")
-    return float((rankdata(given)[truth].sum() - inside * (inside + 1) / 2) / (inside * outside))
+    return float((rankdata(probability)[truth].sum() - inside * (inside + 1) / 2) / (inside * outside))
 
 
-def calibration_bins(given: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """For each tenth of probability its count, the sum of the probabilities and how many came true; (3, 10)."""
-    place = np.minimum((given * BINS).astype(int), BINS - 1)
-    return np.array([np.bincount(place, weights, BINS) for weights in (None, given, truth.astype(float))], float)
+def calibration_bins(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """For each tenth of probability its count, the sum of the probabilities and how many are true; (3, 10)."""
+    tenth = np.minimum((probability * BINS).astype(int), BINS - 1)
+    return np.array([np.bincount(tenth, weights, BINS) for weights in (None, probability, truth.astype(float))], float)
 
 
 def distance_ramp(readers: Sequence[np.ndarray], spacing: Sequence[float]) -> np.ndarray:
@@ -68,22 +69,22 @@ def distance_ramp(readers: Sequence[np.ndarray], spacing: Sequence[float]) -> np
 
 
 def predictions(nodule: Nodule) -> dict[str, np.ndarray]:
-    """What each way foretells: baselines, mattes, the chosen one, and both combined; name to (z, y, x), 0 to 1."""
+    """What every method predicts: baselines, mattes, the chosen one, and both combined; name to (z, y, x), 0 to 1."""
     best = max(nodule.candidates, key=lambda matte: matte.score)
     spacing = required(nodule.spacing, nodule, "spacing")
-    given: dict[str, np.ndarray] = {
+    predicted: dict[str, np.ndarray] = {
         MEAN: np.mean(nodule.readers, axis=0),
         DISTANCE: distance_ramp(nodule.readers, spacing),
     }
     mattes: dict[str, np.ndarray] = {**nodule.mattes, CHOSEN: best.alpha}
-    given |= mattes
-    given |= {f"{name}{AND_MEAN}": (alpha + given[MEAN]) / 2 for name, alpha in mattes.items()}
-    given[f"{CHOSEN}{AND_DISTANCE}"] = (best.alpha + given[DISTANCE]) / 2
-    return given
+    predicted |= mattes
+    predicted |= {f"{name}{AND_MEAN}": (alpha + predicted[MEAN]) / 2 for name, alpha in mattes.items()}
+    predicted[f"{CHOSEN}{AND_DISTANCE}"] = (best.alpha + predicted[DISTANCE]) / 2
+    return predicted
 
 
 def measure(nodule: Nodule) -> Nodule:
-    """The judged nodule of three readers without its arrays; ``metadata["foretold"]`` says how well each way did.
+    """The judged nodule of three readers without its arrays; ``metadata["measured"]`` has the scores of every method.
 
     ``true_alpha`` is the mask of the reader who was left out. Each entry has ``brier``, ``auroc`` (None where the
     reader's mask is all or none of the unknown region), ``dice_unknown`` and ``dice`` (at one half, within the unknown
@@ -98,24 +99,24 @@ def measure(nodule: Nodule) -> Nodule:
     if not truth.any():
         raise NoduleExcluded("the mask of the reader who was left out vanishes on the working grid")
     unknown = required(nodule.trimap, nodule, "trimap") == UNKNOWN
-    found = {}
-    for name, given in predictions(nodule).items():
-        here, there = given[unknown], truth[unknown]
+    scores = {}
+    for name, predicted in predictions(nodule).items():
+        here, there = predicted[unknown], truth[unknown]
         area = auroc(here, there)
-        found[name] = {
+        scores[name] = {
             "brier": brier(here, there),
             "auroc": None if np.isnan(area) else area,
             "dice_unknown": metrics.dice(here >= 0.5, there),
-            "dice": metrics.dice(given >= 0.5, truth),
+            "dice": metrics.dice(predicted >= 0.5, truth),
             "bins": calibration_bins(here, there).round(6).tolist(),
         }
     best = max(nodule.candidates, key=lambda matte: matte.score).method
     facts = {"voxels": int(unknown.sum()), "inside": int(truth[unknown].sum()), "best": best}
-    return nodule.without_arrays(metadata={**nodule.metadata, FORETOLD: found, "unknown_region": facts})
+    return nodule.without_arrays(metadata={**nodule.metadata, MEASURED: scores, "unknown_region": facts})
 
 
 def rows_of(nodule: Nodule) -> list[dict]:
-    """A row a way of foretelling, of what ``measure`` left."""
+    """One row per method, from the metadata that ``measure`` made."""
     metadata: dict[str, Any] = nodule.metadata
     facts = metadata["unknown_region"]
     start = {
@@ -127,9 +128,9 @@ def rows_of(nodule: Nodule) -> list[dict]:
         "inside": facts["inside"],
     }
     rows = []
-    for method, found in metadata[FORETOLD].items():
-        count, given, inside = found["bins"]
-        values = {name: found[name] for name in ("brier", "auroc", "dice_unknown", "dice")}
+    for method, scores in metadata[MEASURED if MEASURED in metadata else EARLIER].items():
+        count, given, inside = scores["bins"]
+        values = {name: scores[name] for name in ("brier", "auroc", "dice_unknown", "dice")}
         rows.append(
             start | {"method": method} | values | {"bin_count": count, "bin_given": given, "bin_inside": inside}
         )
@@ -137,7 +138,7 @@ def rows_of(nodule: Nodule) -> list[dict]:
 
 
 def calibration_error(bins: np.ndarray) -> float:
-    """Expected calibration error of summed ``calibration_bins``: mean distance of given and found, by voxels."""
+    """Expected calibration error of summed ``calibration_bins``: mean distance of predicted and observed, by voxels."""
     count, given, inside = bins
     return float(np.abs(given - inside).sum() / count.sum())
 

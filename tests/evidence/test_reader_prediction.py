@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import distance_transform_edt
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from raymat.evidence import foretelling
+from raymat.evidence import reader_prediction
 from raymat.evidence.bootstrap import by_patient, mean_by_patient
 from raymat.evidence.left_out import LeftOutSource
 from raymat.evidence.readers_table import as_markdown, summarise
@@ -22,7 +22,7 @@ PARAMETERS = BuildParameters(min_readers=3)
 
 def measured(source, ref):
     nodule = solve(read_and_prepare(source, ref, PARAMETERS), PARAMETERS)
-    return score(nodule, PARAMETERS, foretelling.measure)
+    return score(nodule, PARAMETERS, reader_prediction.measure)
 
 
 def test_every_reader_is_left_out_once_and_only_nodules_of_four_count():
@@ -72,22 +72,26 @@ def test_what_is_measured_is_what_other_libraries_say():
     unknown = whole.trimap == 128
     truth = (whole.true_alpha >= 0.5)[unknown]
     for method, alpha in whole.mattes.items():
-        found = done.metadata["foretold"][method]
+        found = done.metadata["measured"][method]
         assert found["auroc"] == pytest.approx(roc_auc_score(truth, alpha[unknown]), abs=1e-9)
         assert found["brier"] == pytest.approx(brier_score_loss(truth, np.clip(alpha[unknown], 0, 1)), abs=1e-6)
         assert sum(found["bins"][0]) == unknown.sum()
     assert done.image is None
     assert not done.candidates
     json.dumps(done.metadata)
-    rows = foretelling.rows_of(done)
-    assert {row["method"] for row in rows} == set(foretelling.ordered([row["method"] for row in rows]))
+    rows = reader_prediction.rows_of(done)
+    earlier = replace(
+        done, metadata={"foretold" if name == "measured" else name: v for name, v in done.metadata.items()}
+    )
+    assert reader_prediction.rows_of(earlier) == rows
+    assert {row["method"] for row in rows} == set(reader_prediction.ordered([row["method"] for row in rows]))
     assert {row["nodule_id"] for row in rows} == {"case-001"}
 
 
 def test_the_distance_ramp_is_one_half_at_the_border_and_mirrors():
     mask = np.zeros((9, 9, 20), np.uint8)
     mask[:, :, :10] = 1
-    ramp = foretelling.distance_ramp([mask, mask], (0.5, 0.5, 0.5))
+    ramp = reader_prediction.distance_ramp([mask, mask], (0.5, 0.5, 0.5))
     np.testing.assert_allclose(ramp + ramp[:, :, ::-1], 1)
     assert ramp[4, 4, 9] == pytest.approx(0.5 + 0.5 / 4)
 
@@ -105,7 +109,7 @@ def test_the_ramp_is_that_of_distances_over_the_whole_volume(spacing):
         for mask in readers
     ]
     whole = np.clip(0.5 + np.mean(signed, axis=0) / 4.0, 0, 1)
-    np.testing.assert_array_equal(foretelling.distance_ramp(readers, spacing), whole)
+    np.testing.assert_array_equal(reader_prediction.distance_ramp(readers, spacing), whole)
 
 
 def test_the_table_compares_on_the_same_splits():
