@@ -5,7 +5,7 @@
 
 Measured are, for each nodule of a sample of lidc-voi (RAYMAT_TEST_DATA, else ../shared/data), the processor seconds to
 read and prepare, solve, score and commit it, and the bytes it commits. Everything else is an assumption, printed with
-the table and set by an option: what a node has and costs, what a request costs, what the driver spends a nodule.
+the table and set by an option: what a node has and costs, what a request costs, what the driver spends per nodule.
 
 The model. Workers, as many per node as `raymat.engine.cluster.Pools` gives it, take nodules in batches; what a nodule
 costs is as in the sample. The wall time of the work is the largest of four: all work over all workers; the drivers'
@@ -133,7 +133,7 @@ def requests(nodules: int, given: Assumptions, shard_bytes: float) -> tuple[floa
 
 
 def estimate(nodules: int, nodes: int, costs: dict[str, list[float]], given: Assumptions) -> dict[str, float | str]:
-    """The model's figures for so many nodules on so many nodes."""
+    """The model's figures for a number of nodules on a number of nodes."""
     rng = np.random.default_rng(0)
     seconds = np.sum([costs[stage] for stage in STAGES], axis=0) / given.speed
     # Of a node's vCPUs the solvers get what the other stages leave, which work beside them on the same ones.

@@ -34,7 +34,7 @@ BUCKET = "latency"
 
 
 def serve(port: int, seconds: float) -> None:
-    """moto's server, each answer late by so many seconds; does not return."""
+    """moto's server, each answer late by a number of seconds; does not return."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import run_simple
 

@@ -53,7 +53,7 @@ def synthetic(diameter: float, crop: float = 90.0, seed: int = 0) -> tuple[np.nd
 
 
 def slab(thickness: int, side: int = 24) -> tuple[np.ndarray, np.ndarray]:
-    """Lung on one side, lesion on the other, and an unknown region of so many voxels between: image, trimap."""
+    """Lung on one side, lesion on the other, and an unknown region of a number of voxels between: image, trimap."""
     shape = (side, side, thickness + 8)
     image = np.where(np.arange(shape[2]) < shape[2] // 2, -850.0, 40.0) + np.random.default_rng(0).normal(0, 25, shape)
     trimap = np.full(shape, 128, dtype=np.uint8)

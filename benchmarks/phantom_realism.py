@@ -48,7 +48,7 @@ class Seen:
 
 
 def real_nodules(folder: Path, n: int, seed: int) -> list[Seen]:
-    """n crops of lidc-voi with four readers, one a patient, in an order of the seed."""
+    """n crops of lidc-voi with four readers, one per patient, in an order of the seed."""
     with open(folder / "cases.csv", newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if len(row["masks"].split(";")) == 4]
     found, patients = [], set()

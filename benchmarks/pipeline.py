@@ -148,7 +148,7 @@ def main() -> None:
     if options.run:
         print("measured " + json.dumps(run(options.run, str(table), options.nodules, options.empty, options.apart)))
         return
-    print("| round | way | first commit after s | s | processor s | nodules a second |")
+    print("| round | way | first commit after s | s | processor s | nodules per second |")
     print("| --- | --- | --- | --- | --- | --- |")
     found: dict[str, list[dict]] = {way: [] for way in WAYS}
     for number in range(1, options.rounds + 1):

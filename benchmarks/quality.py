@@ -3,7 +3,7 @@
     raymat build --phantoms 200 --seed 1 -o phantoms-1
     python benchmarks/quality.py phantoms-1
 
-Scores are computed anew with the current weights. Half of the patients, by a digest of their id, were tuned on; the
+Scores are computed again with the current weights. Half of the patients, by a digest of their id, were tuned on; the
 figures of the other half are those to believe. What the score chooses on real nodules is measured by `raymat readers`.
 """
 

@@ -59,7 +59,7 @@ def make_table(folder: Path, count: int) -> Path:
 
 
 def committed(refs: Iterator[NoduleRef], store: Store, count: int) -> None:
-    """Commit the first ``count`` nodules: shards as a build of so many writes them, and an index of full-sized rows."""
+    """Commit the first ``count`` nodules: shards as a whole build writes them, and an index of full-sized rows."""
     rng = np.random.default_rng(0)
     array = rng.random(SHAPE).astype(np.float32)
     trimap = np.full(SHAPE, 128, np.uint8)

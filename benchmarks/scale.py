@@ -5,7 +5,7 @@
     python -m benchmarks.scale --nodules 10000 --seconds 0 --workers 2 --commit     # a small record for each
     python -m benchmarks.scale --nodules 100000 --rows       # what the main driver and the ledger take, without workers
 
-A stand-in sleeps in ``read`` and is then excluded, so that what is left is the pipeline; a local Ray is told to have
+A stand-in sleeps in ``read`` and is then excluded, so that what is left is the pipeline; a local Ray is made to have
 a CPU for each worker. With ``--commit`` it has a small image and readers instead, and is solved and committed as any
 nodule is. The rate is that between the commits of the first and the last nodule: the start of Ray and of the workers
 comes before it and is shown apart. *Possible* is workers / seconds. Processor and memory are the driver process's;
@@ -113,7 +113,7 @@ def commit_times(store: Store) -> list[float]:
 
 
 def full_rate(store: Store) -> float:
-    """Nodules per second from the first nodule of the last worker to come, to the end; NaN where they are not told."""
+    """Nodules per second from the first nodule of the last worker to come, to the end; NaN if not reported."""
     root, first, times = Path(store.root), {}, []
     for row in store.outcomes(["reason", "shard"]).to_pylist():
         written = (root / row["shard"]).stat().st_mtime_ns / 1e9

@@ -4,13 +4,13 @@
     python -m benchmarks.training --dataset DATASET [--steps 30] [--rounds 2] [--threads N] [--gpu] [--channels-last]
 
 One step is forward, losses, backward and ADAM on random volumes of the preset's crop and batch (``--batch`` for
-another). ``--compile`` adds ``torch.compile``, which takes a minute to compile first. On CPUs the CPU time a volume is
-shown; with ``--gpu`` seconds a step, volumes a second and the most memory that the GPU has held.
+another). ``--compile`` adds ``torch.compile``, which takes a minute to compile first. On CPUs the CPU time per volume is
+shown; with ``--gpu`` seconds per step, volumes per second and the most memory that the GPU has held.
 
-With a dataset, the training of its first re-split on Ray Train is set beside a bare torch loop over the very same
-batches, which lie in memory ready made; bare and Ray in turn, each in a process of its own, on all CPUs or so many
+With a dataset, the training of its first split on Ray Train is compared with a bare torch loop over the very same
+batches, which lie in memory ready made; bare and Ray in turn, each in a process of its own, on all CPUs or as many
 threads. The steps of a first epoch warm both up; Ray's steps include what they wait for the feed, whose share is shown.
-Then memory, and voxels a second of a prediction.
+Then memory, and voxels per second of a prediction.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def options_table(
     recipe: Recipe, precisions: tuple[str, ...], steps: int, device: torch.device, compiled: bool
 ) -> None:
     """Each precision and memory format, as it is and compiled."""
-    columns = ["s a step", "volumes a second", "GiB"] if device.type == "cuda" else ["CPU s a volume"]
+    columns = ["seconds per step", "volumes per second", "GiB"] if device.type == "cuda" else ["CPU seconds per volume"]
     print("| precision | memory format | " + " | ".join(columns) + " |\n" + "| --- " * (2 + len(columns)) + "|")
     for precision in precisions:
         for last in (False, True):
@@ -81,7 +81,7 @@ def options_table(
 
 
 def of_steps(recipe: Recipe, nodules: int, steps: int) -> Recipe:
-    """The recipe with one epoch to warm up and as many as hold so many steps."""
+    """The recipe with one epoch to warm up and as many as have this number of steps."""
     return replace(recipe, epochs=1 + math.ceil(steps / steps_an_epoch(nodules, recipe.batch)))
 
 
@@ -91,7 +91,7 @@ def peak_mib() -> float:
 
 
 def bare(dataset: str, recipe: Recipe, steps: int, gpu: bool, threads: int | None) -> dict[str, float]:
-    """Seconds a step of a loop over batches that lie ready."""
+    """Seconds per step of a loop over batches that lie ready."""
     from raymat.pipelines.train import Data
 
     device = torch.device("cuda" if gpu else "cpu")
@@ -132,7 +132,7 @@ WAYS = {"bare": bare, "Ray Train": on_ray}
 def compare(options: argparse.Namespace, recipe: Recipe) -> None:
     """Both ways in turn, and what a prediction takes."""
     found: dict[str, list[dict]] = {way: [] for way in WAYS}
-    print("| round | way | s a step | waiting for data | peak MiB |\n| --- | --- | --- | --- | --- |")
+    print("| round | way | seconds per step | waiting for data | peak MiB |\n| --- | --- | --- | --- | --- |")
     for number in range(1, options.rounds + 1):
         for way in WAYS:
             again = [sys.executable, "-m", "benchmarks.training", *sys.argv[1:], "--way", way]
@@ -144,7 +144,7 @@ def compare(options: argparse.Namespace, recipe: Recipe) -> None:
             cells = f"{row['step']:.3f} | {100 * row['waiting']:.1f} % | {row['peak']:.0f}"
             print(f"| {number} | {way} | {cells} |", flush=True)
     loop, ray = (statistics.median(row["step"] for row in found[way]) for way in WAYS)
-    print(f"\nRay Train {ray:.3f} s a step, bare loop {loop:.3f}: {100 * (ray / loop - 1):+.1f} %")
+    print(f"\nRay Train {ray:.3f} s per step, bare loop {loop:.3f}: {100 * (ray / loop - 1):+.1f} %")
     device = torch.device("cuda" if options.gpu else "cpu")
     if not options.gpu:
         torch.set_num_threads(os.cpu_count() or 1)
@@ -155,13 +155,13 @@ def compare(options: argparse.Namespace, recipe: Recipe) -> None:
         network.predict(image)
         start = time.monotonic()
         network.predict(image)
-        print(f"Prediction: {image.size / (time.monotonic() - start) / 1e6:.2f} million voxels a second")
+        print(f"Prediction: {image.size / (time.monotonic() - start) / 1e6:.2f} million voxels per second")
 
 
 def main() -> None:
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("--preset", choices=("paper", "small"), default="small")
-    command.add_argument("--batch", type=int, help="volumes a step, if not the preset's")
+    command.add_argument("--batch", type=int, help="volumes per step, if not the preset's")
     command.add_argument("--precision", choices=PRECISIONS, help="this one alone")
     command.add_argument("--threads", type=int, help="default: 1; with --dataset all CPUs")
     command.add_argument("--steps", type=int, default=4)

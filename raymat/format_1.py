@@ -115,7 +115,7 @@ RECORD = pa.schema(
     ]
 )
 
-# A key began with a digest of so many characters, the same for all mattes of a nodule.
+# A key began with a digest of this number of characters, the same for all mattes of a nodule.
 SOLVE_KEY_LENGTH, KEY_LENGTH = 24, 32
 SOLVED_BY = "2"  # part of the digest
 METHODS = ("cf", "knn", "lb", "if", "cf+", "knn+", "lb+", "if+")

@@ -23,7 +23,7 @@ class Data:
     path : of the dataset or release
     nodules : read by their position when they are asked for
     patients : the patient of each
-    recorded : the re-splits that a release was published with, patient to part; None for a dataset
+    recorded : the repeated splits that a release was published with, patient to part; None for a dataset
     digest : of all of them, in whatever order
     order : of all of them in their order, in which batches are drawn
     """

@@ -31,7 +31,7 @@ class Reader(Protocol):
 class Nodules(Sequence[Nodule]):
     """Nodules that are read when they are asked for, one in memory at a time.
 
-    ``len(nodules)``, ``nodules[3]``, ``nodules["LIDC-IDRI-0001-N1"]``, ``nodules[:10]`` and iteration; ``next`` goes on
+    ``len(nodules)``, ``nodules[3]``, ``nodules["LIDC-IDRI-0001-N1"]``, ``nodules[:10]`` and iteration; ``next`` resumes
     where it was. It is picklable, so that workers can have it.
 
     Attributes

@@ -142,7 +142,7 @@ def store_error(where: str, error: OSError) -> InputError | None:
 
 
 def _brief(error: BaseException) -> str:
-    """The last and telling part of an error's first line."""
+    """The last and most specific part of an error's first line."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
     start = line.find("AWS Error")
     return line[start:] if start > 0 else line
@@ -160,7 +160,7 @@ def _reaching(where: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class State:
-    """What tells one version of a file from the next: bytes, and time of change in ns (whole seconds in a store)."""
+    """What differs between versions of a file: bytes, and time of change in ns (whole seconds in a store)."""
 
     size: int
     mtime_ns: int
@@ -272,7 +272,7 @@ class ObjectFolder:
 def _state(info: pafs.FileInfo) -> State | None:
     if info.type != pafs.FileType.File:
         return None
-    # A listing tells fractions of a second where a look at one object does not.
+    # A listing gives fractions of a second where a look at one object does not.
     return State(info.size, (info.mtime_ns or 0) // SECOND_NS * SECOND_NS)
 
 

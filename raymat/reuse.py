@@ -97,7 +97,7 @@ class Committed:
         self._lacking: dict[str, int] = {}
 
     def _method_lists(self) -> set[tuple[str, ...]]:
-        """In which orders methods may have been asked for in format 1: nodules without mattes do not tell."""
+        """In which orders methods may have been asked for in format 1: nodules without mattes do not show it."""
         return {*self.store.method_lists(), self.parameters.matting.methods, format_1.METHODS}
 
     def _any_of_format_1(self) -> bool:

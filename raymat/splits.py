@@ -1,4 +1,4 @@
-"""Training, validation and test by patient, 7:1:2, drawn anew for each repetition (paper, section 6.2.1)."""
+"""Training, validation and test by patient, 7:1:2, drawn again for each repetition (paper, section 6.2.1)."""
 
 from __future__ import annotations
 

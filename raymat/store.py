@@ -168,7 +168,7 @@ class Store(Folder):
 
     def damaged(self, name: str, why: object) -> InputError:
         """The error to raise where a file cannot be read."""
-        return InputError(f"{self.path(name)}: cannot be read ({why}); delete the file and build again to make it anew")
+        return InputError(f"{self.path(name)}: cannot be read ({why}); delete the file and build again to replace it")
 
     # Manifest ---------------------------------------------------------------------------------------------------------
 
@@ -235,14 +235,14 @@ class Store(Folder):
             if nodule.outcome not in OUTCOMES or not nodule.key:
                 raise ValueError(f"{nodule.nodule_id}: cannot be committed without an outcome and a key")
         name = shard_name((nodule.key for nodule in records), suffix)
-        # A nodule a row group, so that one can be read of many.
+        # One nodule per row group, so that one can be read of many.
         self.write(name, as_parquet(nodules, row_group_size=1))
         return pa.Table.from_pylist([outcome_row(nodule) | {"shard": name} for nodule in records], schema=OUTCOME)
 
     def commit_nodules(self, nodules: Sequence[Nodule], session: str) -> pa.Table:
         """Commit nodules together, each that failed in a file of its own. Returns their rows of ``OUTCOME``.
 
-        The name of a failed one tells the session, so that a later success can take its place.
+        The name of a failed one contains the session, so that a later success can take its place.
         """
         sound = [nodule for nodule in nodules if nodule.outcome != FAILED]
         commits = [self.commit(to_table(sound))] if sound else []

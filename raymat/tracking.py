@@ -99,7 +99,7 @@ def how_to_look(uri: str, page: str = "") -> str:
 class _Server:
     """A tracking server, and whether it answers.
 
-    A server that goes away, or that cannot take an artifact, must not cost hours of work: the work goes on, one warning
+    A server that goes away, or that cannot take an artifact, must not cost hours of work: work continues, one warning
     says so, and what could not be logged is missing on the run's page.
     """
 
@@ -124,7 +124,7 @@ class _Server:
             if not self.warned:
                 self.warned = True
                 logging.getLogger(__name__).warning(
-                    "MLflow at %s cannot log (%s); the work goes on, and its run lacks what is not logged",
+                    "MLflow at %s cannot log (%s); the work continues, and its run lacks what is not logged",
                     without_credentials(self.uri),
                     _first_line(error),
                 )

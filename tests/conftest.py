@@ -67,7 +67,7 @@ def seed(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def soaked(request: pytest.FixtureRequest) -> Callable[[int], int]:
-    """How many repetitions are asked for where one soak has so many."""
+    """How many repetitions are asked for of how many one soak has."""
     return lambda repetitions: max(1, round(repetitions * request.config.option.soak))
 
 

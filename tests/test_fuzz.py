@@ -1,7 +1,7 @@
 """Damaged files of every kind we read give an error of ours or a normal result, never anything else.
 
 The files are read in a child process (this file, run as a script) under limits of memory and time: a reader that dies
-takes the child with it, the file it was at is named, and a new child goes on with the next.
+takes the child with it, the file it was at is named, and a new child continues with the next.
 """
 
 from __future__ import annotations

@@ -86,11 +86,11 @@ def test_a_submitted_build_commits_its_nodules_and_keeps_its_run(cluster, tmp_pa
     assert run.info.status == "FINISHED"
     assert run.data.metrics["nodules/total"] == run.data.metrics["progress/done"] == 2
     assert (out / "contact_sheet.png").is_file()
-    told = [file for folder in (tmp_path, cluster.logs) for file in folder.rglob("*") if file.is_file()]
-    assert len(told) > 20
+    files = [file for folder in (tmp_path, cluster.logs) for file in folder.rglob("*") if file.is_file()]
+    assert len(files) > 20
     for secret in (SECRET, (Path.home() / ".ray" / "auth_token").read_text().strip()):
         assert secret not in done.stdout + done.stderr
-        assert not [file for file in told if secret.encode() in file.read_bytes()]
+        assert not [file for file in files if secret.encode() in file.read_bytes()]
 
 
 def test_the_walk_through_names_every_job():

@@ -155,7 +155,7 @@ def test_a_holder_that_ends_before_it_could_see_the_takeover_is_told(store):
 
 @pytest.mark.usefixtures("hurried")
 def test_in_another_thread_the_takeover_is_told_at_the_end(store):
-    told = []
+    errors = []
 
     def work() -> None:
         try:
@@ -163,12 +163,12 @@ def test_in_another_thread_the_takeover_is_told_at_the_end(store):
                 write(store, session="second")
                 time.sleep(0.3)
         except InputError as error:
-            told.append(str(error))
+            errors.append(str(error))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert "took over its output" in told[0]
+    assert "took over its output" in errors[0]
 
 
 def test_what_went_wrong_inside_is_what_is_raised(store):

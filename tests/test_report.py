@@ -94,8 +94,8 @@ def write_measurements(folder, name):
 
 def test_the_page_is_whole_and_asks_nobody_for_anything(dataset, experiment, measured, tmp_path):
     out = tmp_path / "page" / "report.html"
-    told = write_report([str(dataset), str(measured), str(experiment)], out)
-    assert [line.rpartition(": ")[2] for line in told] == ["dataset", "left-out readers", "classification"]
+    lines = write_report([str(dataset), str(measured), str(experiment)], out)
+    assert [line.rpartition(": ")[2] for line in lines] == ["dataset", "left-out readers", "classification"]
     text = out.read_text()
     found = Page(text)
     assert not found.scripts

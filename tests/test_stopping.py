@@ -60,11 +60,11 @@ def test_other_exceptions_of_finalisers_are_told_as_ever(monkeypatch):
         def __del__(self):
             raise ValueError("as ever")
 
-    told = []
-    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    raised = []
+    monkeypatch.setattr(sys, "unraisablehook", raised.append)
     with stoppable():
         Finalised()
-    assert [one.exc_type for one in told] == [ValueError]
+    assert [one.exc_type for one in raised] == [ValueError]
 
 
 def test_a_thread_besides_the_main_one_changes_nothing():

@@ -58,7 +58,7 @@ def test_a_run_holds_parameters_metrics_artifacts_and_what_it_is_of(uri):
 
 
 class Refusing(BaseHTTPRequestHandler):
-    """A tracking server that answers until it is told to stop, and then refuses everything."""
+    """A tracking server that answers until it is asked to stop, and then refuses everything."""
 
     def do_POST(self) -> None:
         status, body = (503, {}) if self.server.refuses else (200, self.server.answers(self.path))
@@ -101,7 +101,7 @@ def test_a_server_that_goes_away_costs_one_warning_and_no_work(monkeypatch, capl
         assert not run.unsent
         server.shutdown()
     (warning,) = [record for record in caplog.records if record.name == "raymat.tracking"]
-    assert "the work goes on" in warning.getMessage()
+    assert "the work continues" in warning.getMessage()
 
 
 def test_without_a_store_nothing_is_logged(tmp_path):

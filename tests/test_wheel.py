@@ -63,7 +63,7 @@ def test_the_wheel_holds_the_package_and_the_source_distribution_what_makes_it(d
 
 
 def take_machine_code(target: Path) -> None:
-    """Let an installed package have what Numba has made of the repository's own: to make it anew takes 20 s.
+    """Let an installed package have what Numba has made of the repository's own: to make it again takes 20 s.
 
     Numba looks at time and size of a source, and at the bytecode of each function.
     """

@@ -84,7 +84,7 @@ def coarse_cube(array: np.ndarray, middle: Sequence[int], side: int, factor: int
     ----------
     array : (z, y, x)
     middle : the voxel (z, y, x) at the cube's centre
-    fill : what stands beyond the array
+    fill : value beyond the array
 
     Returns
     -------

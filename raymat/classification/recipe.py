@@ -21,7 +21,7 @@ class Recipe:
     width, stem : of the networks, see ``raymat.classification.networks.make_network``
     epochs : passes over the training nodules at most
     patience : epochs without a better AUROC on the validation nodules after which a training ends
-    batch : nodules a step
+    batch : nodules per step
     learning_rate : of AdamW, falling to 0 along a cosine
     weight_decay : of AdamW
     rotation : largest angle about a random axis, degrees; flips along every axis go with it

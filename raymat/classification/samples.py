@@ -110,7 +110,7 @@ def labelled(facts: pd.DataFrame, recipe: Recipe, parts: Mapping[int, Mapping[st
     ----------
     facts : ``FACTS`` of all nodules
     recipe : threshold and margin of the label
-    parts : re-split to patient to part, one of ``raymat.splits.PARTS``
+    parts : split to patient to part, one of ``raymat.splits.PARTS``
     dataset : what errors call it
 
     Raises
@@ -121,7 +121,7 @@ def labelled(facts: pd.DataFrame, recipe: Recipe, parts: Mapping[int, Mapping[st
     if not np.isfinite(facts["rating"]).any():
         raise InputError(
             f"{dataset}: none of its {len(facts)} nodules has the readers' ratings of malignancy "
-            "(`ratings` of LIDC-IDRI, or a column `malignancy` of the case table, one number a reader by ;)"
+            "(`ratings` of LIDC-IDRI, or a column `malignancy` of the case table, one number per reader, between ;)"
         )
     labels = [label_of(rating, recipe.threshold, recipe.margin) for rating in facts["rating"]]
     nodules = facts.assign(label=np.array(labels, float)).dropna(subset="label")
@@ -139,7 +139,7 @@ def labelled(facts: pd.DataFrame, recipe: Recipe, parts: Mapping[int, Mapping[st
             counts = nodules[part == name]["label"].value_counts()
             if min(counts.get(0, 0), counts.get(1, 0)) < FEWEST_OF_A_CLASS:
                 raise InputError(
-                    f"{dataset}: too few patients: the {name} part of re-split {split} has {counts.get(0, 0)} "
+                    f"{dataset}: too few patients: the {name} part of split {split} has {counts.get(0, 0)} "
                     f"benign and {counts.get(1, 0)} malignant nodules, and needs {FEWEST_OF_A_CLASS} of each at least. "
                     "Build a larger dataset, or choose another --threshold or --splits"
                 )
@@ -155,5 +155,5 @@ def balance(nodules: pd.DataFrame, parts: Mapping[int, Mapping[str, str]]) -> st
     for split, of in parts.items():
         part = nodules["patient_id"].map(of)
         each = ", ".join(f"{name} {int((part == name).sum())}" for name in PARTS)
-        lines.append(f"re-split {split} by patient: {each}; the rarer class is weighted up in training")
+        lines.append(f"split {split} by patient: {each}; the rarer class is weighted up in training")
     return "\n".join(lines)

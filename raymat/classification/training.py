@@ -116,7 +116,7 @@ def _epoch(
     seed: int,
     epoch: int,
 ) -> float:
-    """One pass over the training nodules, each augmented anew; the mean loss."""
+    """One pass over the training nodules, each augmented again; the mean loss."""
     model.train()
     device, crops = next(model.parameters()).device, training.crops
     labels = torch.from_numpy(training.labels.astype(np.float32)).to(device)

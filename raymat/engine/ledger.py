@@ -3,7 +3,7 @@
 It also holds what all workers of a run need and fetch once: a network's weights, the list of a dataset's nodules.
 
 A worker asks it once per batch. Ray gives the batch of a worker that died to another, which learns here that it is not
-the first, and what the first one had finished. Nothing is asked or told for each nodule.
+the first, and what the first one had finished. No message is exchanged per nodule.
 """
 
 from __future__ import annotations

@@ -289,12 +289,12 @@ def _updates(job: Job, streams: list[Iterator], ledgers: list[ray.actor.ActorHan
         if time.monotonic() - moved > stalled_s:
             raise InputError(
                 f"the cluster stands still (nothing was finished for {stalled_s / 60:.0f} min). Its nodes may be gone "
-                "or none come; what is committed stands, the same command goes on from there"
+                "or none come; what is committed is kept, and the same command resumes"
             )
 
 
 def _within(seconds: float, arrived: queue.SimpleQueue) -> Iterator:
-    """What arrives within so many seconds."""
+    """What arrives within a number of seconds."""
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         try:
@@ -343,7 +343,7 @@ def new_session() -> str:
 
 
 def gather(job: Job, say: Callable[[str], None]) -> pa.Table:
-    """Run the job to its end with its progress told; all outcome rows."""
+    """Run the job to its end and report its progress; all outcome rows."""
     progress, rows = Progress(job.rows, say, outcomes=(FAILED,)), []
     for update in run(job):
         rows += update.rows

@@ -199,7 +199,7 @@ class _Run:
         return rows
 
     def _wait_for_commits(self, most: int) -> None:
-        """Wait until at most so many commits are under way, and report what has ended."""
+        """Wait until at most this number of commits is under way, and report what has ended."""
         while self.commits and (len(self.commits) > most or self.commits[0][1].done()):
             key, commit = self.commits.popleft()
             with self.position.at(key, COMMIT):

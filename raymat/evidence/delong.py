@@ -68,7 +68,7 @@ def delong(
     area, other = areas
     difference = area - other
     if variance <= 1e-15:
-        # Scores that order all pairs alike: nothing tells them apart.
+        # Scores that order all pairs alike: there is no difference to test.
         return Comparison(area, other, difference, 0.0, 1.0 if abs(difference) < 1e-12 else 0.0)
     error = variance**0.5
     return Comparison(area, other, difference, error, float(2 * norm.sf(abs(difference) / error)))

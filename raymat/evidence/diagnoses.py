@@ -1,6 +1,6 @@
 """The tables of ``raymat classify``: how much diagnosis each input carries, and what sets inputs apart.
 
-The trials of one network and input differ in their seed (and, where asked for, their re-split). Of a nodule their
+The trials of one network and input differ in their seed (and, where asked for, their split). Of a nodule their
 scores are averaged as ranks among the test nodules of each trial, so that trials of different scales weigh alike; what
 is compared between inputs, by DeLong's test and by patients resampled, is this average on the same test nodules.
 """
@@ -32,12 +32,12 @@ ALL_NETWORKS = "all networks"
 
 
 def trials_table(predictions: pd.DataFrame) -> pd.DataFrame:
-    """A row a trial: its AUROC on the test nodules, with a 95 % interval over patients, and its calibration.
+    """One row per trial: its AUROC on the test nodules, with a 95 % interval over patients, and its calibration.
 
     Parameters
     ----------
-    predictions : a row a trial and test nodule: ``network, input, seed, split, nodule_id, patient_id, label,
-        probability`` (the network's), ``calibrated`` (set right by its validation nodules), ``diameter_mm``
+    predictions : one row per trial and test nodule: ``network, input, seed, split, nodule_id, patient_id, label,
+        probability`` (the network's), ``calibrated`` (by its validation nodules), ``diameter_mm``
 
     Returns
     -------
@@ -91,13 +91,13 @@ def mean_probabilities(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarise(predictions: pd.DataFrame, inputs: Sequence[str]) -> pd.DataFrame:
-    """A row a network and input, inputs in the order given.
+    """One row per network and input, inputs in the order given.
 
     Returns
     -------
     pd.DataFrame
         ``network, input, trials``; ``mean, spread`` of the AUROC over the trials; ``auroc`` of the averaged scores
-        with ``auroc_low, auroc_high``; ``matched, matched_low, matched_high`` among nodules of like size and ``pairs``,
+        with ``auroc_low, auroc_high``; ``matched, matched_low, matched_high`` among size-matched nodules and ``pairs``,
         how many those are, both by pairs within a test part; ``brier, calibration_error`` of the mean calibrated
         probability.
     """
@@ -162,12 +162,12 @@ def comparisons(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def size_predictions(nodules: pd.DataFrame, parts: dict[int, dict[str, str]]) -> pd.DataFrame:
-    """The size-only regression on the test nodules of each re-split, in the form of a trial's predictions.
+    """The size-only regression on the test nodules of each repeated split, in the form of a trial's predictions.
 
     Parameters
     ----------
     nodules : labelled ones: ``nodule_id, patient_id, label, volume_mm3, diameter_mm``
-    parts : re-split to patient to "training", "validation" or "test"
+    parts : split to patient to "training", "validation" or "test"
     """
     found = []
     for split, of in parts.items():
@@ -189,7 +189,7 @@ def kinds(predictions: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        ``network, kind, inputs``; ``auroc`` of the averaged scores and ``matched``, among nodules of like size, each
+        ``network, kind, inputs``; ``auroc`` of the averaged scores and ``matched``, among size-matched nodules, each
         with ``_low, _high`` and, less that of the masks, ``_gain, _gain_low, _gain_high`` (NaN for the masks, or where
         there are none). Before several networks stand "all networks": their mean, of the inputs that all have.
     """
@@ -233,7 +233,7 @@ def _by_kind(network: str, found: dict[str, np.ndarray]) -> Iterator[dict[str, o
 
 def kinds_as_markdown(table: pd.DataFrame) -> str:
     """``kinds`` as Markdown."""
-    head = ("network", "inputs", "AUROC", "above the masks'", "among nodules of like size", "above the masks'")
+    head = ("network", "inputs", "AUROC", "above the masks'", "among size-matched nodules", "above the masks'")
     lines = []
     for _, row in table.iterrows():
         cells = [row["network"], row["kind"]]
@@ -247,7 +247,7 @@ def kinds_as_markdown(table: pd.DataFrame) -> str:
 def as_markdown(table: pd.DataFrame, size: pd.DataFrame) -> str:
     """``summarise`` of the trials, and of the size baseline, as Markdown."""
     head = ["network", "input", "AUROC, mean of trials (± spread)", "AUROC of their average"]
-    head += ["among nodules of like size", "Brier score", "calibration error"]
+    head += ["among size-matched nodules", "Brier score", "calibration error"]
     lines = []
     for _, row in pd.concat([size, table]).iterrows():
         cells = [row["network"], row["input"], plus_minus(row["mean"], row["spread"], ".3f")]

@@ -23,8 +23,8 @@ class LeftOutSource:
     Attributes
     ----------
     source : where the nodules come from
-    depends : text of what else the measurement of a nodule depends on; a change of it measures anew
-    nodules : so many of the nodules, drawn by a digest of their ids; all where None. A larger number has those of a
+    depends : text of what else the measurement of a nodule depends on; a change of it repeats the measurement
+    nodules : number of nodules, drawn by a digest of their ids; all where None. A larger number has those of a
         smaller one among them.
     """
 
@@ -38,7 +38,7 @@ class LeftOutSource:
         return self.source.remote
 
     def plan(self) -> Iterator[NoduleRef]:
-        """A reference a nodule and reader left out.
+        """One reference per nodule and reader left out.
 
         Raises
         ------

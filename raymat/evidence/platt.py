@@ -1,4 +1,4 @@
-"""Probabilities set right by nodules that no weight was fitted to (Platt, 1999).
+"""Probabilities calibrated by nodules that no weight was fitted to (Platt, 1999).
 
 A network that is stopped by its AUROC ranks; how far its probabilities are from what comes true, nothing in its
 training looked at.
@@ -27,5 +27,5 @@ def calibrated(validation: np.ndarray, labels: np.ndarray, test: np.ndarray) -> 
         In the order of ``test``, turned round where the network ranks the validation nodules the wrong way.
     """
     given, asked = (logit(np.clip(part, 1e-9, 1 - 1e-9))[:, None] for part in (validation, test))
-    # A dozen nodules may be told apart without an error; the regression's penalty keeps their slope finite.
+    # A dozen nodules may be classified without an error; the regression's penalty keeps their slope finite.
     return make_pipeline(StandardScaler(), LogisticRegression()).fit(given, labels).predict_proba(asked)[:, 1]

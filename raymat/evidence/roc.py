@@ -1,4 +1,4 @@
-"""Areas under the ROC curve of nodules, whole and among nodules of like size, with intervals over patients."""
+"""Areas under the ROC curve of nodules, whole and among size-matched nodules, with intervals over patients."""
 
 from __future__ import annotations
 

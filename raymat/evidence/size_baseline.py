@@ -1,7 +1,7 @@
 """What size alone says of malignancy: a logistic regression on volume and diameter.
 
 Readers rate large nodules malignant, so that anything from which size can be read has a high AUROC. A classifier has to
-beat this, or to tell apart nodules of like size.
+beat this, or distinguish size-matched nodules.
 """
 
 from __future__ import annotations

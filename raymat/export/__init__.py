@@ -24,7 +24,7 @@ def export(
     ----------
     nodules : of ``raymat.load``
     ids : which of them
-    form : "nifti", "nrrd" (a folder a nodule) or "dicom-seg" (a file a nodule)
+    form : "nifti", "nrrd" (one folder per nodule) or "dicom-seg" (one file per nodule)
     dicom : folder tree with the source series, for "dicom-seg"
     level : a binary segmentation of the voxels with at least this alpha, instead of a fractional one
 
@@ -36,7 +36,7 @@ def export(
     Raises
     ------
     InputError
-        A nodule has no source series, or the tree lacks it (told before anything is written); a file cannot be written.
+        A nodule has no source series, or the tree lacks it (then nothing is written); a file cannot be written.
     """
     if form in ENDINGS:
         for nodule_id in ids:

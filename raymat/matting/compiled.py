@@ -12,7 +12,7 @@ R = TypeVar("R")
 
 
 class CacheStats(Protocol):
-    """What Numba tells of a kernel's kept machine code."""
+    """What Numba reports of a kernel's kept machine code."""
 
     @property
     def cache_path(self) -> str | None:
@@ -35,7 +35,7 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
 
     No fastmath and no parallel loops: the same input gives the same bits, whatever the number of workers. Numba keeps
     the machine code beside the source or, where that folder is read-only, in the user's cache; where neither can be
-    written (a container without a home), it is compiled anew in every process.
+    written (a container without a home), it is compiled again in every process.
     """
     try:
         kernel = njit(cache=True, nogil=True)(function)

@@ -63,7 +63,7 @@ def edges(
         joined = near.copy()
         for members, j in found:
             _mark_joined(members, j, near, joined)
-        # Most other voxels have no neighbour in the ring before. They are told without a search.
+        # Most other voxels have no neighbour in the ring before. They are found without a search.
         others = np.flatnonzero(~joined)
         far = distance_transform_edt(~near.reshape(unknown.shape), sampling=spatial).ravel()[others]
         for k, w in passes:

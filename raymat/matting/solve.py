@@ -223,7 +223,7 @@ def conjugate_gradients(
     while True:
         r = b - (yield x)
         last, residual = residual, _norm(r, inverse_diagonal) / scale
-        # Where rounding has parted the running r from b - A x, start anew from x while that helps.
+        # Where rounding has parted the running r from b - A x, restart from x while that helps.
         if residual <= tolerance or iterations >= max_iterations or not residual < 0.5 * last:
             return Solution(x, iterations, float(residual), bool(residual <= tolerance))
         p = inverse_diagonal * r
@@ -245,7 +245,7 @@ def stabilised_biconjugate_gradients(
     b: Float64Array, x: Float64Array, inverse_diagonal: Float64Array, tolerance: float, max_iterations: int
 ) -> Steps:
     """BiCGSTAB (H. A. van der Vorst, 1992; Y. Saad, "Iterative methods for sparse linear systems", algorithm 7.7),
-    preconditioned from the right, for matrices that are not quite symmetric. Two products a step.
+    preconditioned from the right, for matrices that are not quite symmetric. Two products per step.
 
     A generator with the parameters of `conjugate_gradients`.
     """

@@ -44,7 +44,7 @@ def evaluation_box(nodule: Nodule, window: Sequence[int]) -> tuple[slice, ...]:
 
 
 def errors_of(nodule: Nodule, box: tuple[slice, ...], predicted: Mapping[str, Predicted]) -> list[dict]:
-    """Errors of every method on a nodule: one row a method, metric and ground truth.
+    """Errors of every method on a nodule: one row per method, metric and ground truth.
 
     Parameters
     ----------

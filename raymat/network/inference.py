@@ -21,7 +21,7 @@ from raymat.network.recipe import Recipe
 from raymat.network.training import load_model, predict
 from raymat.nodule import InputError
 
-# Neighbouring windows share a quarter of their side at least; in it the one goes over into the other.
+# Neighbouring windows share a quarter of their side at least; in it the one blends into the other.
 SHARED = 0.25
 BATCH = 2
 
@@ -44,7 +44,7 @@ class Predicted:
 
 
 class Ensemble:
-    """Networks of one recipe that predict together, such as those of the four re-splits.
+    """Networks of one recipe that predict together, such as those of the four repeated splits.
 
     Parameters
     ----------

@@ -156,7 +156,7 @@ def max_pool(x: Tensor) -> Tensor:
 
 
 class UNet(nn.Module):
-    """Vanilla 3D U-Net: image (batch, 1, z, y, x) to ``width`` features a voxel."""
+    """Vanilla 3D U-Net: image (batch, 1, z, y, x) to ``width`` features per voxel."""
 
     def __init__(self, width: int, levels: int) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ class Recipe:
     ----------
     model, augmentation : the network and what its volumes are put through
     epochs : passes over the training nodules
-    batch : volumes a step, over all workers together
+    batch : volumes per step, over all workers together
     learning_rate : base rate of ADAM; rises from 0 over ``warm_up`` epochs, then falls to 0 along a cosine
     weight_decay : of ADAM
     alpha_weight, gradient_weight : alpha and beta of Eq. 6

@@ -33,7 +33,7 @@ def masks_of(nodule: Nodule) -> tuple[np.ndarray, np.ndarray]:
 
 
 def record_of(nodule: Nodule, config: ModelConfig) -> dict[str, np.ndarray]:
-    """What the training needs of a nodule, in 6 bytes a voxel.
+    """What the training needs of a nodule, in 6 bytes per voxel.
 
     ``image`` (0 to 1) and ``alpha`` are float16, a step of 0.7 HU and 0.0005, ``union`` and ``overlap`` uint8; all
     (z, y, x) on the network's grid. A voxel coarser than the dataset's is the mean of those in it, and a mask has it
@@ -73,7 +73,7 @@ def _cut(record: Mapping[str, np.ndarray], placement: Placement, size: Sequence[
 
 
 def epoch_order(count: int, batch: int, seed: int, epoch: int) -> list[int]:
-    """The nodules of an epoch, shuffled anew for each; its beginning follows its end until the last batch is full."""
+    """The nodules of an epoch, shuffled for each epoch; its beginning follows its end until the last batch is full."""
     order = torch.randperm(count, generator=generator("order", seed, epoch)).tolist()
     return [order[place % count] for place in range(steps_an_epoch(count, batch) * batch)]
 

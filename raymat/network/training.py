@@ -202,7 +202,7 @@ def read_checkpoint_of(recipe: Recipe, path: str | Path) -> dict:
     other = [name for name in mine if found["recipe"].get(name) != mine[name]]
     if other:
         raise InputError(
-            f"{path}: a checkpoint of another recipe ({', '.join(other)} differ); it cannot go on as this one"
+            f"{path}: a checkpoint of another recipe ({', '.join(other)} differ); it cannot be resumed as this one"
         )
     return found
 

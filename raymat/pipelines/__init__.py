@@ -1,1 +1,1 @@
-"""The only rooms that know Ray: each takes plain functions from elsewhere and runs them on a cluster."""
+"""The work of the commands that run on Ray: each takes plain functions from elsewhere and runs them on a cluster."""

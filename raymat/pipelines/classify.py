@@ -1,8 +1,8 @@
-"""Which input tells benign from malignant best: inputs x networks x seeds on Ray Tune (paper, section 6.1, figure 5).
+"""Which input separates benign from malignant best: inputs x networks x seeds on Ray Tune (paper, section 6.1).
 
 OUT/classify.json                     dataset, recipe, commands, the MLflow run of the sweep
-OUT/samples/*.parquet                 every nodule's crops, a column an input: made once, read by every trial
-OUT/nodules.parquet                   rating, label and size of the nodules, and their part of each re-split
+OUT/samples/*.parquet                 every nodule's crops, one column per input: made once, read by every trial
+OUT/nodules.parquet                   rating, label and size of the nodules, and their part of each repeated split
 OUT/trials/NETWORK-INPUT-.../         a trial's MLflow run, predictions and, once it is finished, its result
 OUT/predictions.parquet, trials.csv, table.csv, kinds.csv, comparisons.csv, table.md, figure5.png, figure5.pdf
                                       of all finished trials
@@ -76,7 +76,7 @@ class ClassifyJob:
     output : where the experiment is written and logged
     recipe : crop, label and training
     inputs, networks, seeds, splits : the trials, every one with every other; where ``splits`` is None each seed has a
-        re-split of its own, so that as many trials test on more nodules
+        repeated split of its own, so that as many trials test on more nodules
     cpus, gpus : of each trial
     address : the Ray cluster; None for the one this job runs on, else a local one
     """
@@ -94,7 +94,7 @@ class ClassifyJob:
 
     @property
     def draws(self) -> list[tuple[int, int]]:
-        """Seed and re-split of the trials of one network and input."""
+        """Seed and split of the trials of one network and input."""
         if self.splits is None:
             return [(seed, seed % REPETITIONS) for seed in self.seeds]
         return list(product(self.seeds, self.splits))

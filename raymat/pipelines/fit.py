@@ -223,7 +223,7 @@ def _epoch(
 def validate(
     state: State, records: Sequence, device: torch.device, batch: int
 ) -> tuple[dict[str, float], dict[str, np.ndarray] | None]:
-    """Mean errors over the middle of each record, so many predicted at once; the arrays of the first to be drawn."""
+    """Mean errors over the middle of each record, ``batch`` predicted at once; arrays of the first ones, to draw."""
     state.model.eval()
     sums = dict.fromkeys(("sad", "mse", "sad_of_masks", "dice_union", "dice_overlap"), 0.0)
     shown = None

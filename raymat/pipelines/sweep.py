@@ -63,7 +63,7 @@ def result_of(files: Folder, folder: str) -> dict | None:
 
 
 def trials_at_once(cpus: float, gpus: float = 0.0, most: int = 1) -> int:
-    """How many trials of so many CPUs and GPUs each the cluster has room for; ``most`` where the cluster grows."""
+    """For how many trials of the given CPUs and GPUs the cluster has room; ``most`` where the cluster grows."""
     if grows():
         return most
     resources = ray.cluster_resources()

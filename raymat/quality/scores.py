@@ -2,8 +2,8 @@
 
 Every term is a number from 0 (bad) to 1 (good). Errors e, in units of alpha, of a share of the lesion or of mm^3,
 become terms by `1 / (1 + (e / h)^2)`, h being the error at which a term has fallen to one half: flat where errors are
-harmless, never negative, and falling on for as long as they grow. What tells spoiled mattes from sound ones, which all
-have a little of it, falls with the fourth power: flatter before h, steeper behind.
+harmless, never negative, and falling for as long as they grow. What separates spoiled mattes from sound ones, which
+all have a little of it, falls with the fourth power: flatter before h, steeper behind.
 
 A term is a function to its error, under ``@term`` with all else that is to be said of it. Weights and h were found
 together on phantoms, sound and spoiled, and real nodules of one half of the patients, and rounded
@@ -32,7 +32,7 @@ SOFT_TISSUE = 30.0  # HU of solid lesion tissue without contrast medium
 # Radius of a lesion (of the sphere of its non-background voxels) below which the scanner's blur leaves no voxel of it
 # pure, and above which the densest part surely is.
 BLURRED_MM, PLATEAU_MM = 4.5, 8.5
-LEAST_CONTRAST = 0.25  # of the contrast: where lesion and background differ less the image cannot tell them apart
+LEAST_CONTRAST = 0.25  # of the contrast: where lesion and background differ less the image cannot distinguish them
 LOCAL_MM = 1.0  # half width of the windows in which alpha should be a linear function of the image
 FLAT = 0.02  # standard deviation, in units of the contrast, below which a window of the image explains nothing
 LEVELS = (0.25, 0.5)  # of the matte's median over the body: the levels whose islands and holes are looked for
@@ -52,8 +52,8 @@ class Scene:
     foreground, unknown : bool (z, y, x)
     body : bool (z, y, x), foreground; where the trimap has none, unknown
     contrast : pure lesion against background in the image's unit, negative for a dark lesion; 0 where either is missing
-    expected : float32, alpha as the image's level alone would have it, at the voxels of ``told``
-    told : bool (z, y, x), non-background voxels where the image can tell lesion from background
+    expected : float32, alpha as the image's level alone would have it, at the voxels of ``measurable``
+    measurable : bool (z, y, x), non-background voxels where the image can distinguish lesion from background
     expected_inside : float32, the same against lung alone, at the voxels of ``interior``
     interior : bool (z, y, x), foreground and its rim
     filling : share of the lesion's own density that three quarters of the foreground have; 1 without foreground
@@ -73,7 +73,7 @@ class Scene:
     body: np.ndarray
     contrast: float
     expected: np.ndarray
-    told: np.ndarray
+    measurable: np.ndarray
     expected_inside: np.ndarray
     interior: np.ndarray
     filling: float
@@ -129,7 +129,7 @@ def scene(
     lesion_mean = float(image[body].mean(dtype=np.float64))
     image = (image - np.float32(lesion_mean)) / np.float32(abs(contrast) or 1.0)
 
-    expected, told, expected_inside, interior, filling = _expected(
+    expected, measurable, expected_inside, interior, filling = _expected(
         image, foreground, unknown, body, (pure_lesion, lesion_mean, contrast), spacing
     )
     windows = _window(LOCAL_MM, spacing), (3, 3, 3)
@@ -149,7 +149,7 @@ def scene(
         body=body,
         contrast=contrast,
         expected=expected,
-        told=told,
+        measurable=measurable,
         expected_inside=expected_inside,
         interior=interior,
         filling=filling,
@@ -232,7 +232,7 @@ def explained(alpha: np.ndarray, scene: Scene) -> float:
     `(I - B) / (F - B)`, both averaged over 3 x 3 x 3 voxels against noise. An inverted matte, or another nodule's,
     fails here.
     """
-    return _distance(alpha, scene, scene.told, scene.expected)
+    return _distance(alpha, scene, scene.measurable, scene.expected)
 
 
 @term(weight=0.04, half=0.05, words="interior does not have the alpha of its density")
@@ -281,7 +281,7 @@ def local_fit(alpha: np.ndarray, scene: Scene) -> float:
 
 @term(weight=0.04, half=0.35, words="interior not continuous with the edge")
 def continuity(alpha: np.ndarray, scene: Scene) -> float:
-    """Whether the interior goes on at the foreground's edge (paper, figure 6: "not numerically continuous").
+    """Whether the interior continues at the foreground's edge (paper, figure 6: "not numerically continuous").
 
     Over the faces between foreground voxels p and unknown voxels q, `e` is the mean of `|alpha_p - alpha_q|` beyond the
     image's own step `|I_p - I_q| / contrast`. 1 where the trimap has no such face.
@@ -404,7 +404,7 @@ def _expected(
     levels: tuple[float | None, float, float],
     spacing: Sequence[float],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
-    """``Scene.expected``, ``told``, ``expected_inside``, ``interior`` and ``filling``."""
+    """``Scene.expected``, ``measurable``, ``expected_inside``, ``interior`` and ``filling``."""
     pure_lesion, lesion_mean, contrast = levels
     region = foreground | unknown
     background = ~region
@@ -429,8 +429,8 @@ def _expected(
     share = ndimage.uniform_filter(weight, window)
     # Where a window holds almost no background that of the whole side takes its place.
     near = ndimage.uniform_filter(weight * (sign * image - level), window) / (share + np.float32(0.02)) + level
-    told = region & (lesion - near >= LEAST_CONTRAST)
-    expected = np.clip((smooth[told] - near[told]) / (np.float32(lesion) - near[told]), 0.0, 1.0)
+    measurable = region & (lesion - near >= LEAST_CONTRAST)
+    expected = np.clip((smooth[measurable] - near[measurable]) / (np.float32(lesion) - near[measurable]), 0.0, 1.0)
     empty = float(np.percentile(sign * image[background], 25))
     filling = 1.0
     if foreground.any():
@@ -438,7 +438,7 @@ def _expected(
         filling = (quarter - empty) / max(densest - empty, LEAST_CONTRAST)
     scale = max(lesion - empty, LEAST_CONTRAST)
     expected_inside = np.clip((smooth[interior] - empty) / scale, 0.0, 1.0).astype(np.float32)
-    return expected, told, expected_inside, interior, float(np.clip(filling, 0.0, 1.0))
+    return expected, measurable, expected_inside, interior, float(np.clip(filling, 0.0, 1.0))
 
 
 def _distance(alpha: np.ndarray, scene: Scene, where: np.ndarray, expected: np.ndarray) -> float:

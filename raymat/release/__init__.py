@@ -1,1 +1,1 @@
-"""Releases: accepted nodules frozen under a version, readable without raymat, that tell when they were changed."""
+"""Releases: accepted nodules frozen under a version, readable without raymat, that show when they were changed."""

@@ -61,15 +61,15 @@ def datasheet(note: Mapping, index: Sequence[Mapping], left_out: Sequence[Mappin
         *_ratings(index),
         "## Splits",
         "",
-        "Four re-splits 7:1:2 by patient: no patient's nodules are in two parts of one split. Nodules:",
+        "Four repeated splits 7:1:2 by patient: no patient's nodules are in two parts of one split. Nodules:",
         "",
         *_table(
             ("split", *PARTS), ((name, *(parts[part] for part in PARTS)) for name, parts in note["splits"].items())
         ),
         "## Files",
         "",
-        "`nodules/*.parquet` hold one nodule a row: `image` (HU), `readers`, `trimap` (0 background, 128 unknown, 255 "
-        "foreground), `alpha` (0 to 1), each a struct of bytes, shape (z, y, x) and dtype: "
+        "`nodules/*.parquet` hold one nodule per row: `image` (HU), `readers`, `trimap` (0 background, 128 unknown, "
+        "255 foreground), `alpha` (0 to 1), each a struct of bytes, shape (z, y, x) and dtype: "
         '`np.frombuffer(a["data"], a["dtype"]).reshape(a["shape"])`. `spacing`, `origin` (mm) and `direction` (3 x 3, '
         "row by row) are in (z, y, x) order, patient coordinates LPS. `nodules.parquet` is the index, with splits and "
         "digests. `sha256sum -c SHA256SUMS` checks the files, `raymat verify` the arrays as well; the digest of "

@@ -193,7 +193,7 @@ def _verdict(row: Mapping, decisions: Mapping[str, Decision], request: ReleaseRe
 
 
 def _splits(patients: set[str]) -> list[dict[str, str]]:
-    """Patient to part, re-split by re-split; where there are too few to deal out, all are for training."""
+    """Patient to part, for each repeated split; where there are too few to deal out, all are for training."""
     if len(patients) < FEWEST:
         return [dict.fromkeys(patients, PARTS[0])] * REPETITIONS
     return [split_patients(patients, number).parts for number in range(REPETITIONS)]

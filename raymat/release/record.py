@@ -1,7 +1,7 @@
 """What a release is on disk, and how its nodules are read.
 
-    OUT/nodules/00000.parquet ...  the nodules (``RECORD``), one a row group: image, readers, trimap, the one matte
-    OUT/nodules.parquet            the index (``INDEX``): a small row a nodule, its splits and digests among it
+    OUT/nodules/00000.parquet ...  the nodules (``RECORD``), one per row group: image, readers, trimap, the one matte
+    OUT/nodules.parquet            the index (``INDEX``): one small row per nodule, its splits and digests among it
     OUT/left_out.parquet           the dataset's other nodules and why they are not here
     OUT/datasheet.md, contact_sheet.png, histograms.png
     OUT/release.json               version, rule, counts, parameters, versions of the software

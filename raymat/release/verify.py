@@ -35,7 +35,7 @@ def verify(path: str | Path, digest: str | None = None) -> Verification:
     Parameters
     ----------
     digest : the release's digest as it was published; without it a release that was rewritten with all its digests
-        cannot be told from another release
+        cannot be distinguished from another release
 
     Raises
     ------

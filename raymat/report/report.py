@@ -102,7 +102,7 @@ def write_report(runs: Sequence[str], out: Path) -> list[str]:
         raise InputError("name the folders for the report")
     album = Album(out.with_name(f"{out.stem}-figures"))
     found: dict[str, list[Section]] = defaultdict(list)
-    told = []
+    named = []
     for run in runs:
         store = Folder.at(run)
         kind = next((kind for kind in KINDS if store.exists(kind.mark)), None)
@@ -110,16 +110,16 @@ def write_report(runs: Sequence[str], out: Path) -> list[str]:
             known = ", ".join(kind.name for kind in KINDS)
             raise InputError(f"{run}: contains nothing to report; a report is made of outputs of: {known}")
         found[kind.name] += kind.make(run, store, album)
-        told.append(f"{run}: {kind.name}")
+        named.append(f"{run}: {kind.name}")
     sections = [section for kind in KINDS for section in found[kind.name]]
     sections.append(_software(runs, out))
-    lead = f"About {', '.join(told)}. raymat {__version__}."
+    lead = f"About {', '.join(named)}. raymat {__version__}."
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(page("3D alpha mattes of nodules: the evidence", lead, sections), encoding="utf-8")
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error})") from error
-    return told
+    return named
 
 
 # Classification ------------------------------------------------------------------------------------------------------

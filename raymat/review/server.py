@@ -67,13 +67,13 @@ class Desk:
         self.reload()
 
     def reload(self) -> None:
-        """Read the dataset's rows anew, as after a build beside the server."""
+        """Read the dataset's rows again, as after a build beside the server."""
         self.rows = {row["nodule_id"]: row for row in self.store.outcomes().to_pylist()}
 
     def table(self, reviewer: str) -> list[dict]:
-        """A row a nodule with mattes: what the score says, what the reviewer said, and whether there is a dispute.
+        """One row per nodule with mattes: what the score says, what the reviewer said, and whether there is a dispute.
 
-        What others said is told only of nodules that the reviewer has decided, so that a second reading is one.
+        What other reviewers said is shown only for nodules that this one has decided: a second reading is blind.
         """
         self.decisions.refresh()
         current = self.decisions.current()

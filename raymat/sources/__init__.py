@@ -1,6 +1,6 @@
 """Where nodules come from, of whatever kind (``raymat.sources.kinds``): one interface for all.
 
-A source *plans* (one small reference a nodule, no pixels read) and *reads* (one reference to one ``Nodule`` on the
+A source *plans* (one small reference per nodule, no pixels read) and *reads* (one reference to one ``Nodule`` on the
 scanner's own grid). It is a small picklable object: plans are made where the build is started, reads happen on workers.
 """
 

@@ -1,4 +1,4 @@
-"""Any lesion of any modality: a table with an image and one mask a reader, or a trimap, in each row."""
+"""Any lesion of any modality: a table with an image and one mask per reader, or a trimap, in each row."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ Row = dict[str | None, Any]
 class CasesSource:
     """A CSV or Parquet table with the columns ``case_id, patient_id, image, masks``.
 
-    ``masks`` holds one file a reader, separated by ``;``. A ``trimap`` column may stand in for ``masks``, for the whole
+    ``masks`` holds one file per reader, separated by ``;``. A ``trimap`` column may replace ``masks``, for the whole
     table or row by row. Paths are relative to the table's folder and stay inside it; images are of any format
     SimpleITK reads. Further columns are carried through into ``metadata`` as they stand.
 
     Attributes
     ----------
     table : path of the table, or its URI in an object store (``s3://bucket/cases.csv``), where its images then lie,
-        too; its ending tells the format (``.csv``, ``.parquet``)
+        too; its ending gives the format (``.csv``, ``.parquet``)
     allow_absolute : whether absolute paths may lead out of the table's folder (on disk)
     """
 
@@ -74,7 +74,7 @@ class CasesSource:
         return is_uri(self.table)
 
     def plan(self) -> Iterator[NoduleRef]:
-        """One reference a row, in the table's order; rows that share a case id become one that tells of them.
+        """One reference per row, in the table's order; rows that share a case id become one that names them.
 
         The table is streamed three times at most, its ids kept as 8 bytes each. Rows count from 1, the header left out.
 
@@ -152,7 +152,7 @@ class CasesSource:
         names = set()
         for row in rows:
             for cell in (_text(row.get("image")), *_text(row.get("masks")).split(";"), _text(row.get("trimap"))):
-                # What leads out of the folder is told of with its row.
+                # What leads out of the folder is reported with its row.
                 with contextlib.suppress(InputError):
                     names.update(with_voxels(self._objects.name_of(cell.strip())))
         return self._objects.states(sorted(names))
@@ -334,7 +334,7 @@ def read_case(
 
     Parameters
     ----------
-    image, masks, trimap : files of any format SimpleITK reads; masks are one a reader
+    image, masks, trimap : files of any format SimpleITK reads; one mask per reader
 
     Returns
     -------
@@ -424,7 +424,9 @@ def _read_mask(path: Path, grid: Grid, image_path: Path) -> np.ndarray:
         raise InputError(f"{path}: the mask is empty")
     if (marked != marked[0]).any():
         some = ", ".join(f"{v:g}" for v in np.unique(values)[:5])
-        raise InputError(f"{path}: a mask holds 0 and one other value, this one more: {some} ...; one file a reader")
+        raise InputError(
+            f"{path}: a mask holds 0 and one other value, this one more: {some} ...; give one file per reader"
+        )
     return inside.astype(np.uint8)
 
 

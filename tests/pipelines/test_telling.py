@@ -24,7 +24,7 @@ pytestmark = pytest.mark.ray
 
 
 class Watched(NamedTuple):
-    """A build of three nodules, one of them without success, and what MLflow showed while it went on."""
+    """A build of three nodules, one of them without success, and what MLflow showed while it ran."""
 
     names: list[str]
     runs: list[tuple[mlflow.entities.Run, bool]]
@@ -101,9 +101,9 @@ def test_the_logs_say_of_each_nodule_when_each_stage_began_and_ended(watched, ra
     lines = [line for file in logs.glob("raymat-*.log") for line in file.read_text().splitlines()]
     for name in watched.names[:2]:
         of_nodule = [line.partition(f"nodule {name}: ")[2] for line in lines if f"nodule {name}: " in line]
-        told = [re.sub(r"[\d.]+ s$", "", line).split(" (")[0].strip() for line in of_nodule]
+        lines_of_nodule = [re.sub(r"[\d.]+ s$", "", line).split(" (")[0].strip() for line in of_nodule]
         stages = ["read", "solve", "score", "commit"]
-        assert Counter(told) == Counter(
+        assert Counter(lines_of_nodule) == Counter(
             [*(f"{s} begins" for s in stages), *(f"{s} ends after" for s in stages), "committed, accepted"]
         )
     assert any(re.search(r"nodule watched-c: committed, failed \(.*none.nii.gz", line) for line in lines)

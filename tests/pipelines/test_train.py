@@ -61,7 +61,7 @@ class Trained(NamedTuple):
 
 @pytest.fixture(scope="module")
 def trained(ray_cluster, data, new_runs, tmp_path_factory) -> Trained:
-    """An undisturbed training of two re-splits."""
+    """An undisturbed training of two repeated splits."""
     folder, said = tmp_path_factory.mktemp("train"), []
     out, uri = folder / "out", new_runs(folder)
     return Trained(out, uri, said, train(job(data, out, uri, splits=(0, 1)), say=said.append))

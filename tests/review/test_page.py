@@ -91,7 +91,7 @@ def name(number: int) -> str:
 
 
 def review_with_the_server_killed(browser, tmp_path: Path, count: int) -> None:
-    """Two reviewers decide so many nodules; the server is killed in the middle."""
+    """Two reviewers decide a number of nodules; the server is killed in the middle."""
     half = count // 2
     store = write_dataset(tmp_path / "dataset", [draw_nodule(n) for n in range(count)])
     port = free_port()

@@ -5,7 +5,7 @@ import pandas as pd
 
 
 def draw_predictions(strength: dict[str, float], seeds: int = 3, n: int = 60) -> pd.DataFrame:
-    """One row per nodule and trial; ``strength`` is, for each input, how well it tells the classes apart."""
+    """One row per nodule and trial; ``strength`` is, for each input, how well it separates the classes."""
     rng = np.random.default_rng(0)
     labels = np.arange(n) % 3 == 0
     rows = []

@@ -356,7 +356,7 @@ function pane(plane, matte, size) {
   return canvas;
 }
 
-// Where a plane's slice lies on a canvas of so many pixels: pixels per voxel, and the corner of the slice.
+// Where a plane's slice lies on a canvas of the given pixels: pixels per voxel, and the corner of the slice.
 function place({ plane }, size) {
   const s = planeShape(state.nodule, plane);
   const side = state.wide

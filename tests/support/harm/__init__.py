@@ -58,7 +58,7 @@ def committed(out) -> set[str]:
 
 
 def await_commits(out, count: int, process: subprocess.Popen, limit_s: float = 300) -> None:
-    """Return once so many files are committed, the build has ended, or the time is over."""
+    """Return once this number of files is committed, the build has ended, or the time is over."""
     deadline = time.monotonic() + limit_s
     while process.poll() is None and time.monotonic() < deadline:
         try:

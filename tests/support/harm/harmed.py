@@ -33,7 +33,7 @@ class Harmed:
         holding the interpreter's lock)
     stop : the nodule whose solve stops the build, as a full disk does
     times : how many of its solves come to that end, the first ones
-    after : by nodule, how many have to be committed before its solve goes on
+    after : by nodule, how many have to be committed before its solve continues
     out : the dataset that those are committed to
     """
 
