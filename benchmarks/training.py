@@ -4,7 +4,7 @@
     python -m benchmarks.training --dataset DATASET [--steps 30] [--rounds 2] [--threads N] [--gpu] [--channels-last]
 
 One step is forward, losses, backward and ADAM on random volumes of the preset's crop and batch (``--batch`` for
-another). ``--compile`` adds ``torch.compile``, which takes a minute to compile first. On CPUs the CPU time per volume is
+another). ``--compile`` adds ``torch.compile``, which takes a minute to compile first. On CPUs CPU time per volume is
 shown; with ``--gpu`` seconds per step, volumes per second and the most memory that the GPU has held.
 
 With a dataset, the training of its first split on Ray Train is compared with a bare torch loop over the very same
