@@ -350,9 +350,9 @@ class Crop:
         return sitk.GetArrayFromImage(resampler.Execute(image))
 
 
-def _resampled_trimap(crop: Crop, given: np.ndarray) -> np.ndarray:
+def _resampled_trimap(crop: Crop, trimap_of_scan: np.ndarray) -> np.ndarray:
     """Foreground and background each linearly and cut at one half; unknown is what remains."""
     trimap = np.full(crop.grid.shape, UNKNOWN, dtype=np.uint8)
-    trimap[crop.resample(crop.cut(given == BACKGROUND), fill=1.0) > 0.5] = BACKGROUND
-    trimap[crop.resample(crop.cut(given == FOREGROUND), fill=0.0) > 0.5] = FOREGROUND
+    trimap[crop.resample(crop.cut(trimap_of_scan == BACKGROUND), fill=1.0) > 0.5] = BACKGROUND
+    trimap[crop.resample(crop.cut(trimap_of_scan == FOREGROUND), fill=0.0) > 0.5] = FOREGROUND
     return trimap

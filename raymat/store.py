@@ -73,8 +73,10 @@ SCHEMAS = {"manifest": MANIFEST, "outcomes": OUTCOME, "nodules": SCHEMA}  # by f
 
 def counts(column: pa.ChunkedArray) -> Counter[str]:
     """How often each text stands in a column; nulls left out."""
-    found = pc.value_counts(column.drop_null())
-    return Counter(dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)))
+    frequencies = pc.value_counts(column.drop_null())
+    return Counter(
+        dict(zip(frequencies.field("values").to_pylist(), frequencies.field("counts").to_pylist(), strict=True))
+    )
 
 
 def outcome_row(nodule: Nodule) -> Row:
@@ -300,8 +302,8 @@ class Store(Folder):
         parts = [self.read_table(name, columns) for name in self.listing("outcomes", ".parquet")]
         known = pa.concat_tables([OUTCOME.empty_table().select(columns), *parts])
         unknown = shards.filter(pc.invert(pc.is_in(shards, known["shard"].unique())))
-        found = [self.outcomes_of_shard(name).select(columns) for name in unknown.to_pylist()]
-        known = pa.concat_tables([known, *found])
+        missing = [self.outcomes_of_shard(name).select(columns) for name in unknown.to_pylist()]
+        known = pa.concat_tables([known, *missing])
         return known.filter(pc.is_in(known["shard"], shards))
 
     def outcomes_of_shard(self, name: str) -> pa.Table:

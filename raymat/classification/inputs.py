@@ -69,10 +69,10 @@ def crops_of(nodule: Nodule, config: CropConfig) -> dict[str, np.ndarray]:
         return coarse_cube(array, middle, config.stored, factor, fill)
 
     crops = {}
-    for name, given in OF_NAME.items():
-        array = given.voxels(nodule) if given.voxels else None
+    for name, kind in OF_NAME.items():
+        array = kind.voxels(nodule) if kind.voxels else None
         if array is not None:
-            crop = np.clip((cut(array, low) - low) / (high - low), 0, 1) if given.hu else cut(array)
+            crop = np.clip((cut(array, low) - low) / (high - low), 0, 1) if kind.hu else cut(array)
             crops[name] = crop.astype(np.float16)
     return crops | {"readers": np.stack([cut(mask != 0).astype(np.float16) for mask in nodule.readers])}
 

@@ -89,8 +89,8 @@ def train_classifier(
     for epoch in range(recipe.epochs):
         loss = _epoch(model, optimizer, training, weight, recipe, seed, epoch)
         scheduler.step()
-        given = predict(model, validation.crops, recipe, device)
-        entry = {"loss": loss, "validation_auroc": float(roc_auc_score(validation.labels, given))}
+        probabilities = predict(model, validation.crops, recipe, device)
+        entry = {"loss": loss, "validation_auroc": float(roc_auc_score(validation.labels, probabilities))}
         history.append(entry)
         if on_epoch:
             on_epoch(epoch + 1, entry)

@@ -63,11 +63,11 @@ class Marks:
 
     def read_all(self) -> dict[str, Deaths]:
         """All of them, by key."""
-        found = {}
+        deaths = {}
         for name in self.store.listing(DIED):
             with contextlib.suppress(FileNotFoundError):
-                found[name.partition("/")[2]] = _deaths(self.store.read(name))
-        return found
+                deaths[name.partition("/")[2]] = _deaths(self.store.read(name))
+        return deaths
 
     def blame(self, key: str, stage: str, too_long: bool) -> None:
         """A worker died of the nodule: its first try is counted now, later ones were when they began."""

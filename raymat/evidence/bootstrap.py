@@ -41,15 +41,15 @@ def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
 
 def mean_by_patient(values: npt.ArrayLike, patients: npt.ArrayLike, seed: int = 0) -> Estimate:
     """The mean over all values, NaN left out, and its interval over patients."""
-    given = np.asarray(values, float)
-    names, place = np.unique(np.asarray(patients), return_inverse=True)
-    sound = np.isfinite(given)
-    sums = np.bincount(place[sound], given[sound], names.size)
-    counts = np.bincount(place[sound], minlength=names.size)
+    numbers = np.asarray(values, float)
+    names, patient = np.unique(np.asarray(patients), return_inverse=True)
+    sound = np.isfinite(numbers)
+    sums = np.bincount(patient[sound], numbers[sound], names.size)
+    counts = np.bincount(patient[sound], minlength=names.size)
     times = draws(names.size, seed=seed)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = (times @ sums) / (times @ counts)
-    value = float(given[sound].mean()) if sound.any() else float("nan")
+    value = float(numbers[sound].mean()) if sound.any() else float("nan")
     return Estimate(value, *interval(means))
 
 
@@ -63,10 +63,10 @@ def by_patient(
     statistic : of an array of row numbers, in which a row may stand several times; NaN where it is not defined
     patients : the patient of each row
     """
-    names, place = np.unique(np.asarray(patients), return_inverse=True)
-    rows = [np.flatnonzero(place == number) for number in range(names.size)]
-    found = [
+    names, patient = np.unique(np.asarray(patients), return_inverse=True)
+    rows = [np.flatnonzero(patient == number) for number in range(names.size)]
+    values = [
         statistic(np.concatenate([np.tile(rows[n], times) for n, times in enumerate(drawn) if times]))
         for drawn in draws(names.size, resamples, seed)
     ]
-    return Estimate(float(statistic(np.arange(place.size))), *interval(np.array(found)))
+    return Estimate(float(statistic(np.arange(patient.size))), *interval(np.array(values)))

@@ -86,8 +86,8 @@ def averaged(predictions: pd.DataFrame) -> pd.DataFrame:
 def mean_probabilities(predictions: pd.DataFrame) -> pd.DataFrame:
     """Per network, input and test nodule the mean ``calibrated`` over all its trials, and its ``label``."""
     keys = ["network", "input", "nodule_id"]
-    found = predictions.groupby(keys, sort=False).agg(calibrated=("calibrated", "mean"), label=("label", "first"))
-    return found.reset_index()
+    means = predictions.groupby(keys, sort=False).agg(calibrated=("calibrated", "mean"), label=("label", "first"))
+    return means.reset_index()
 
 
 def summarise(predictions: pd.DataFrame, inputs: Sequence[str]) -> pd.DataFrame:
@@ -120,7 +120,7 @@ def summarise(predictions: pd.DataFrame, inputs: Sequence[str]) -> pd.DataFrame:
             | {"nodules": len(nodules)}
         )
     table = pd.DataFrame(lines)
-    order = {name: place for place, name in enumerate(inputs)}
+    order = {name: rank for rank, name in enumerate(inputs)}
     table["place"] = table["input"].map(order).fillna(len(order))
     return table.sort_values(["network", "place"], kind="stable").drop(columns="place").reset_index(drop=True)
 
@@ -145,19 +145,19 @@ def comparisons(predictions: pd.DataFrame) -> pd.DataFrame:
             both = wide[[first, second]].dropna()
             parts, seen = (both.index.get_level_values(name) for name in ("split", "nodule_id"))
             try:
-                found = delong(labels[seen], both[first], both[second], parts, seen)
+                compared = delong(labels[seen], both[first], both[second], parts, seen)
             except ValueError:
                 continue  # too few nodules to compare
             lines.append(
-                {"network": network, "first": first, "second": second, "difference": found.difference}
-                | {"error": found.error, "p": found.p}
+                {"network": network, "first": first, "second": second, "difference": compared.difference}
+                | {"error": compared.error, "p": compared.p}
             )
     columns = ["network", "first", "second", "difference", "error", "p"]
     table = pd.DataFrame(lines, columns=columns)
     table["holm"] = holm(table["p"])
     table["holm_chosen"] = np.nan
-    mine = table["first"] == CHOSEN
-    table.loc[mine, "holm_chosen"] = holm(table["p"][mine])
+    with_chosen = table["first"] == CHOSEN
+    table.loc[with_chosen, "holm_chosen"] = holm(table["p"][with_chosen])
     return table
 
 
@@ -169,15 +169,15 @@ def size_predictions(nodules: pd.DataFrame, parts: dict[int, dict[str, str]]) ->
     nodules : labelled ones: ``nodule_id, patient_id, label, volume_mm3, diameter_mm``
     parts : split to patient to "training", "validation" or "test"
     """
-    found = []
+    predictions = []
     for split, of in parts.items():
         part = nodules["patient_id"].map(of)
         training, test = nodules[part == "training"], nodules[part == "test"].copy()
         sizes = [one[["volume_mm3", "diameter_mm"]].to_numpy(float) for one in (training, test)]
         test["probability"] = size_scores(sizes[0], training["label"].to_numpy(), sizes[1])
         test["calibrated"] = test["probability"]
-        found.append(test.assign(network=SIZE, input=SIZE, seed=0, split=split))
-    return pd.concat(found, ignore_index=True)
+        predictions.append(test.assign(network=SIZE, input=SIZE, seed=0, split=split))
+    return pd.concat(predictions, ignore_index=True)
 
 
 def kinds(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -193,39 +193,42 @@ def kinds(predictions: pd.DataFrame) -> pd.DataFrame:
         with ``_low, _high`` and, less that of the masks, ``_gain, _gain_low, _gain_high`` (NaN for the masks, or where
         there are none). Before several networks stand "all networks": their mean, of the inputs that all have.
     """
-    of = _resampled(averaged(predictions))
-    first, *others = of.values()
-    shared = [name for name in first if all(name in found for found in others)]
+    networks = _resampled(averaged(predictions))
+    first, *others = networks.values()
+    shared = [name for name in first if all(name in by_input for by_input in others)]
     if others and shared:
-        of = {ALL_NETWORKS: {name: np.mean([found[name] for found in of.values()], axis=0) for name in shared}, **of}
-    return pd.DataFrame([line for network, found in of.items() for line in _by_kind(network, found)])
+        means = {name: np.mean([by_input[name] for by_input in networks.values()], axis=0) for name in shared}
+        networks = {ALL_NETWORKS: means, **networks}
+    return pd.DataFrame([line for network, by_input in networks.items() for line in _by_kind(network, by_input)])
 
 
 def _resampled(nodules: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
     """Of each network and input the AUROC by ``MEASURES``, all nodules once and in resamples (2, 1 + resamples)."""
     names = np.unique(nodules["patient_id"])
     times = with_all_once(draws(names.size))
-    of: dict[str, dict[str, np.ndarray]] = {}
+    networks: dict[str, dict[str, np.ndarray]] = {}
     for (network, name), part in nodules.groupby(["network", "input"], sort=False):
-        mine = times[:, np.searchsorted(names, part["patient_id"])]
-        of.setdefault(str(network), {})[str(name)] = np.stack(
+        weights = times[:, np.searchsorted(names, part["patient_id"])]
+        networks.setdefault(str(network), {})[str(name)] = np.stack(
             [
-                areas(part["label"], part["score"], mine, sizes, parts=part["split"])
+                areas(part["label"], part["score"], weights, sizes, parts=part["split"])
                 for sizes in (None, part["diameter_mm"])
             ]
         )
-    return of
+    return networks
 
 
-def _by_kind(network: str, found: dict[str, np.ndarray]) -> Iterator[dict[str, object]]:
+def _by_kind(network: str, by_input: dict[str, np.ndarray]) -> Iterator[dict[str, object]]:
     """The lines of ``kinds`` for one network."""
-    of = {kind: [name for name in found if KIND_OF[name] == kind] for kind in KINDS}
-    means = {kind: np.mean([found[name] for name in names], axis=0) for kind, names in of.items() if names}
-    for kind, mine in means.items():
-        gain = mine - means[MASKS] if MASKS in means and kind != MASKS else np.full_like(mine, np.nan)
-        line = {"network": network, "kind": kind, "inputs": len(of[kind])}
-        for place, measure in enumerate(MEASURES):
-            for key, values in ((measure, mine[place]), (f"{measure}_gain", gain[place])):
+    names_of_kind = {kind: [name for name in by_input if KIND_OF[name] == kind] for kind in KINDS}
+    means = {
+        kind: np.mean([by_input[name] for name in names], axis=0) for kind, names in names_of_kind.items() if names
+    }
+    for kind, mean in means.items():
+        gain = mean - means[MASKS] if MASKS in means and kind != MASKS else np.full_like(mean, np.nan)
+        line = {"network": network, "kind": kind, "inputs": len(names_of_kind[kind])}
+        for row, measure in enumerate(MEASURES):
+            for key, values in ((measure, mean[row]), (f"{measure}_gain", gain[row])):
                 low, high = interval(values[1:])
                 line |= {key: values[0], f"{key}_low": low, f"{key}_high": high}
         yield line

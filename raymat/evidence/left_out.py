@@ -75,8 +75,8 @@ class LeftOutSource:
         NoduleExcluded
             It has not four readers after all.
         """
-        place = json.loads(ref.location)
-        whole, reader = NoduleRef(**place["ref"]), place["reader"]
+        location = json.loads(ref.location)
+        whole, reader = NoduleRef(**location["ref"]), location["reader"]
         nodule = self.source.read(whole)
         if len(nodule.readers) != READERS:
             raise NoduleExcluded(f"{len(nodule.readers)} readers' masks, not {READERS}")

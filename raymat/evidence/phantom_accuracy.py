@@ -27,12 +27,12 @@ def errors_of(nodule: Nodule) -> Errors:
     return {name: (float(np.abs(d).mean()), float(np.square(d).mean())) for name, d in differences.items()}
 
 
-def as_markdown(found: Sequence[Mapping[str, tuple[float, float]]]) -> str:
+def as_markdown(phantoms: Sequence[Mapping[str, tuple[float, float]]]) -> str:
     """A row a matte: median error, and on how many phantoms it is nearer to the truth than the mean mask."""
     head = ["matte", "mean abs. error: median (10th to 90th percentile)", "MSE x 1e3, median", "beats the mean mask"]
     lines = []
     for name in (MEAN_MASK, *METHODS, CHOSEN):
-        pairs = [(errors[name], errors[MEAN_MASK]) for errors in found if name in errors]
+        pairs = [(errors[name], errors[MEAN_MASK]) for errors in phantoms if name in errors]
         if not pairs:
             continue
         mae = np.array([own[0] for own, _ in pairs])
@@ -40,4 +40,4 @@ def as_markdown(found: Sequence[Mapping[str, tuple[float, float]]]) -> str:
         mse = np.median([own[1] for own, _ in pairs]) * 1e3
         better = "" if name == MEAN_MASK else f"{100 * np.mean([own[0] < mean[0] for own, mean in pairs]):.0f} %"
         lines.append((name, f"{mid:.3f} ({low:.3f} to {high:.3f})", f"{mse:.1f}", better))
-    return f"{len(found)} phantoms, error inside the unknown region\n\n{markdown_table(head, lines)}"
+    return f"{len(phantoms)} phantoms, error inside the unknown region\n\n{markdown_table(head, lines)}"

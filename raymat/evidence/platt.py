@@ -26,6 +26,6 @@ def calibrated(validation: np.ndarray, labels: np.ndarray, test: np.ndarray) -> 
     float (m)
         In the order of ``test``, turned round where the network ranks the validation nodules the wrong way.
     """
-    given, asked = (logit(np.clip(part, 1e-9, 1 - 1e-9))[:, None] for part in (validation, test))
+    logits, asked_logits = (logit(np.clip(part, 1e-9, 1 - 1e-9))[:, None] for part in (validation, test))
     # A dozen nodules may be classified without an error; the regression's penalty keeps their slope finite.
-    return make_pipeline(StandardScaler(), LogisticRegression()).fit(given, labels).predict_proba(asked)[:, 1]
+    return make_pipeline(StandardScaler(), LogisticRegression()).fit(logits, labels).predict_proba(asked_logits)[:, 1]

@@ -129,18 +129,18 @@ def rows_of(nodule: Nodule) -> list[dict]:
     }
     rows = []
     for method, scores in metadata[MEASURED if MEASURED in metadata else EARLIER].items():
-        count, given, inside = scores["bins"]
+        count, probability, inside = scores["bins"]
         values = {name: scores[name] for name in ("brier", "auroc", "dice_unknown", "dice")}
         rows.append(
-            start | {"method": method} | values | {"bin_count": count, "bin_given": given, "bin_inside": inside}
+            start | {"method": method} | values | {"bin_count": count, "bin_given": probability, "bin_inside": inside}
         )
     return rows
 
 
 def calibration_error(bins: np.ndarray) -> float:
     """Expected calibration error of summed ``calibration_bins``: mean distance of predicted and observed, by voxels."""
-    count, given, inside = bins
-    return float(np.abs(given - inside).sum() / count.sum())
+    count, probability, inside = bins
+    return float(np.abs(probability - inside).sum() / count.sum())
 
 
 def ordered(methods: Mapping[str, object] | Sequence[str]) -> list[str]:

@@ -32,10 +32,10 @@ def auroc_by_patient(
     Estimate
         NaN where there is no pair.
     """
-    names, place = np.unique(np.asarray(patients), return_inverse=True)
-    times = with_all_once(draws(names.size, seed=seed))[:, place]
-    found = areas(labels, scores, times, diameters, ratio, parts)
-    return Estimate(float(found[0]), *interval(found[1:]))
+    names, patient = np.unique(np.asarray(patients), return_inverse=True)
+    times = with_all_once(draws(names.size, seed=seed))[:, patient]
+    values = areas(labels, scores, times, diameters, ratio, parts)
+    return Estimate(float(values[0]), *interval(values[1:]))
 
 
 def with_all_once(times: np.ndarray) -> np.ndarray:

@@ -58,12 +58,12 @@ def errors_of(nodule: Nodule, box: tuple[slice, ...], predicted: Mapping[str, Pr
     out (Table 1's footnote), and its twin (``TWINS``); the true alpha of a phantom is nobody's.
     """
     image, chosen = required(nodule.image, nodule, "image"), required(nodule.alpha, nodule, "chosen matte")
-    given: dict[str, np.ndarray] = {READERS: np.mean(nodule.readers, axis=0)[box]} if nodule.readers else {}
-    given |= {method: alpha[box] for method, alpha in nodule.mattes.items()}
-    given[RAMP] = LUNG_WINDOW.alpha(image[box])
-    given[NOTHING] = np.zeros(given[RAMP].shape)
-    for name, found in predicted.items():
-        given |= {name: found.alpha, f"{name}, mean of its masks": (found.union + found.overlap) / 2}
+    mattes: dict[str, np.ndarray] = {READERS: np.mean(nodule.readers, axis=0)[box]} if nodule.readers else {}
+    mattes |= {method: alpha[box] for method, alpha in nodule.mattes.items()}
+    mattes[RAMP] = LUNG_WINDOW.alpha(image[box])
+    mattes[NOTHING] = np.zeros(mattes[RAMP].shape)
+    for name, prediction in predicted.items():
+        mattes |= {name: prediction.alpha, f"{name}, mean of its masks": (prediction.union + prediction.overlap) / 2}
     truths, made_by = {CHOSEN: chosen[box]}, (nodule.method, TWINS.get(nodule.method or ""))
     if nodule.true_alpha is not None:
         truths[TRUE] = nodule.true_alpha[box]
@@ -76,7 +76,7 @@ def errors_of(nodule: Nodule, box: tuple[slice, ...], predicted: Mapping[str, Pr
             "value": error(alpha, target),
         }
         for truth, target in truths.items()
-        for method, alpha in given.items()
+        for method, alpha in mattes.items()
         if truth != CHOSEN or method not in made_by
         for name, error in METRICS.items()
     ]
@@ -88,20 +88,23 @@ def masks_score(nodule: Nodule, box: tuple[slice, ...], predicted: Predicted) ->
     ``bins`` holds for each tenth of probability its voxels, the sum of their probabilities, and how many are inside.
     """
     scores = {}
-    for name, mask, given in zip(
+    for name, mask, probability in zip(
         ("union", "overlap"), masks_of(nodule), (predicted.union, predicted.overlap), strict=True
     ):
-        inside, place = mask[box], np.minimum((given * BINS).astype(int), BINS - 1).ravel()
-        sums = [np.bincount(place, weights, BINS) for weights in (None, given.ravel(), inside.ravel().astype(float))]
-        scores[name] = {"dice": metrics.dice(given >= 0.5, inside), "bins": np.array(sums, float).tolist()}
+        inside, bin_number = mask[box], np.minimum((probability * BINS).astype(int), BINS - 1).ravel()
+        sums = [
+            np.bincount(bin_number, weights, BINS)
+            for weights in (None, probability.ravel(), inside.ravel().astype(float))
+        ]
+        scores[name] = {"dice": metrics.dice(probability >= 0.5, inside), "bins": np.array(sums, float).tolist()}
     return scores
 
 
 def reliability_curve(bins: Iterable[Sequence[Sequence[float]]]) -> tuple[np.ndarray, np.ndarray]:
     """Mean probability and share inside of each tenth that has voxels, summed over nodules."""
-    count, given, inside = np.sum([np.asarray(one) for one in bins], axis=0)
+    count, probability, inside = np.sum([np.asarray(one) for one in bins], axis=0)
     some = count > 0
-    return given[some] / count[some], inside[some] / count[some]
+    return probability[some] / count[some], inside[some] / count[some]
 
 
 def summarise(rows: Iterable[Mapping], truth: str) -> dict[str, dict[str, tuple[float, float]]]:
@@ -157,8 +160,8 @@ def as_markdown(table: Mapping[str, Mapping[str, tuple[float, float]]], nodules:
 
 def differences_as_markdown(rows: Sequence[Mapping], truth: str, network: str) -> str:
     """``differences`` as Markdown: above 0 the network is nearer to the ground truth."""
-    found = differences(rows, truth, network)
-    nodules, table = nodules_of(found, truth), summarise(found, truth)
+    less = differences(rows, truth, network)
+    nodules, table = nodules_of(less, truth), summarise(less, truth)
     head = (f"method less {network}", "fully automatic", "nodules", *TITLES.values())
     return markdown_table(head, [_cells(method, errors, nodules, "+.2f") for method, errors in table.items()])
 

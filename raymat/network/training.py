@@ -140,17 +140,17 @@ def restore(state: State, path: str | Path) -> None:
     InputError
         The file is no checkpoint, is damaged, or is of another recipe.
     """
-    found = read_checkpoint_of(state.recipe, path)
-    _load_weights(state.model, found, path)
-    state.optimizer.load_state_dict(found["optimizer"])
+    checkpoint = read_checkpoint_of(state.recipe, path)
+    _load_weights(state.model, checkpoint, path)
+    state.optimizer.load_state_dict(checkpoint["optimizer"])
     for group in state.optimizer.param_groups:
-        group["lr"] = state.recipe.learning_rate * state.scheduler.lr_lambdas[0](found["scheduler"]["last_epoch"])
-    state.scheduler.last_epoch = found["scheduler"]["last_epoch"]
-    state.scaler.load_state_dict(found["scaler"])
-    torch.set_rng_state(found["generators"]["torch"].cpu())
-    if "cuda" in found["generators"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(found["generators"]["cuda"].cpu())
-    state.epoch = found["epoch"]
+        group["lr"] = state.recipe.learning_rate * state.scheduler.lr_lambdas[0](checkpoint["scheduler"]["last_epoch"])
+    state.scheduler.last_epoch = checkpoint["scheduler"]["last_epoch"]
+    state.scaler.load_state_dict(checkpoint["scaler"])
+    torch.set_rng_state(checkpoint["generators"]["torch"].cpu())
+    if "cuda" in checkpoint["generators"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(checkpoint["generators"]["cuda"].cpu())
+    state.epoch = checkpoint["epoch"]
 
 
 def save_weights(state: State, path: str | Path) -> None:
@@ -167,10 +167,10 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[Ma
     InputError
         The file is missing, is no checkpoint, is damaged, or its weights are not those of its config.
     """
-    found = read_checkpoint(path)
-    recipe = Recipe.from_dict(found["recipe"])
+    checkpoint = read_checkpoint(path)
+    recipe = Recipe.from_dict(checkpoint["recipe"])
     model = MattingNetwork(recipe.model)
-    _load_weights(model, found, path)
+    _load_weights(model, checkpoint, path)
     return model.to(device).eval(), recipe
 
 
@@ -183,7 +183,7 @@ def read_checkpoint(path: str | Path) -> dict:
         The file is missing, is no checkpoint, or is damaged.
     """
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
@@ -191,24 +191,28 @@ def read_checkpoint(path: str | Path) -> dict:
         raise InputError(
             f"{path}: no checkpoint of 3DMM, or a damaged one ({first}); copy or train it again"
         ) from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("format_version") != FORMAT_VERSION:
+    if (
+        not isinstance(checkpoint, dict)
+        or checkpoint.get("format") != FORMAT
+        or checkpoint.get("format_version") != FORMAT_VERSION
+    ):
         raise InputError(f"{path}: no checkpoint of 3DMM that this raymat knows (format {FORMAT} {FORMAT_VERSION})")
-    return found
+    return checkpoint
 
 
 def read_checkpoint_of(recipe: Recipe, path: str | Path) -> dict:
     """A checkpoint's content, as ``read_checkpoint``; raises InputError also where it is of another recipe."""
-    found, mine = read_checkpoint(path), recipe.to_dict()
-    other = [name for name in mine if found["recipe"].get(name) != mine[name]]
+    checkpoint, expected = read_checkpoint(path), recipe.to_dict()
+    other = [name for name in expected if checkpoint["recipe"].get(name) != expected[name]]
     if other:
         raise InputError(
             f"{path}: a checkpoint of another recipe ({', '.join(other)} differ); it cannot be resumed as this one"
         )
-    return found
+    return checkpoint
 
 
-def _load_weights(model: MattingNetwork, found: dict, path: str | Path) -> None:
+def _load_weights(model: MattingNetwork, checkpoint: dict, path: str | Path) -> None:
     try:
-        model.load_state_dict(found["model"])
+        model.load_state_dict(checkpoint["model"])
     except (RuntimeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: its weights are not those of the network it names ({model.config})") from error

@@ -25,24 +25,26 @@ def reader_predictions(table: pd.DataFrame, rows: pd.DataFrame) -> Figure:
     """
     figure = blank(13, 0.27 * len(table) + 1.6)
     panels = figure.subplots(1, 4, gridspec_kw={"width_ratios": [1, 1, 1, 1.25]})
-    places = np.arange(len(table))[::-1]
+    heights = np.arange(len(table))[::-1]
     for letter, axes, name in zip("abc", panels, ("brier", "auroc", "dice_unknown"), strict=False):
         title, more = MEASURES[name]
-        for place, (_, row) in zip(places, table.iterrows(), strict=True):
+        for height, (_, row) in zip(heights, table.iterrows(), strict=True):
             colour = KIND_COLOURS[kind_of(row["method"])]
-            axes.plot([row[f"{name}_low"], row[f"{name}_high"]], [place, place], color=colour, linewidth=2)
-            axes.plot(row[name], place, "o", color=colour, markersize=4.5)
+            axes.plot([row[f"{name}_low"], row[f"{name}_high"]], [height, height], color=colour, linewidth=2)
+            axes.plot(row[name], height, "o", color=colour, markersize=4.5)
         axes.axvline(table[name].iloc[0], color=FAINT, linewidth=0.8, linestyle=":")
-        axes.set_yticks(places, table["method"] if name == "brier" else [""] * len(table), fontsize=8.5)
+        axes.set_yticks(heights, table["method"] if name == "brier" else [""] * len(table), fontsize=8.5)
         axes.set_title(f"({letter}) {title}, {'more' if more else 'less'} is better", fontsize=9.5, color=INK)
         axes.grid(axis="x", color="#eeeeee")
         axes.spines[["top", "right"]].set_visible(False)
     curves = panels[3]
     curves.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
     for method in drawn_curves(table["method"].to_list()):
-        count, given, inside = bins_of(rows[rows["method"] == method])
+        count, probability, inside = bins_of(rows[rows["method"] == method])
         some = count > 0
-        curves.plot(given[some] / count[some], inside[some] / count[some], marker="o", markersize=3.5, label=method)
+        curves.plot(
+            probability[some] / count[some], inside[some] / count[some], marker="o", markersize=3.5, label=method
+        )
     curves.set_xlabel("probability given", fontsize=9)
     curves.set_ylabel("share inside the fourth reader's mask", fontsize=9)
     curves.set_title("(d) calibration, all unknown voxels", fontsize=9.5, color=INK)
@@ -70,14 +72,14 @@ def diagnoses_by_input(table: pd.DataFrame, trials: pd.DataFrame, size: pd.DataF
     lowest = min(trials["auroc"].min(), float(size["mean"].iloc[0]))
     for letter, axes, network in zip("abcdefgh", panels, networks, strict=False):
         part = table[table["network"] == network].reset_index(drop=True)
-        for place, row in part.iterrows():
+        for position, row in part.iterrows():
             colour = INPUT_COLOURS[KIND_OF[row["input"]]]
-            mine = trials[(trials["network"] == network) & (trials["input"] == row["input"])]["auroc"].to_numpy()
-            axes.bar(place, row["mean"], color=colour, width=0.74, alpha=0.75, label=KIND_OF[row["input"]])
-            shifts = np.linspace(-0.2, 0.2, len(mine)) if len(mine) > 1 else [0.0]
-            axes.plot(place + np.asarray(shifts), mine, "o", color=INK, markersize=2.6)
+            aurocs = trials[(trials["network"] == network) & (trials["input"] == row["input"])]["auroc"].to_numpy()
+            axes.bar(position, row["mean"], color=colour, width=0.74, alpha=0.75, label=KIND_OF[row["input"]])
+            shifts = np.linspace(-0.2, 0.2, len(aurocs)) if len(aurocs) > 1 else [0.0]
+            axes.plot(position + np.asarray(shifts), aurocs, "o", color=INK, markersize=2.6)
             if np.isfinite(row["spread"]):
-                axes.errorbar(place, row["mean"], row["spread"], color=INK, linewidth=1, capsize=2.5)
+                axes.errorbar(position, row["mean"], row["spread"], color=INK, linewidth=1, capsize=2.5)
         line = float(size["mean"].iloc[0])
         axes.axhline(line, color="#3d6b8f", linewidth=1.2, linestyle="--", label="size alone")
         axes.set_xticks(range(len(part)), part["input"], rotation=60, ha="right", fontsize=8.5)
@@ -109,13 +111,15 @@ def calibration_of_inputs(nodules: pd.DataFrame) -> Figure:
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
         part = nodules[nodules["network"] == network]
         for name in part["input"].unique():
-            mine = part[part["input"] == name]
-            count, given, found = calibration_bins(mine["calibrated"].to_numpy(float), mine["label"].to_numpy() == 1)
+            rows = part[part["input"] == name]
+            count, probability, malignant = calibration_bins(
+                rows["calibrated"].to_numpy(float), rows["label"].to_numpy() == 1
+            )
             some = count > 0
             strong = name in (IMAGE, MEAN, CHOSEN)
             axes.plot(
-                given[some] / count[some],
-                found[some] / count[some],
+                probability[some] / count[some],
+                malignant[some] / count[some],
                 color=INPUT_COLOURS[KIND_OF[name]],
                 linewidth=1.8 if strong else 0.6,
                 alpha=1.0 if strong else 0.4,

@@ -182,8 +182,8 @@ def size_of(nodule: Nodule) -> str:
 
 def _ratings(nodule: Nodule) -> str:
     """The readers' ratings, one number per reader."""
-    given = nodule.ratings
-    return "     ".join(f"{name} {' '.join(map(str, given[name]))}" for name in SHOWN_RATINGS if name in given)
+    ratings = nodule.ratings
+    return "     ".join(f"{name} {' '.join(map(str, ratings[name]))}" for name in SHOWN_RATINGS if name in ratings)
 
 
 def _head(figure: Figure, nodule: Nodule, width: float, height: float) -> None:

@@ -245,24 +245,24 @@ def validate(
     return {name: value / max(1, len(records)) for name, value in sums.items()}, shown
 
 
-def _averaged(found: dict[str, float], count: int, device: torch.device) -> dict[str, float]:
+def _averaged(errors: dict[str, float], count: int, device: torch.device) -> dict[str, float]:
     """The mean over all workers' records."""
     if not torch.distributed.is_initialized():
-        return found
-    sums = torch.tensor([*(value * count for value in found.values()), count], device=device, dtype=torch.float32)
+        return errors
+    sums = torch.tensor([*(value * count for value in errors.values()), count], device=device, dtype=torch.float32)
     torch.distributed.all_reduce(sums)
     *values, total = sums.tolist()
-    return {name: value / total for name, value in zip(found, values, strict=True)}
+    return {name: value / total for name, value in zip(errors, values, strict=True)}
 
 
-def _report(state: State, found: dict[str, float], rank: int) -> None:
+def _report(state: State, metrics: dict[str, float], rank: int) -> None:
     """Hand the epoch's metrics and, from rank 0, its checkpoint to Ray Train."""
     if rank:
-        ray.train.report(found)
+        ray.train.report(metrics)
         return
     with tempfile.TemporaryDirectory() as folder:
         save(state, Path(folder) / STATE)
         if state.epoch == state.recipe.epochs:
             save_weights(state, Path(folder) / WEIGHTS)
-        (Path(folder) / RESULT).write_text(json.dumps(found))
-        ray.train.report(found, checkpoint=Checkpoint.from_directory(folder))
+        (Path(folder) / RESULT).write_text(json.dumps(metrics))
+        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))

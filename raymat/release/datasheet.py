@@ -138,8 +138,8 @@ def _ratings(index: Sequence[Mapping]) -> list[str]:
 
 def ratings(index: Sequence[Mapping]) -> dict[str, Counter[int]]:
     """Feature to how often each rating was given, over all readers of all nodules of an index."""
-    found: dict[str, Counter[int]] = {}
+    counts: dict[str, Counter[int]] = {}
     for row in index:
-        for name, given in json.loads(row["ratings"]).items():
-            found.setdefault(name, Counter()).update(value for value in given if isinstance(value, int))
-    return found
+        for name, values in json.loads(row["ratings"]).items():
+            counts.setdefault(name, Counter()).update(value for value in values if isinstance(value, int))
+    return counts

@@ -101,7 +101,7 @@ def write_report(runs: Sequence[str], out: Path) -> list[str]:
     if not runs:
         raise InputError("name the folders for the report")
     album = Album(out.with_name(f"{out.stem}-figures"))
-    found: dict[str, list[Section]] = defaultdict(list)
+    by_kind: dict[str, list[Section]] = defaultdict(list)
     named = []
     for run in runs:
         store = Folder.at(run)
@@ -109,9 +109,9 @@ def write_report(runs: Sequence[str], out: Path) -> list[str]:
         if kind is None:
             known = ", ".join(kind.name for kind in KINDS)
             raise InputError(f"{run}: contains nothing to report; a report is made of outputs of: {known}")
-        found[kind.name] += kind.make(run, store, album)
+        by_kind[kind.name] += kind.make(run, store, album)
         named.append(f"{run}: {kind.name}")
-    sections = [section for kind in KINDS for section in found[kind.name]]
+    sections = [section for kind in KINDS for section in by_kind[kind.name]]
     sections.append(_software(runs, out))
     lead = f"About {', '.join(named)}. raymat {__version__}."
     try:

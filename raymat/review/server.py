@@ -137,7 +137,7 @@ class Desk:
                 self._ready.pop(nodule_id, None)
             raise
 
-    def decide(self, given: dict) -> dict:
+    def decide(self, message: dict) -> dict:
         """Record a reviewer's decision; returns what the table says of the nodule afterwards.
 
         Raises
@@ -148,11 +148,11 @@ class Desk:
             The nodule, or the mattes it was made on, are no longer in the dataset.
         """
         names = ("decision_id", "nodule_id", "mattes", "reviewer", "action", "method")
-        if not isinstance(given, dict) or set(given) - set(names):
+        if not isinstance(message, dict) or set(message) - set(names):
             raise InputError(f"a decision has {', '.join(names)}")
-        if not all(isinstance(given.get(name), str) for name in names if name != "method"):
+        if not all(isinstance(message.get(name), str) for name in names if name != "method"):
             raise InputError("a decision's parts are texts")
-        texts: dict[str, Any] = {name: given.get(name) for name in names}
+        texts: dict[str, Any] = {name: message.get(name) for name in names}
         decision = Decision(**texts, at=self.decisions.now())
         if not self._fits(decision) or not self.store.exists(self.rows[decision.nodule_id]["shard"]):
             self.reload()
@@ -202,11 +202,11 @@ def application(desk: Desk, token: str, hosts: list[str]) -> Starlette:
 
     async def decide(request: Request) -> Response:
         try:
-            given = await request.json()
+            message = await request.json()
         except ValueError as error:
             raise InputError("a decision is sent as JSON") from error
         # In a thread: the disk may be slow, and other reviewers must not wait for it.
-        return JSONResponse(await run_in_threadpool(desk.decide, given))
+        return JSONResponse(await run_in_threadpool(desk.decide, message))
 
     def refused(request: Request, error: Exception) -> Response:
         status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 400)
