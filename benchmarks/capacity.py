@@ -122,11 +122,11 @@ def requests(nodules: int, given: Assumptions, shard_bytes: float) -> tuple[floa
     """Requests that write or list, and that read or look, of one undisturbed build from and to an object store."""
     shard = nodules_per_shard(nodules)
     shards = math.ceil(nodules / shard)
-    puts_a_shard = 1 if shard_bytes <= PART_BYTES else 2 + math.ceil(shard_bytes / PART_BYTES)
+    puts_per_shard = 1 if shard_bytes <= PART_BYTES else 2 + math.ceil(shard_bytes / PART_BYTES)
     parts = math.ceil(nodules / PART_ROWS)
     index = math.ceil(nodules / INDEX_ROWS)
     lists = math.ceil(nodules * given.input_files / 1_000) + 4 * math.ceil(shards / 1_000)
-    writes = shards * puts_a_shard + 2 * parts + index + math.ceil(nodules / WORK_ROWS) + lists
+    writes = shards * puts_per_shard + 2 * parts + index + math.ceil(nodules / WORK_ROWS) + lists
     # Planning looks at each file; reading looks, opens and gets it. The work list, manifest and index come back once.
     reads = nodules * given.input_files * 4 + 3 * (math.ceil(nodules / WORK_ROWS) + 4 * parts + 2 * index)
     return writes, reads

@@ -19,7 +19,7 @@ from raymat.classification.recipe import PRESETS, Recipe
 FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last_3d}
 
 
-def seconds_a_volume(name: str, recipe: Recipe, layout: torch.memory_format, steps: int) -> float:
+def seconds_per_volume(name: str, recipe: Recipe, layout: torch.memory_format, steps: int) -> float:
     """CPU time of a step, by the volumes in it; the first step is not counted."""
     torch.manual_seed(0)
     model = make_network(name, recipe.width, recipe.stem).to(memory_format=layout)
@@ -44,7 +44,7 @@ def main() -> None:
     recipe = PRESETS[options.preset]
     print("| network | " + " | ".join(f"{name}, ms" for name in FORMATS) + " |\n| --- | --- | --- |")
     for network in PAPER_NETWORKS if options.preset == "paper" else SMALL_NETWORKS:
-        found = [seconds_a_volume(network, recipe, layout, options.steps) for layout in FORMATS.values()]
+        found = [seconds_per_volume(network, recipe, layout, options.steps) for layout in FORMATS.values()]
         print(f"| {network} | " + " | ".join(f"{1000 * seconds:.1f}" for seconds in found) + " |", flush=True)
 
 

@@ -33,7 +33,7 @@ import torch
 from raymat.experiment import Output
 from raymat.network.inference import Ensemble
 from raymat.network.recipe import PRECISIONS, Recipe, preset
-from raymat.network.samples import CHANNELS, epoch_order, record_of, steps_an_epoch, training_volume
+from raymat.network.samples import CHANNELS, epoch_order, record_of, steps_per_epoch, training_volume
 from raymat.network.training import begin, save_weights, train_step
 
 WARM_UP = 2  # steps
@@ -82,7 +82,7 @@ def options_table(
 
 def of_steps(recipe: Recipe, nodules: int, steps: int) -> Recipe:
     """The recipe with one epoch to warm up and as many as have this number of steps."""
-    return replace(recipe, epochs=1 + math.ceil(steps / steps_an_epoch(nodules, recipe.batch)))
+    return replace(recipe, epochs=1 + math.ceil(steps / steps_per_epoch(nodules, recipe.batch)))
 
 
 def peak_mib() -> float:
@@ -100,7 +100,7 @@ def bare(dataset: str, recipe: Recipe, steps: int, gpu: bool, threads: int | Non
     data = Data.open(dataset)
     records = [record_of(data.nodules[place], recipe.model) for place in data.of(data.split(0).training)]
     recipe = of_steps(recipe, len(records), steps)
-    state = begin(recipe, steps_an_epoch(len(records), recipe.batch), device)
+    state = begin(recipe, steps_per_epoch(len(records), recipe.batch), device)
     state.model.train()
     seconds = []
     for epoch in range(recipe.epochs):
@@ -123,7 +123,7 @@ def on_ray(dataset: str, recipe: Recipe, steps: int, gpu: bool, threads: int | N
     with tempfile.TemporaryDirectory() as folder:
         job = TrainJob(dataset, Output(folder), recipe, splits=(0,), gpu=gpu, threads=threads)
         (result,) = train(job, say=lambda line: print(line, file=sys.stderr)).values()
-    return {"step": result["seconds_a_step"], "waiting": result["waiting_share"], "peak": math.nan}
+    return {"step": result["seconds_per_step"], "waiting": result["waiting_share"], "peak": math.nan}
 
 
 WAYS = {"bare": bare, "Ray Train": on_ray}

@@ -272,7 +272,7 @@ class Store(Folder):
         # These decide which of two rows of one key stands.
         needed = list(dict.fromkeys([*columns, "key", "outcome", "shard"]))
         known = self._indexed(needed)
-        return _one_row_a_key(known).select(list(columns))
+        return _one_row_per_key(known).select(list(columns))
 
     def method_lists(self) -> set[tuple[str, ...]]:
         """The methods of the committed nodules, in the order of their mattes; each such list once."""
@@ -433,7 +433,7 @@ def _key_and_shard(rows: pa.Table) -> pa.ChunkedArray:
     return pc.binary_join_element_wise(rows["key"], rows["shard"], " ")
 
 
-def _one_row_a_key(rows: pa.Table) -> pa.Table:
+def _one_row_per_key(rows: pa.Table) -> pa.Table:
     # A key can stand in two shards: after a fault between commit and report (equal copies, any will do), or where a
     # nodule failed and was tried again (what did not fail wins, then the latest try: the greatest shard name).
     if rows.num_rows == 0:

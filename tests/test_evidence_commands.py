@@ -48,7 +48,7 @@ def test_flags_choose_a_part_and_change_the_recipe(asked, monkeypatch):
     assert (job.recipe.crop.side, job.recipe.crop.spacing_mm, job.gpus) == (16, 2.0, 0.5)
 
 
-def test_each_seed_can_have_a_re_split_of_its_own(asked, monkeypatch):
+def test_each_seed_can_have_a_split_of_its_own(asked, monkeypatch):
     assert run(monkeypatch, "classify", "data", "-o", "out", "--splits", "each", "--no-tracking") == 0
     assert asked[0].draws == [(0, 0), (1, 1), (2, 2), (3, 3)]
 

@@ -68,7 +68,7 @@ def test_a_process_that_another_namespace_cannot_see_is_not_dead(store):
         assert session_of(store) == "mine"
 
 
-def test_two_namespaces_of_processes_are_told_apart(store):
+def test_two_namespaces_of_processes_are_distinguished(store):
     if subprocess.run(["unshare", "-Urpf", "--mount-proc", "true"], check=False, capture_output=True).returncode:
         pytest.skip("this machine allows no process namespace of its own")
     code = (
@@ -147,14 +147,14 @@ def test_a_holder_that_was_taken_for_dead_is_stopped_and_leaves_the_lock_alone(s
         assert session_of(store) == "second"
 
 
-def test_a_holder_that_ends_before_it_could_see_the_takeover_is_told(store):
+def test_a_holder_that_ends_before_it_could_see_the_takeover_gets_an_error(store):
     with pytest.raises(InputError, match="took over its output"), lock.held(store, "sleeper"):
         write(store, session="second")
     assert session_of(store) == "second"
 
 
 @pytest.mark.usefixtures("hurried")
-def test_in_another_thread_the_takeover_is_told_at_the_end(store):
+def test_in_another_thread_the_takeover_is_reported_at_the_end(store):
     errors = []
 
     def work() -> None:

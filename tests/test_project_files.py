@@ -31,7 +31,7 @@ def test_the_licence_is_the_whole_apache_2_text():
     assert hashlib.sha256((REPOSITORY / "LICENSE").read_bytes()).hexdigest() == APACHE_2
 
 
-def test_package_citation_and_changelog_speak_of_one_version_and_one_address():
+def test_package_citation_and_changelog_name_one_version_and_one_address():
     project = tomllib.loads(text("pyproject.toml"))["project"]
     citation = yaml.safe_load(text("CITATION.cff"))
     assert citation["version"] == raymat.__version__

@@ -70,7 +70,7 @@ def frozen(nodules, tmp_path_factory):
     return folder / "release", freeze(store, folder / "release")
 
 
-def test_a_persons_decision_stands_over_the_score(frozen):
+def test_a_persons_decision_overrides_the_score(frozen):
     back = {nodule.nodule_id: nodule for nodule in raymat.load(frozen[0])}
     assert {name: nodule.method for name, nodule in back.items()} == {
         "case-000": "knn+",
@@ -200,7 +200,7 @@ def test_plain_pyarrow_pandas_and_duckdb_read_a_release(frozen, nodules):
         np.testing.assert_array_equal(alpha, nodules[0].mattes["knn+"])
 
 
-def test_the_datasheet_tells_what_a_reader_of_the_data_must_know(frozen):
+def test_the_datasheet_says_what_a_reader_of_the_data_must_know(frozen):
     text = (frozen[0] / "datasheet.md").read_text()
     for words in (
         "5 nodules of 3 patients",

@@ -111,7 +111,7 @@ def test_the_page_is_whole_and_asks_nobody_for_anything(dataset, experiment, mea
             assert (tmp_path / "page" / "report-figures" / f"{name}.{ending}").read_bytes().startswith(start)
 
 
-def test_an_experiment_of_an_earlier_version_is_told_what_to_do(experiment, tmp_path):
+def test_an_experiment_of_an_earlier_version_says_what_to_do(experiment, tmp_path):
     table = pd.read_parquet(experiment / "predictions.parquet").drop(columns="calibrated")
     table.to_parquet(experiment / "predictions.parquet")
     with pytest.raises(InputError, match="run `raymat classify data -o classified` again"):

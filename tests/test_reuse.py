@@ -71,7 +71,7 @@ def problems(store) -> dict[str, str]:
     return {name: problem for name, problem in found.items() if problem}
 
 
-def test_a_ninth_solver_is_solved_alone_and_every_decision_stands(store, cases, solved, monkeypatch, tmp_path):
+def test_a_ninth_solver_is_solved_alone_and_every_decision_is_kept(store, cases, solved, monkeypatch, tmp_path):
     before = arrays(store.root)
     monkeypatch.setitem(SOLVERS, "toy", Solver("tests.support.toy", 1, {"softness": positive(1e-2)}))
     plan = build_in_a_loop(store, cases, with_methods(*METHODS, "toy", "toy+"))
@@ -126,7 +126,7 @@ def test_only_the_decision_for_a_matte_that_changed_is_void(store, cases, solved
     assert problems(store) == {"case1": "its matte knn+ was solved again since, with another result"}
 
 
-def test_a_rejection_stands_until_nothing_is_left_of_what_was_rejected(store, cases, solved):
+def test_a_rejection_is_kept_until_nothing_is_left_of_what_was_rejected(store, cases, solved):
     build_in_a_loop(store, cases, with_methods("lb", "cf"))
     assert set(problems(store)) == {"case1"}
     assert problems(store)["case1"] == "there is no matte knn+; there are cf, lb"

@@ -55,7 +55,7 @@ def test_one_that_comes_just_before_the_end_is_raised_at_the_end(monkeypatch):
     assert outside == []
 
 
-def test_other_exceptions_of_finalisers_are_told_as_ever(monkeypatch):
+def test_other_exceptions_of_finalisers_are_reported_as_ever(monkeypatch):
     class Finalised:
         def __del__(self):
             raise ValueError("as ever")

@@ -134,7 +134,7 @@ def test_a_later_success_takes_the_place_of_failed_nodule_whatever_the_order(sto
     assert store.outcomes()["outcome"].to_pylist() == ["accepted"]
 
 
-def test_of_two_failures_the_later_one_stands(store):
+def test_of_two_failures_the_later_one_counts(store):
     store.commit(to_table([failed_nodule(reason="first")]), suffix="-20260101T000000-aa")
     store.commit(to_table([failed_nodule(reason="second")]), suffix="-20260102T000000-aa")
     assert store.index()["reason"].to_pylist() == ["second"]

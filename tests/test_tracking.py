@@ -113,7 +113,7 @@ def test_without_a_store_nothing_is_logged(tmp_path):
     run.end()
 
 
-def test_a_run_goes_on_as_itself_under_its_parent_and_takes_any_number_of_steps(uri):
+def test_a_run_resumes_as_itself_under_its_parent_and_takes_any_number_of_steps(uri):
     parent = Run(uri, "train", {}, TRAININGS)
     child = Run(uri, "split 0", {"seed": 1}, TRAININGS, parent.id)
     child.end("FAILED")

@@ -75,10 +75,10 @@ def _cut(record: Mapping[str, np.ndarray], placement: Placement, size: Sequence[
 def epoch_order(count: int, batch: int, seed: int, epoch: int) -> list[int]:
     """The nodules of an epoch, shuffled for each epoch; its beginning follows its end until the last batch is full."""
     order = torch.randperm(count, generator=generator("order", seed, epoch)).tolist()
-    return [order[place % count] for place in range(steps_an_epoch(count, batch) * batch)]
+    return [order[place % count] for place in range(steps_per_epoch(count, batch) * batch)]
 
 
-def steps_an_epoch(count: int, batch: int) -> int:
+def steps_per_epoch(count: int, batch: int) -> int:
     """Batches of an epoch of ``count`` nodules."""
     return -(-count // batch)
 

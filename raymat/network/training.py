@@ -46,7 +46,7 @@ class State:
     epoch: int = 0
 
 
-def begin(recipe: Recipe, steps_an_epoch: int, device: torch.device) -> State:
+def begin(recipe: Recipe, steps_per_epoch: int, device: torch.device) -> State:
     """A new training; the same seed gives the same weights."""
     torch.manual_seed(recipe.seed)
     if recipe.deterministic:
@@ -58,7 +58,7 @@ def begin(recipe: Recipe, steps_an_epoch: int, device: torch.device) -> State:
         # torch documents memory_format; its annotations of Module.to leave it out.
         model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    steps, warm_up = recipe.epochs * steps_an_epoch, round(recipe.warm_up * steps_an_epoch)
+    steps, warm_up = recipe.epochs * steps_per_epoch, round(recipe.warm_up * steps_per_epoch)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, steps, warm_up))
     # float16 gradients underflow unless the loss is scaled; bfloat16 has float32's range.
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")

@@ -23,7 +23,7 @@ from raymat.engine.ray_private import Pause
 from raymat.loading import Nodules
 from raymat.network.model import ModelConfig
 from raymat.network.recipe import Recipe
-from raymat.network.samples import SMOOTH, epoch_order, record_of, steps_an_epoch, training_volume
+from raymat.network.samples import SMOOTH, epoch_order, record_of, steps_per_epoch, training_volume
 from raymat.nodule import InputError
 
 # Ray Train hears of a report when it next asks its workers, every 2 s by default; a second report waits until then.
@@ -79,7 +79,7 @@ class Batches(Datasource):
     def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None, data_context=None) -> list:
         """One task for each batch that is still to come, in the order of the training."""
         recipe, count = self.recipe, len(self.records)
-        steps = steps_an_epoch(count, recipe.batch)
+        steps = steps_per_epoch(count, recipe.batch)
         share = recipe.batch // self.workers
         size = batch_bytes(recipe, self.workers)
         tasks = []
@@ -130,7 +130,7 @@ def stream(
 ) -> Iterator[torch.Tensor]:
     """The worker's share of each batch, float32 (batch / workers, channels, z, y, x), on its device ahead of use."""
     source = Batches(records, recipe, rank, workers, first_step)
-    steps = recipe.epochs * steps_an_epoch(len(records), recipe.batch) - first_step
+    steps = recipe.epochs * steps_per_epoch(len(records), recipe.batch) - first_step
     if steps <= 0:
         return
     with data_settings() as context:

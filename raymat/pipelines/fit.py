@@ -32,7 +32,7 @@ from raymat.engine.reports import Reporter
 from raymat.folder import Folder
 from raymat.network.model import Prediction
 from raymat.network.recipe import Recipe
-from raymat.network.samples import ALPHA, IMAGE, OVERLAP, UNION, steps_an_epoch, validation_volume
+from raymat.network.samples import ALPHA, IMAGE, OVERLAP, UNION, steps_per_epoch, validation_volume
 from raymat.network.training import (
     State,
     begin,
@@ -159,7 +159,7 @@ def train_worker(settings: Settings) -> None:
             settings.reporter.say(
                 f"this CPU has no {recipe.precision} arithmetic (AVX-512): steps take many times as long as in float32"
             )
-    steps = steps_an_epoch(len(settings.training), recipe.batch)
+    steps = steps_per_epoch(len(settings.training), recipe.batch)
     state = begin(recipe, steps, device)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
@@ -178,7 +178,7 @@ def train_worker(settings: Settings) -> None:
             state.epoch = epoch + 1
             found, shown = validate(state, settings.validation[rank::workers], device, recipe.batch // workers)
             found = _averaged(found, len(settings.validation[rank::workers]), device)
-            found |= {"seconds_a_step": learnt / steps, "waiting_share": waited / learnt}
+            found |= {"seconds_per_step": learnt / steps, "waiting_share": waited / learnt}
             if rank == 0:
                 trained = float(np.mean([values["loss/total"] for values in history]))
                 reporter.say(

@@ -48,7 +48,7 @@ from raymat.version import __version__
 from raymat.volume import nodule_grid
 from raymat.words import counted
 
-NODULES_A_FILE = 32
+NODULES_PER_FILE = 32
 SHEET_NODULES = 24
 NOT_RECORDED = "not recorded: built by an earlier raymat; build again to record them"
 PACKAGES = ("numpy", "scipy", "numba", "pyarrow", "SimpleITK", "pydicom", "pylidc", "ray")
@@ -135,9 +135,9 @@ def _write_nodules(
     taken = [row for row in rows if verdicts[row["nodule_id"]].outcome == ACCEPTED]
     parts = _splits({row["patient_id"] for row in taken})
     index: list[dict] = []
-    for start in range(0, len(taken), NODULES_A_FILE):
-        chunk = taken[start : start + NODULES_A_FILE]
-        name = f"nodules/{start // NODULES_A_FILE:05d}.parquet"
+    for start in range(0, len(taken), NODULES_PER_FILE):
+        chunk = taken[start : start + NODULES_PER_FILE]
+        name = f"nodules/{start // NODULES_PER_FILE:05d}.parquet"
         sink = pa.BufferOutputStream()
         with pq.ParquetWriter(sink, RECORD, compression="zstd", use_dictionary=False, write_statistics=False) as file:
             for row in chunk:

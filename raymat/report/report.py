@@ -54,10 +54,10 @@ class Kind:
 
     name: str
     mark: str
-    make: Callable[[str, Folder, Album], list[Section]]
+    make: Callable[[str, Folder, FigureFolder], list[Section]]
 
 
-class Album:
+class FigureFolder:
     """Writes every figure as PNG and PDF into the folder beside the page."""
 
     def __init__(self, folder: Path) -> None:
@@ -100,7 +100,7 @@ def write_report(runs: Sequence[str], out: Path) -> list[str]:
     """
     if not runs:
         raise InputError("name the folders for the report")
-    album = Album(out.with_name(f"{out.stem}-figures"))
+    figures = FigureFolder(out.with_name(f"{out.stem}-figures"))
     by_kind: dict[str, list[Section]] = defaultdict(list)
     named = []
     for run in runs:
@@ -109,7 +109,7 @@ def write_report(runs: Sequence[str], out: Path) -> list[str]:
         if kind is None:
             known = ", ".join(kind.name for kind in KINDS)
             raise InputError(f"{run}: contains nothing to report; a report is made of outputs of: {known}")
-        by_kind[kind.name] += kind.make(run, store, album)
+        by_kind[kind.name] += kind.make(run, store, figures)
         named.append(f"{run}: {kind.name}")
     sections = [section for kind in KINDS for section in by_kind[kind.name]]
     sections.append(_software(runs, out))
@@ -136,7 +136,7 @@ their number.
 """
 
 
-def _classification(run: str, store: Folder, album: Album) -> list[Section]:
+def _classification(run: str, store: Folder, figures: FigureFolder) -> list[Section]:
     note = json.loads(store.read(CLASSIFY_NOTE))
     command = "; ".join(note.get("commands", []))
     if not store.exists(TABLE):
@@ -157,7 +157,7 @@ def _classification(run: str, store: Folder, album: Album) -> list[Section]:
         "training, summed over the trials."
     )
     section.figure(
-        album.add("figure5", evidence.diagnoses_by_input(table, tables[TRIALS], size)),
+        figures.add("figure5", evidence.diagnoses_by_input(table, tables[TRIALS], size)),
         "Figure 5. AUROC on the test nodules by input. Bars: mean over the trials, whiskers their standard deviation, "
         "dots the trials; the axis does not begin at 0. Dashed: logistic regression on volume and diameter.",
         command,
@@ -178,7 +178,7 @@ def _classification(run: str, store: Folder, album: Album) -> list[Section]:
             "DeLong's test on the trials' averaged scores of the same test nodules; Holm's correction over this table."
         )
     section.figure(
-        album.add("calibration", evidence.calibration_of_inputs(diagnoses.mean_probabilities(predictions))),
+        figures.add("calibration", evidence.calibration_of_inputs(diagnoses.mean_probabilities(predictions))),
         "Calibration of the mean probability over trials; each trial is calibrated on its validation nodules.",
         command,
     )
@@ -199,7 +199,7 @@ which has seen the same three readers.
 """
 
 
-def _readers(run: str, store: Folder, album: Album) -> list[Section]:
+def _readers(run: str, store: Folder, figures: FigureFolder) -> list[Section]:
     note = json.loads(store.read(READERS_NOTE))
     name = MEASUREMENTS if store.exists(MEASUREMENTS) else EARLIER_MEASUREMENTS
     if not store.exists(name):
@@ -209,7 +209,7 @@ def _readers(run: str, store: Folder, album: Album) -> list[Section]:
     section = Section("The left-out reader")
     section.text(f"{readers_table.counts_in_words(rows)}. Intervals are 95 %, patients resampled.")
     section.figure(
-        album.add("readers", evidence.reader_predictions(table, rows)),
+        figures.add("readers", evidence.reader_predictions(table, rows)),
         "How well three readers' masks, their mattes, and both combined predict the fourth reader's mask.",
         note["command"],
     )
@@ -225,7 +225,7 @@ def _readers(run: str, store: Folder, album: Album) -> list[Section]:
 # Datasets ------------------------------------------------------------------------------------------------------------
 
 
-def _dataset(run: str, folder: Folder, album: Album) -> list[Section]:
+def _dataset(run: str, folder: Folder, figures: FigureFolder) -> list[Section]:
     store = Store(folder.filesystem, folder.root)
     rows = store.outcomes(["nodule_id", "patient_id", "outcome", "method", "reason", "solves"])
     of = counts(rows["outcome"])
@@ -238,7 +238,7 @@ def _dataset(run: str, folder: Folder, album: Album) -> list[Section]:
     section.text(markdown_table(("outcome", "nodules"), [(name, of[name]) for name in OUTCOMES]))
     if chosen:
         section.figure(
-            album.add("chosen-methods", method_histogram(chosen)),
+            figures.add("chosen-methods", method_histogram(chosen)),
             "How often quality control chose each method.",
             f"raymat report {shlex.quote(run)} -o report.html",
         )
@@ -251,7 +251,7 @@ def _dataset(run: str, folder: Folder, album: Album) -> list[Section]:
         section.folded(f"The {reasons.num_rows} that were not accepted (200 at most are listed)", listed)
     if how:
         section.folded("Parameters", _values(how))
-    return [section, *_mattes(run, album)]
+    return [section, *_mattes(run, figures)]
 
 
 def _solves(rows, chosen) -> str:
@@ -271,7 +271,7 @@ def _solves(rows, chosen) -> str:
     return markdown_table(head, lines)
 
 
-def _mattes(run: str, album: Album) -> list[Section]:
+def _mattes(run: str, figures: FigureFolder) -> list[Section]:
     """Figure 6, and where the true alpha is known how far each method is from it."""
     nodules = load(run, outcomes=(ACCEPTED, REJECTED))
     if not len(nodules):
@@ -286,7 +286,7 @@ def _mattes(run: str, album: Album) -> list[Section]:
         section = Section(f"Mattes of {Path(run).name}")
         names = " ".join(shlex.quote(nodule.nodule_id) for nodule in drawn)
         section.figure(
-            album.add("figure6", methods_side_by_side(drawn)),
+            figures.add("figure6", methods_side_by_side(drawn)),
             f"Figure 6. {len(drawn)} nodules, evenly spread over the dataset: image, the readers' mean mask, the "
             "mattes of all methods; axial, redder is more lesion.",
             f"raymat figure {shlex.quote(run)} {names} --of methods -o figure6.png",
@@ -301,7 +301,7 @@ def _mattes(run: str, album: Album) -> list[Section]:
     return sections
 
 
-def _release(run: str, store: Folder, album: Album) -> list[Section]:
+def _release(run: str, store: Folder, figures: FigureFolder) -> list[Section]:
     section = Section(f"Datasheet of release {Path(run).name}")
     for name, caption in (("contact_sheet.png", "Nodules of the release"), ("histograms.png", "Sizes and ratings")):
         if store.exists(name):
@@ -312,7 +312,7 @@ def _release(run: str, store: Folder, album: Album) -> list[Section]:
     return [section]
 
 
-def _evaluation(run: str, store: Folder, album: Album) -> list[Section]:
+def _evaluation(run: str, store: Folder, figures: FigureFolder) -> list[Section]:
     section = Section("Table 1: errors on the test nodules")
     text = store.read("table.md").decode()
     section.text("\n".join(line for line in text.splitlines() if not line.startswith("# ")))

@@ -55,7 +55,7 @@ class Gone(Exception):
 STATUS = {Gone: 409, NotWritten: 507, Unreachable: 503}
 
 
-class Desk:
+class ReviewSession:
     """A dataset under review: its rows, its decisions, and the nodules that were asked for."""
 
     def __init__(self, store: Store) -> None:
@@ -173,12 +173,12 @@ class Desk:
         return payload(self.store.read_committed(row["key"], row["shard"]))
 
 
-def application(desk: Desk, token: str, hosts: list[str]) -> Starlette:
+def application(session: ReviewSession, token: str, hosts: list[str]) -> Starlette:
     """The web application.
 
     Parameters
     ----------
-    desk : what is reviewed
+    session : what is reviewed
     token : what a visitor must bring
     hosts : names under which the server may be addressed; ``["*"]`` for any
     """
@@ -188,16 +188,16 @@ def application(desk: Desk, token: str, hosts: list[str]) -> Starlette:
 
     def about(request: Request) -> Response:
         quality = {"weights": WEIGHTS, "words": WORDS, "low": LOW}
-        return JSONResponse({"dataset": desk.store.root, "methods": METHODS, "quality": quality})
+        return JSONResponse({"dataset": session.store.root, "methods": METHODS, "quality": quality})
 
     def nodules(request: Request) -> Response:
-        return JSONResponse(desk.table(request.query_params.get("reviewer", "")))
+        return JSONResponse(session.table(request.query_params.get("reviewer", "")))
 
     def progress(request: Request) -> Response:
-        return JSONResponse(desk.progress())
+        return JSONResponse(session.progress())
 
     def volume(request: Request) -> Response:
-        message = desk.message(request.query_params.get("nodule", ""))
+        message = session.message(request.query_params.get("nodule", ""))
         return Response(message, media_type="application/octet-stream", headers={"Cache-Control": "no-store"})
 
     async def decide(request: Request) -> Response:
@@ -206,7 +206,7 @@ def application(desk: Desk, token: str, hosts: list[str]) -> Starlette:
         except ValueError as error:
             raise InputError("a decision is sent as JSON") from error
         # In a thread: the disk may be slow, and other reviewers must not wait for it.
-        return JSONResponse(await run_in_threadpool(desk.decide, message))
+        return JSONResponse(await run_in_threadpool(session.decide, message))
 
     def refused(request: Request, error: Exception) -> Response:
         status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 400)
@@ -269,9 +269,9 @@ def serve(dataset: str, host: str = "127.0.0.1", port: int = 8790, token: str | 
     InputError
         There is no dataset with mattes and scores, decisions cannot be read, or the address cannot be used.
     """
-    desk = Desk(Store.open(dataset))
-    refuse_unscored(dataset, desk.rows.values())
-    here = desk.progress()
+    session = ReviewSession(Store.open(dataset))
+    refuse_unscored(dataset, session.rows.values())
+    here = session.progress()
     if not here["nodules"]:
         raise InputError(f"{dataset}: no nodule has mattes, there is nothing to review")
     if token is not None and not token.isascii():
@@ -283,7 +283,7 @@ def serve(dataset: str, host: str = "127.0.0.1", port: int = 8790, token: str | 
         raise InputError(f"{host}:{port}: cannot be served on ({error}); choose another --port") from error
     port = listening.getsockname()[1]
     loopback = host == "localhost" or _is_loopback(host)
-    application_ = application(desk, token, [host, "localhost", "127.0.0.1"] if loopback else ["*"])
+    application_ = application(session, token, [host, "localhost", "127.0.0.1"] if loopback else ["*"])
     if not loopback:
         print(f"WARNING: served on {host}, so over the network and without encryption")
     print(f"{here['decided']} of {here['nodules']} nodules decided")

@@ -135,7 +135,7 @@ def test_the_area_by_patient_is_sklearns_and_wider_when_nodules_share_patients()
     assert shared.value == pytest.approx(alone.value)
 
 
-def test_size_says_little_among_nodules_of_like_size():
+def test_size_says_little_among_size_matched_nodules():
     rng = np.random.default_rng(0)
     diameters = np.exp(rng.normal(2.3, 0.5, 400))
     labels = (diameters * np.exp(rng.normal(0, 0.3, 400)) > 11).astype(int)

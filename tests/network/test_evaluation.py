@@ -76,7 +76,7 @@ def test_the_box_is_the_networks_input_unless_the_lesion_is_larger():
     assert evaluation_box(small_nodule(0, shape=(40, 40, 40)), (30, 30, 30)) == (slice(5, 35),) * 3
 
 
-def test_the_table_is_the_mean_and_deviation_over_re_splits_in_the_papers_units():
+def test_the_table_is_the_mean_and_deviation_over_splits_in_the_papers_units():
     found = [
         {"split": split, "truth": CHOSEN, "method": "cf+", "metric": metric, "value": value}
         for metric in ERRORS

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from raymat.network.recipe import Recipe, preset
-from raymat.network.samples import epoch_order, record_of, steps_an_epoch, training_volume, validation_volume
+from raymat.network.samples import epoch_order, record_of, steps_per_epoch, training_volume, validation_volume
 from raymat.network.training import (
     begin,
     load_model,
@@ -67,7 +67,7 @@ def test_a_recipe_survives_a_checkpoint():
 def test_every_nodule_is_seen_once_an_epoch_in_full_batches():
     for count, batch in ((10, 4), (8, 4), (3, 16)):
         order = epoch_order(count, batch, seed=0, epoch=2)
-        assert len(order) == steps_an_epoch(count, batch) * batch
+        assert len(order) == steps_per_epoch(count, batch) * batch
         assert sorted(order[:count]) == list(range(count))
     assert epoch_order(10, 4, 0, 0) != epoch_order(10, 4, 0, 1)
 

@@ -29,7 +29,7 @@ def test_batches_are_large_at_first_and_of_one_at_the_end_and_take_every_row(tot
     assert max(sizes) <= max(1, total / workers / 2)
 
 
-def test_parts_of_a_work_list_go_on_in_the_sizes_of_the_whole():
+def test_parts_of_a_work_list_continue_in_the_sizes_of_the_whole():
     total, workers = 600, 2
     parts = [list(batch_sizes(start, 200, total, workers)) for start in (0, 200, 400)]
     assert [sum(sizes) for sizes in parts] == [200, 200, 200]

@@ -68,7 +68,7 @@ def test_workers_and_order_change_nothing_in_the_arrays(built, tmp_path):
     assert arrays(one.root) == arrays(store.root)
 
 
-def test_an_interrupted_build_goes_on_where_it_stopped(built, tmp_path):
+def test_an_interrupted_build_resumes_where_it_stopped(built, tmp_path):
     table, store, _ = built
     part = tmp_path / "part"
     shutil.copytree(store.root, part)
@@ -96,7 +96,7 @@ def test_nodules_that_the_source_no_longer_names_are_counted_out_loud(built, tmp
     assert len(Store.open(tmp_path / "copy").listing("nodules")) == 6
 
 
-def test_changed_quality_is_judged_anew_without_solving(built, tmp_path):
+def test_changed_quality_is_judged_again_without_solving(built, tmp_path):
     table, store, _ = built
     shutil.copytree(store.root, tmp_path / "copy")
     strict = BuildParameters(2, PARAMETERS.prepare, quality=QualityParameters(floor=1.0))
@@ -159,7 +159,7 @@ def test_another_version_of_preparation_redoes_all_nodules_and_says_so(built, tm
     assert "6 of them again, as their input, a parameter or the solvers changed" in describe(plan)
 
 
-def test_each_bad_nodule_has_its_own_outcome_and_the_rest_stands(ray_cluster, tmp_path):
+def test_each_bad_nodule_has_its_own_outcome_and_the_rest_is_kept(ray_cluster, tmp_path):
     table = write_cases(tmp_path / "cases", 3)
     folder = tmp_path / "cases"
     write_volume(folder / "nan.nii.gz", np.full(GRID.shape, np.nan, np.float32), GRID)

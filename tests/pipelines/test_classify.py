@@ -110,7 +110,7 @@ def test_a_part_of_the_trials_then_more_and_all_agree_with_mlflow(ray_cluster, d
 
 # The loss weights' sweep is killed in plain pytest; both sweeps share their lines.
 @pytest.mark.soak
-def test_a_killed_sweep_goes_on_and_repeats_nothing(ray_cluster, data, new_runs, tmp_path):
+def test_a_killed_sweep_resumes_and_repeats_nothing(ray_cluster, data, new_runs, tmp_path):
     out, uri, inputs = tmp_path / "out", new_runs(tmp_path), ("mean", "random", "image")
     command = ["classify", str(data), "-o", str(out), "--inputs", ",".join(inputs), "--networks", "resnet10-small"]
     command += ["--seeds", "0", "--side", "8", "--spacing-mm", "1", "--epochs", "2", "--batch", "8"]

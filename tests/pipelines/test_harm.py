@@ -230,7 +230,7 @@ cluster.shutdown()
 """
 
 
-def test_a_build_goes_on_when_a_node_is_gone(cases, tmp_path):
+def test_a_build_continues_when_a_node_is_gone(cases, tmp_path):
     table, expected = cases
     out, record = tmp_path / "dataset", tmp_path / "solves"
     command = [sys.executable, "-c", LOSING_A_NODE, table, str(out), str(record)]
@@ -259,7 +259,7 @@ shutil.copytree(out, kept)
 """
 
 
-def test_a_full_disk_stops_the_build_with_a_clear_word_and_it_goes_on_when_there_is_room(cases, tmp_path):
+def test_a_full_disk_stops_the_build_with_a_clear_word_and_it_resumes_when_there_is_room(cases, tmp_path):
     if subprocess.run(["unshare", "-Urm", "true"], check=False).returncode:
         pytest.skip("this machine allows no mount in a namespace of its own")
     table, expected = cases

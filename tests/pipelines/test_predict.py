@@ -170,7 +170,7 @@ def write_training(folder, data: str, recipe: Recipe, splits) -> str:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_both_networks_and_the_solvers_are_compared_on_the_test_nodules_of_shared_re_splits(
+def test_both_networks_and_the_solvers_are_compared_on_the_test_nodules_of_shared_splits(
     ray_cluster, new_runs, tmp_path
 ):
     data = write_small_nodules(tmp_path / "data", 8)

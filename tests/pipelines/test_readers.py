@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 PARAMETERS = BuildParameters(min_readers=3, matting=MattingParameters(methods=("cf", "cf+")))
 
 
-def test_every_split_is_measured_once_and_a_larger_sample_goes_on(ray_cluster, new_runs, tmp_path):
+def test_every_split_is_measured_once_and_a_larger_sample_resumes(ray_cluster, new_runs, tmp_path):
     apart = draw_nodule(5)
     # Without its fourth reader the others share no voxel with the third.
     apart.readers[2] = np.roll(apart.readers[2], 16, axis=1)

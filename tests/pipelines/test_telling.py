@@ -84,7 +84,7 @@ def test_a_node_exports_nodules_by_outcome_and_the_seconds_of_each_stage(watched
         assert stage in found["raymat_nodules_in_flight"]
 
 
-def test_mlflow_shows_a_run_while_it_goes_on(watched):
+def test_mlflow_shows_a_run_while_it_lasts(watched):
     first, over = next(seen for seen in watched.runs if seen[0].data.metrics["progress/done"])
     assert first.info.status == "RUNNING"
     assert not over

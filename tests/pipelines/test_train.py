@@ -80,7 +80,7 @@ def assert_same(a: list[torch.Tensor], b: list[torch.Tensor]) -> None:
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_each_re_split_is_a_run_under_one_parent(trained, data):
+def test_each_split_is_a_run_under_one_parent(trained, data):
     _, uri, said, results = trained
     children = {run.info.run_name: run for run in runs(uri) if "mlflow.parentRunId" in run.data.tags}
     (parent,) = [run for run in runs(uri) if "mlflow.parentRunId" not in run.data.tags]
@@ -184,7 +184,7 @@ def test_a_killed_worker_changes_nothing(trained, data, new_runs, tmp_path):
     assert [run.info.status for run in runs(uri)] == ["FINISHED"] * 2
 
 
-def test_a_killed_driver_goes_on_as_the_same_run(trained, data, new_runs, tmp_path):
+def test_a_killed_driver_resumes_as_the_same_run(trained, data, new_runs, tmp_path):
     out, uri = tmp_path / "out", new_runs(tmp_path)
     process = in_cluster(
         "train", data, "-o", str(out), "--splits", "0", *options_of(RECIPE), "--tracking-uri", uri, folder=tmp_path

@@ -26,7 +26,7 @@ RECIPE = learning_recipe(side=8)
 ALPHAS, BETAS = (1.0, 10.0, 30.0), (10.0,)
 
 
-def test_a_killed_sweep_goes_on_and_leaves_the_best_pair(ray_cluster, new_runs, tmp_path, monkeypatch):
+def test_a_killed_sweep_resumes_and_leaves_the_best_pair(ray_cluster, new_runs, tmp_path, monkeypatch):
     # Named relative to where the command runs, as a user would; Ray Tune's trials run elsewhere.
     monkeypatch.chdir(tmp_path)
     data, out, uri = write_small_nodules("data", 5), Path("out"), new_runs(tmp_path)

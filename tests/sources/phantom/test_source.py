@@ -28,7 +28,7 @@ def rows_of(folder):
         return list(csv.DictReader(stream))
 
 
-def test_the_choice_is_nested_one_nodule_a_patient_and_seeded(cases):
+def test_the_choice_is_nested_one_nodule_per_patient_and_seeded(cases):
     ids = [case.nodule_id for case in cases]
     assert [case.nodule_id for case in choose(2, SEED)] == ids[:2]
     assert len({case.scan.patient_id for case in cases}) == COUNT
@@ -97,7 +97,7 @@ def test_folders_of_something_else_are_refused(folder, tmp_path):
         write_phantoms(tmp_path / "notes.txt", 1, SEED)
 
 
-def test_an_interrupted_run_can_go_on(cases, tmp_path):
+def test_an_interrupted_run_can_be_resumed(cases, tmp_path):
     scan = cases[0].scan
     left = tmp_path / scan.patient_id / scan.study_uid / f".{scan.series_uid}.dead"
     left.mkdir(parents=True)
@@ -135,7 +135,7 @@ def test_pydicom_and_simpleitk_read_what_was_drawn(folder, cases):
         assert len({h.SOPInstanceUID for h in headers}) == len(headers)
 
 
-def test_the_table_tells_what_was_drawn(folder, cases):
+def test_the_table_shows_what_was_drawn(folder, cases):
     rows = rows_of(folder)
     assert [row["nodule_id"] for row in rows] == [case.nodule_id for case in cases]
     for row in rows:
