@@ -48,7 +48,7 @@ def verify(path: str | Path, digest: str | None = None) -> Verification:
         raise InputError(f"{path}: no release here ({SUMS} is missing)")
     sums = place.read(SUMS)
     present = hashlib.sha256(sums).hexdigest()
-    problems = [] if digest in (None, present) else [f"{SUMS}: the release's digest is {published}, not {digest}"]
+    problems = [] if digest in (None, present) else [f"{SUMS}: the release's digest is {present}, not {digest}"]
     lines = [line.split("  ", 1) for line in sums.decode(errors="replace").splitlines() if "  " in line]
     expected = {name: checksum for checksum, name in lines}
     present = {name for name in place.listing("") if name not in NO_PART}
