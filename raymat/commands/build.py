@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 
 from raymat.commands.build_options import (
-    add_grid,
-    add_matting,
     add_methods,
-    add_pools,
-    add_prepare,
     add_source,
+    add_stages,
     build_parameters,
     open_source,
     pools,
@@ -36,10 +33,7 @@ def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
         metavar="S",
         help="seconds that one stage may take on one nodule before its worker is ended (default: 600); three tries",
     )
-    add_prepare(command)
-    add_grid(command)
-    add_matting(command)
-    add_pools(command)
+    add_stages(command)
     add_tracking(command)
     command.set_defaults(run=run)
     return command

@@ -98,6 +98,14 @@ def add_matting(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_stages(command: argparse.ArgumentParser) -> None:
+    """The options of all that a build does to a nodule, and of its workers."""
+    add_prepare(command)
+    add_grid(command)
+    add_matting(command)
+    add_pools(command)
+
+
 def prepare_parameters(options: argparse.Namespace) -> PrepareParameters:
     """``PrepareParameters`` from the command line; options that are not given keep their defaults."""
     from raymat.prepare import PrepareParameters

@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 
 from raymat.commands.build_options import (
-    add_grid,
-    add_matting,
     add_methods,
-    add_pools,
-    add_prepare,
     add_source,
+    add_stages,
     build_parameters,
     open_source,
     pools,
@@ -31,10 +28,7 @@ def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
     )
     add_methods(command)
     command.add_argument("--retry-failed", action="store_true", help="try failed nodules again")
-    add_prepare(command)
-    add_grid(command)
-    add_matting(command)
-    add_pools(command)
+    add_stages(command)
     add_tracking(command)
     command.set_defaults(run=run)
     return command

@@ -47,8 +47,8 @@ def verify(path: str | Path, digest: str | None = None) -> Verification:
     if not place.exists(SUMS):
         raise InputError(f"{path}: no release here ({SUMS} is missing)")
     sums = place.read(SUMS)
-    present = hashlib.sha256(sums).hexdigest()
-    problems = [] if digest in (None, present) else [f"{SUMS}: the release's digest is {present}, not {digest}"]
+    actual = hashlib.sha256(sums).hexdigest()
+    problems = [] if digest in (None, actual) else [f"{SUMS}: the release's digest is {actual}, not {digest}"]
     lines = [line.split("  ", 1) for line in sums.decode(errors="replace").splitlines() if "  " in line]
     expected = {name: checksum for checksum, name in lines}
     present = {name for name in place.listing("") if name not in NO_PART}
@@ -68,7 +68,7 @@ def verify(path: str | Path, digest: str | None = None) -> Verification:
                 problems.append(f"{row['nodule_id']}: {', '.join(wrong) or 'record'} not as the index says")
     except InputError as error:
         problems.append(str(error))
-    return Verification(present, len(expected), nodules, problems)
+    return Verification(actual, len(expected), nodules, problems)
 
 
 @dataclass(frozen=True)
