@@ -10,6 +10,7 @@ import yaml
 
 import raymat
 from raymat.cli import parser
+from raymat.commands import COMMANDS
 from tests.support import REPOSITORY
 
 PAGES = sorted(page for pattern in ("*.md", "benchmarks/*.md", "docs/**/*.md") for page in REPOSITORY.glob(pattern))
@@ -76,6 +77,12 @@ def test_relative_links_lead_to_files_and_headings(page):
         assert target.exists(), f"{link}: no such file"
         if anchor:
             assert anchor in anchors(target.read_text(encoding="utf-8")), f"{link}: no such heading"
+
+
+def test_every_file_of_a_command_is_in_the_list_of_commands():
+    files = {path.stem for path in (REPOSITORY / "raymat/commands").glob("*.py") if "\nHELP = " in path.read_text()}
+    assert {command.__name__.rpartition(".")[2] for command in COMMANDS.values()} == files
+    assert [name.replace("-", "_") for name in COMMANDS] == [c.__name__.rpartition(".")[2] for c in COMMANDS.values()]
 
 
 def test_the_page_of_commands_has_every_command_and_option():
