@@ -57,8 +57,9 @@ def weights_of(given: list[str]) -> list[str]:
 
 def run(options: argparse.Namespace) -> int:
     """``raymat predict``."""
+    from raymat.network.targets import Target, targets_of_centres, targets_of_table
     from raymat.nodule import FAILED
-    from raymat.pipelines.predict import PredictJob, Target, predict, targets_of_centres, targets_of_table
+    from raymat.pipelines.predict import PredictJob, predict
 
     if bool(options.image) != bool(options.center) or bool(options.dicom) != bool(options.centers):
         raise InputError("--image goes with --center X Y Z, --dicom with --centers CSV")

