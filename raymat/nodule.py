@@ -91,7 +91,7 @@ class Nodule:
     ----------
     nodule_id, patient_id : str
     source : str
-        The name of its kind, one of ``raymat.sources.kinds.KINDS``.
+        The name of its kind, one of ``raymat.sources.kinds.KINDS``, or "3dmm" for a prediction.
     image : float32 (z, y, x), HU
     spacing : (z, y, x) mm
     origin : (z, y, x) mm, patient coordinates (LPS) of the centre of voxel [0, 0, 0]

@@ -3,8 +3,8 @@
     OUT/dataset.json               what this folder is
     OUT/parameters.json            what the latest build was asked for
     OUT/manifest/*.parquet         every nodule of the source: reference and key
-    OUT/nodules/ab/<shard>.parquet committed nodules (``raymat.nodule.SCHEMA``), one to a few dozen a file
-    OUT/outcomes/*.parquet         the index: one small row a committed nodule, without arrays
+    OUT/nodules/ab/<shard>.parquet committed nodules (``raymat.nodule.SCHEMA``), one or several per file
+    OUT/outcomes/*.parquet         the index: one small row per committed nodule, without arrays
     OUT/worklist/*.parquet         what a running build has to do; none after it
     OUT/died/<key>                 how often a nodule was tried that killed a worker and has no outcome yet
 

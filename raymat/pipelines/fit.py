@@ -255,14 +255,14 @@ def _averaged(errors: dict[str, float], count: int, device: torch.device) -> dic
     return {name: value / total for name, value in zip(errors, values, strict=True)}
 
 
-def _report(state: State, metrics: dict[str, float], rank: int) -> None:
-    """Hand the epoch's metrics and, from rank 0, its checkpoint to Ray Train."""
+def _report(state: State, values: dict[str, float], rank: int) -> None:
+    """Hand the epoch's values and, from rank 0, its checkpoint to Ray Train."""
     if rank:
-        ray.train.report(metrics)
+        ray.train.report(values)
         return
     with tempfile.TemporaryDirectory() as folder:
         save(state, Path(folder) / STATE)
         if state.epoch == state.recipe.epochs:
             save_weights(state, Path(folder) / WEIGHTS)
-        (Path(folder) / RESULT).write_text(json.dumps(metrics))
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+        (Path(folder) / RESULT).write_text(json.dumps(values))
+        ray.train.report(values, checkpoint=Checkpoint.from_directory(folder))
