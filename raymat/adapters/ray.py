@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import ray.data
 
-from raymat.nodule import Nodule, array_to_struct
+from raymat.nodule import Nodule, array_to_struct, required
 
 
 def ray_dataset(nodules: Sequence[Nodule]) -> ray.data.Dataset:
@@ -28,7 +28,7 @@ def _records(batch: pa.Table, nodules: Sequence[Nodule]) -> pa.Table:
                 "nodule_id": nodule.nodule_id,
                 "patient_id": nodule.patient_id,
                 "method": nodule.method,
-                "spacing": list(nodule.spacing),
+                "spacing": list(required(nodule.spacing, nodule, "spacing")),
                 "image": array_to_struct(nodule.image),
                 "alpha": array_to_struct(nodule.alpha),
                 "trimap": array_to_struct(nodule.trimap),

@@ -198,7 +198,7 @@ def pools_of(work: Work, pools: Pools) -> list[Pool]:
 
 
 def nodules_per_shard(total: int) -> int:
-    """How many nodules a commit holds: one while files are few, up to 16 where an object each would cost too much.
+    """How many nodules a commit holds: one while files are few, up to 16 where one object each would cost too much.
 
     More would hold a worker's memory full: a nodule with its eight mattes is 40 to 130 MB before it is compressed.
     """

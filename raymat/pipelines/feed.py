@@ -65,7 +65,7 @@ def _record(nodules: Nodules, place: int, config: ModelConfig) -> tuple[dict[str
 
 
 class Batches(Datasource):
-    """A worker's share of every batch from ``first_step`` to the end of the training, one block a batch."""
+    """A worker's share of every batch from ``first_step`` to the end of the training, one block per batch."""
 
     def __init__(self, records: Sequence, recipe: Recipe, rank: int, workers: int, first_step: int) -> None:
         super().__init__()
