@@ -43,7 +43,7 @@ def contact_sheet(nodules: Iterable[Nodule], title: str | None = None) -> Figure
     if not tiles:
         raise InputError("there are no nodules to draw a contact sheet of")
     names = [IMAGE, READERS, *in_order({method for tile in tiles for method in tile.scores}), CHOSEN]
-    head = 0.62 + (0.35 if title else 0.0)
+    head = 0.75 if title else 0.4
     block = TEXT_IN + len(names) * PANEL_IN
     abreast = 1 if len(tiles) <= ALONE else max(1, int((WIDEST_IN + GAP_IN) // (block + GAP_IN)))
     rows = -(-len(tiles) // abreast)
