@@ -75,6 +75,7 @@ def test_matte_all_writes_eight_files_and_one_trimap_serves_as_well(case, tmp_pa
 )
 def test_what_is_at_fault_is_said_in_one_line(arguments, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert words in error
