@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from raymat.arrays import AnyArray, triple
 from raymat.errors import InputError
+from raymat.words import utf8
 
 T = TypeVar("T")
 
@@ -196,6 +197,10 @@ def _python(scalar: pa.Scalar, copy: bool) -> Any:
     return scalar.as_py()
 
 
+def _text(value: object) -> str:
+    return utf8(str(value))
+
+
 PLAIN = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
 
 
@@ -204,7 +209,7 @@ def _column(hint: Any) -> Column:
     if get_origin(hint) in (Union, UnionType):
         (hint,) = (part for part in get_args(hint) if part is not NoneType)
     if hint in PLAIN:
-        return Column(PLAIN[hint], hint, _python, small=True)
+        return Column(PLAIN[hint], _text if hint is str else hint, _python, small=True)
     if _is_array(hint):
         return Column(ARRAY, array_to_struct, struct_to_array)
     parts = get_args(hint)
@@ -250,10 +255,24 @@ def _map_column(_: Any) -> Column:
     )
 
 
+def _as_json(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    # JSON can write a lone surrogate, which no reader but Python's takes.
+    return text if "\\ud" not in text else json.dumps(_in_utf8(json.loads(text)), sort_keys=True)
+
+
+def _in_utf8(value: object) -> object:
+    if isinstance(value, str):
+        return utf8(value)
+    if isinstance(value, dict):
+        return {utf8(key): _in_utf8(item) for key, item in value.items()}
+    return [_in_utf8(item) for item in value] if isinstance(value, list) else value
+
+
 def _json_column(_: Any) -> Column:
     return Column(
         JSON,
-        lambda value: json.dumps(value, sort_keys=True, default=str),
+        _as_json,
         lambda scalar, copy: json.loads(scalar.as_py()),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -11,6 +12,7 @@ from raymat.commands import COMMANDS
 from raymat.errors import InputError, MissingPackage, NoduleExcluded, missing_packages_named
 from raymat.stopping import stoppable
 from raymat.version import __version__
+from raymat.words import utf8
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,13 +32,16 @@ def parser() -> argparse.ArgumentParser:
 
 def run(command: argparse.ArgumentParser, arguments: list[str] | None = None) -> int:
     """Parse the arguments of a command and run it, and print an error as one line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files may hold bytes that are no UTF-8; stderr prints them so anyway.
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     options = command.parse_args(arguments)
     try:
         with stoppable(), missing_packages_named():
             return options.run(options)
     except (InputError, NoduleExcluded, MissingPackage) as error:
-        print(f"raymat: {error}", file=sys.stderr)
+        print(f"raymat: {utf8(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader of the output has ended (`| head`): print nothing more, also at exit.

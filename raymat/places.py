@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raymat.nodule import InputError
+from raymat.words import utf8
 
 # A request that moves nothing for so long is given up; RAYMAT_STORE_TIMEOUT says otherwise.
 TIMEOUT_S = 20.0
@@ -57,6 +58,8 @@ def open_filesystem(path: str | Path) -> tuple[pafs.FileSystem, str]:
         The URI's scheme is unknown, it carries credentials, or its service cannot be set up.
     """
     text = str(path)
+    if utf8(text) != text:
+        raise InputError(f"{utf8(text)}: the path is not valid UTF-8, which datasets need; name another folder")
     if not is_uri(text):
         return pafs.LocalFileSystem(), str(Path(text).expanduser().absolute())
     refuse_credentials(text)

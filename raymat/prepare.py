@@ -18,6 +18,12 @@ FOREGROUND_RULES = ("intersection", "majority")
 # Scanners write what lies outside their field of view as -2048 or -3024 HU; nothing in a body is below air.
 FIELD_OF_VIEW_FLOOR = -1024.0
 
+# A pixel counts as this many mm at most: 128 pixels of CT are 60 to 125 mm, 128 of PET would be half a metre.
+LARGEST_PIXEL_MM = 1.0
+
+LEAST_SPAN = 20.0  # HU: noise alone spans more
+DOUBT_OF_HU = "is this HU?"
+
 
 # Raised whenever the arrays of a prepared nodule change for the same input and parameters.
 PREPARE_VERSION = "1"
@@ -108,6 +114,8 @@ def prepare(nodule: Nodule, parameters: PrepareParameters | None = None) -> Nodu
         raise InputError(
             f"{nodule.nodule_id}: {np.count_nonzero(~np.isfinite(seen))} voxels near the nodule are NaN or infinite"
         )
+    if low < 0 and (doubt := doubt_of_hu(seen)):
+        notes.append(doubt)
     values = crop.resample(seen, fill=low)
     true_alpha = None if nodule.true_alpha is None else crop.resample(crop.cut(nodule.true_alpha), fill=0.0)
 
@@ -217,6 +225,22 @@ def make_trimap(
     return trimap
 
 
+def doubt_of_hu(image: np.ndarray) -> str:
+    """A question where the values of a CT image (z, y, x) cannot be HU, as air and fat lie below 0; else empty.
+
+    Stored values without their intercept (HU + 1024), 8-bit pictures and normalised images are found. What lies below
+    air is the scanner's filling and says nothing.
+    """
+    values = image[image >= FIELD_OF_VIEW_FLOOR]
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if low < 0 and high - low >= LEAST_SPAN:
+        return ""
+    return (
+        f"{DOUBT_OF_HU} The values of the image run from {low:g} to {high:g}, but those of air and fat are below 0 HU: "
+        "subtract the offset (often 1024), or for an image that is no CT give --intensity-range LOW HIGH"
+    )
+
+
 def _deepest(sure: np.ndarray, depth: np.ndarray, count: int, spacing: Sequence[float]) -> np.ndarray:
     """The ``count`` deepest voxels of ``sure``."""
     place = np.argwhere(sure)
@@ -262,10 +286,16 @@ def _crop_box(inside: np.ndarray, grid: Grid, parameters: PrepareParameters, not
     for axis in (1, 2):
         # The unknown region and a voxel of sure background on each side have to fit.
         margin = math.ceil((parameters.grow_out_mm + parameters.spacing_mm) / grid.spacing[axis]) + 1
-        side = max(parameters.crop_px, int(high[axis] - low[axis]) + 2 * margin)
+        wanted = min(parameters.crop_px, math.ceil(parameters.crop_px * LARGEST_PIXEL_MM / grid.spacing[axis]))
+        side = max(wanted, int(high[axis] - low[axis]) + 2 * margin)
         if side > parameters.crop_px:
             notes.append(
                 f"crop widened to {side} px along {'zyx'[axis]}: {parameters.crop_px} px do not hold the nodule"
+            )
+        elif side < parameters.crop_px:
+            notes.append(
+                f"crop narrowed to {side} px along {'zyx'[axis]}: a pixel of {grid.spacing[axis]:g} mm counts as "
+                f"{LARGEST_PIXEL_MM:g} mm of the {parameters.crop_px} px"
             )
         start[axis] = (low[axis] + high[axis] - side) // 2
         stop[axis] = start[axis] + side

@@ -16,12 +16,12 @@ import numpy as np
 
 from raymat.matting import LUNG_WINDOW, HUWindow, estimate_all
 from raymat.methods import METHODS, SOLVERS, SolveInfo, in_order, is_calibrated, is_method, solver_of
-from raymat.nodule import EXCLUDED, FAILED, InputError, Matte, Nodule, NoduleExcluded, required
+from raymat.nodule import EXCLUDED, FAILED, REJECTED, InputError, Matte, Nodule, NoduleExcluded, required
 from raymat.places import Unreachable
-from raymat.prepare import PREPARE_VERSION, PrepareParameters, prepare
+from raymat.prepare import DOUBT_OF_HU, PREPARE_VERSION, PrepareParameters, prepare
 from raymat.quality import QualityParameters, assess
 from raymat.sources import NoduleRef, Source, digest
-from raymat.words import counted
+from raymat.words import bounded, counted
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ def guarded(stage: str, nodule: Nodule, work: Callable[[Nodule], Nodule]) -> Nod
 
 def ended(nodule: Nodule, outcome: str, stage: str, reason: str) -> Nodule:
     """The nodule with its outcome and without the arrays that nobody will look at."""
-    return nodule.without_arrays(outcome=outcome, stage=stage, reason=reason)
+    return nodule.without_arrays(outcome=outcome, stage=stage, reason=bounded(reason))
 
 
 def read_and_prepare(source: Source, ref: NoduleRef, parameters: BuildParameters) -> Nodule:
@@ -189,6 +189,10 @@ def score(nodule: Nodule, parameters: BuildParameters, finish: Callable[[Nodule]
 
     def work(nodule: Nodule) -> Nodule:
         judged = assess(nodule, parameters.quality)
+        doubts = [note for note in judged.notes if note.startswith(DOUBT_OF_HU)]
+        if judged.outcome == REJECTED and doubts:
+            # The terms speak of the matte, but the image is at fault.
+            judged = replace(judged, reason=bounded(f"{judged.reason}; {doubts[0]}"))
         return finish(judged) if finish else judged
 
     if nodule.outcome:

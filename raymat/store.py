@@ -32,6 +32,7 @@ from raymat.arrow import Row, small_fields, to_row
 from raymat.folder import Folder, as_parquet
 from raymat.nodule import FAILED, OUTCOMES, SCHEMA, InputError, Matte, Nodule, from_table, to_table
 from raymat.places import open_filesystem
+from raymat.words import utf8
 
 FORMAT = "raymat dataset"
 FORMAT_VERSION = 2
@@ -200,7 +201,7 @@ class Store(Folder):
         # A few thousand at a time: as Python's objects they are ten times as large as in a table.
         taken = []
         for size in [ROWS_AT_ONCE] * (count // ROWS_AT_ONCE) + [count % ROWS_AT_ONCE]:
-            some = list(islice(rows, size))
+            some = [_in_utf8(row) for row in islice(rows, size)]
             if some:
                 taken.append(pa.Table.from_pylist(some, schema=MANIFEST))
         return taken
@@ -423,6 +424,11 @@ class Store(Folder):
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             # Sound Parquet of the right columns, in which an array or a text is not what its nodule needs.
             raise self.damaged(name, error) from error
+
+
+def _in_utf8(row: Mapping[str, object]) -> Row:
+    """The row with its texts as Arrow can hold them: they came from paths and tables."""
+    return {name: utf8(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
 def _digest_of(data: pa.Buffer) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 
 from raymat.nodule import OUTCOMES, InputError
 from raymat.places import in_submitted_job, without_credentials
+from raymat.words import bounded, utf8
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -43,6 +44,7 @@ METRICS_A_BATCH, PARAMETERS_A_BATCH = 1000, 100  # as many as a tracking server 
 PROGRESS_EVERY_S = 10.0
 # How long a server that did not answer is not asked again, and how many numbers are kept for it meanwhile.
 SILENCE_S, UNSENT_METRICS = 60.0, 100_000
+PARAMETER_LENGTH = 6000  # of a value, as MLflow takes it
 DIGEST_LENGTH = 36  # of a dataset, as MLflow takes it
 
 
@@ -242,7 +244,7 @@ class Run:
             return False
 
     def _create(self, name: str, parameters: Mapping[str, object], experiment: str, parent: str | None) -> None:
-        tags = {"mlflow.runName": name, "mlflow.source.name": "raymat", "mlflow.source.type": "LOCAL"}
+        tags = {"mlflow.runName": utf8(name), "mlflow.source.name": "raymat", "mlflow.source.type": "LOCAL"}
         if parent:
             tags["mlflow.parentRunId"] = parent
             self.experiment_id = self.client.get_run(parent).info.experiment_id
@@ -250,7 +252,9 @@ class Run:
             self.experiment_id = self._find_experiment(experiment) or self._create_experiment(experiment)
         self.id = self.client.create_run(self.experiment_id, tags=tags).info.run_id
         # Together: each would be a transaction of its own.
-        named = [mlflow.entities.Param(name, str(value)) for name, value in parameters.items()]
+        named = [
+            mlflow.entities.Param(name, bounded(str(value), PARAMETER_LENGTH)) for name, value in parameters.items()
+        ]
         for start in range(0, len(named), PARAMETERS_A_BATCH):
             self.client.log_batch(self.id, params=named[start : start + PARAMETERS_A_BATCH])
 
@@ -290,6 +294,7 @@ class Run:
         if not self.uri:
             return
         self.tag("data_digest", digest)
+        name, uri = utf8(name), utf8(uri)
         kind = "local" if "://" not in uri else uri.partition("://")[0]
         data = mlflow.entities.Dataset(name, digest[:DIGEST_LENGTH], kind, json.dumps({"uri": uri}))
         inputs = [mlflow.entities.DatasetInput(data, [mlflow.entities.InputTag("mlflow.data.context", "input")])]
@@ -328,7 +333,7 @@ class Run:
     def text(self, name: str, text: str) -> None:
         """Log text as an artifact."""
         if self.uri:
-            self._log(self.client.log_text, text, name)
+            self._log(self.client.log_text, utf8(text), name)
 
     def table(self, name: str, rows: list[dict], columns: list[str]) -> None:
         """Log rows as a table that MLflow's page can show."""
@@ -346,7 +351,7 @@ class Run:
     def tag(self, name: str, value: str) -> None:
         """Set a tag."""
         if self.uri:
-            self._log(self.client.set_tag, name, value)
+            self._log(self.client.set_tag, name, utf8(value))
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log numbers at a step."""

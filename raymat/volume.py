@@ -7,10 +7,13 @@ leaves: here and in the resampling of ``raymat.prepare``.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
+import tempfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +22,14 @@ import numpy as np
 
 from raymat.arrays import triple
 from raymat.nodule import InputError, Nodule, required
+from raymat.words import utf8
 
 if TYPE_CHECKING:
     # Imported where a voxel is read or written: a driver that plans millions of nodules does not need their 110 MB.
     import SimpleITK as sitk
 
 PLACEMENT_TOLERANCE_MM = 0.1
+ANGLE_TOLERANCE = 1e-4  # of products of unit vectors at right angles: what headers in single precision leave
 
 WHOLE = (".nrrd", ".mha")  # header and voxels in one file, plain or deflated
 DEFLATED = 1100  # more bytes than deflate ever makes of one
@@ -125,14 +130,17 @@ def read_volume(path: str | Path) -> tuple[np.ndarray, Grid]:
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
-        if name.endswith(WHOLE):
-            _verify_size(path, reader.GetSize())
-        image = reader.Execute()
+        with utf8_path(path) as readable:
+            reader.SetFileName(readable)
+            reader.ReadImageInformation()
+            if name.endswith(WHOLE):
+                _verify_size(path, reader.GetSize())
+            image = reader.Execute()
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        if "orthonormal" in str(error) and name.endswith((".nii", ".nii.gz")):
+            return _read_sheared_nifti(path)
         raise InputError(f"{path}: SimpleITK cannot read it: {lines[-1]}") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(
@@ -145,7 +153,69 @@ def read_volume(path: str | Path) -> tuple[np.ndarray, Grid]:
             f"{path}: spacing {grid.spacing}, origin {grid.origin} or direction {grid.direction.tolist()} (z, y, x) of "
             "its header is not finite; correct the header"
         )
-    return sitk.GetArrayFromImage(image), grid
+    return sitk.GetArrayFromImage(image), orthonormal(path, grid)
+
+
+def orthonormal(path: str | Path, grid: Grid) -> Grid:
+    """The grid with axes at right angles: as it is, or turned to them where no voxel moves by a tenth of a millimetre.
+
+    Raises
+    ------
+    InputError
+        The axes are sheared by more.
+    """
+    direction = np.asarray(grid.direction)
+    if np.abs(direction.T @ direction - np.eye(3)).max() <= ANGLE_TOLERANCE:
+        return grid
+    # The orthonormal matrix that is nearest (polar decomposition), turned about the middle of the volume.
+    u, _, v = np.linalg.svd(direction)
+    middle = (np.array(grid.shape) - 1) / 2
+    turned = Grid(grid.shape, grid.spacing, (0.0, 0.0, 0.0), u @ v)
+    origin = grid.to_patient(middle) - turned.to_patient(middle)
+    turned = Grid(grid.shape, grid.spacing, triple(origin.tolist()), u @ v)
+    moved = grid.placement_difference(turned)
+    if moved > PLACEMENT_TOLERANCE_MM:
+        raise InputError(
+            f"{path}: the axes of its header are not at right angles; voxels lie up to {moved:.2f} mm from a grid "
+            "whose axes are: resample it onto one (Slicer: Resample Scalar Volume), or correct the header (sform, "
+            "space directions or TransformMatrix)"
+        )
+    return turned
+
+
+def _read_sheared_nifti(path: str | Path) -> tuple[np.ndarray, Grid]:
+    """A NIfTI volume whose axes ITK refuses."""
+    import nibabel
+
+    image = nibabel.nifti1.load(path)
+    if len(image.shape) != 3:
+        raise InputError(f"{path}: expected a 3D image of one channel, found {len(image.shape)}D")
+    # From RAS to LPS, and from (x, y, z) to (z, y, x).
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine
+    step = affine[:3, :3][::-1, ::-1]
+    spacing = np.linalg.norm(step, axis=0)
+    if not np.isfinite(affine).all() or spacing.min() <= 0 or np.linalg.matrix_rank(step) < 3:
+        raise InputError(f"{path}: the axes of its header (sform) span no volume; correct the header")
+    grid = Grid(
+        triple(image.shape[::-1]), triple(spacing.tolist()), triple(affine[:3, 3][::-1].tolist()), step / spacing
+    )
+    values = np.asanyarray(image.dataobj).T
+    return values.astype(values.dtype.newbyteorder("="), order="C"), orthonormal(path, grid)
+
+
+@contextlib.contextmanager
+def utf8_path(path: str | Path) -> Iterator[str]:
+    """A path to the same file that is valid UTF-8, as libraries in C++ need it; the file need not be there yet."""
+    text = os.path.abspath(path)
+    if utf8(text) == text:
+        yield str(path)
+        return
+    folder, name = os.path.split(text)
+    if utf8(name) != name:
+        raise InputError(f"{utf8(text)}: the name of the file is not valid UTF-8; rename it")
+    with tempfile.TemporaryDirectory(prefix="raymat-") as scratch:
+        os.symlink(folder, os.path.join(scratch, "folder"))
+        yield os.path.join(scratch, "folder", name)
 
 
 def _verify_size(path: str | Path, shape: tuple[int, ...]) -> None:
@@ -233,7 +303,8 @@ def write_volume(path: str | Path, array: np.ndarray, grid: Grid) -> None:
     import SimpleITK as sitk
 
     try:
-        sitk.WriteImage(to_sitk(array, grid), str(path), useCompression=True)
+        with utf8_path(path) as writable:
+            sitk.WriteImage(to_sitk(array, grid), writable, useCompression=True)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise InputError(f"{path}: cannot be written: {lines[-1]}") from error

@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from raymat.cli import main
 from raymat.volume import read_volume, write_volume
 from tests.support.cases import GRID, OPTIONS, write_cases
+from tests.support.nodules import draw_nodule, write_dataset
 
 SMALL = [*OPTIONS, "--no-tracking"]
 
@@ -104,6 +106,14 @@ def test_inspect_counts_outcomes_and_lists_nodules(dataset, capsys):
 
 
 @pytest.mark.ray
+def test_inspect_keeps_a_column_between_a_long_id_and_its_outcome(tmp_path, capsys):
+    names = [f"{'1.2.840.113619.' * 4}{n}-{n}" for n in (1, 2)]
+    write_dataset(tmp_path / "dataset", [replace(draw_nodule(n), nodule_id=name) for n, name in enumerate(names)])
+    assert main(["inspect", str(tmp_path / "dataset")]) == 0
+    said = capsys.readouterr().out
+    assert [line.split()[:2] for line in said.splitlines()[-2:]] == [[name, "accepted"] for name in names]
+
+
 def test_show_draws_a_nodule_and_says_what_cannot_be_drawn(dataset, tmp_path, capsys):
     out = tmp_path / "nodule.png"
     assert main(["show", dataset, "case0", "-o", str(out)]) == 0

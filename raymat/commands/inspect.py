@@ -54,5 +54,6 @@ def run(options: argparse.Namespace) -> int:
     for row in nodules:
         text = row["method"] or ""
         shape = "x".join(map(str, row["shape"])) if row["shape"] else ""
-        print(f"  {row['nodule_id']:<24}{row['outcome']:<10}{text:<6}{shape:<14}{row['reason'] or ''}".rstrip())
+        columns = f"{row['nodule_id']:<23} {row['outcome']:<9} {text:<5} {shape:<13}"
+        print(f"  {columns} {row['reason'] or ''}".rstrip())
     return 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from raymat.commands.build_options import add_matting, add_prepare, matting_parameters, prepare_parameters
 from raymat.commands.options import VOLUME_ENDINGS
 from raymat.errors import InputError
 from raymat.methods import METHODS
+from raymat.words import utf8
 
 HELP = "compute the matte of one volume"
 
@@ -31,7 +33,7 @@ def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """``raymat matte``: one volume, on its own grid."""
-    from raymat.prepare import make_trimap
+    from raymat.prepare import doubt_of_hu, make_trimap
     from raymat.sources.cases import read_case
     from raymat.steps import solve_volume
     from raymat.volume import write_volume
@@ -44,6 +46,8 @@ def run(options: argparse.Namespace) -> int:
     if not out.absolute().parent.is_dir():
         raise InputError(f"-o {out}: there is no folder {out.absolute().parent}")
     image, masks, trimap, grid = read_case(options.image, options.mask or [], options.trimap)
+    if parameters.intensity_range[0] < 0 and (doubt := doubt_of_hu(image)):
+        print(f"raymat: {utf8(options.image)}: {doubt}", file=sys.stderr)
     if trimap is None:
         trimap = make_trimap(masks, grid.spacing, parameters.grow_out_mm, parameters.grow_in_mm, parameters.foreground)
     matting = matting_parameters(options, METHODS if options.all else (options.method,))

@@ -22,40 +22,59 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from raymat.loading import Nodules
 from raymat.nodule import InputError, Nodule, required
 from raymat.sources.dicom import Series, Slice, index_tree, slab_grid
+from raymat.sources.series import scan_of, slab_around
 from raymat.version import __version__
 from raymat.volume import Grid, nodule_grid, to_sitk
+from raymat.words import LONGEST_LABEL, label
 
 MAKER = "raymat"
 LEVELS = 255  # steps of alpha in a fractional segmentation
 SERIES_NUMBER = 900  # beyond those that scanners give
+# What a segmentation repeats of its source: attributes that must have a value (type 1), and those that may be empty
+# (type 2), which many files lack although they must be there.
+NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+MAY_BE_EMPTY = (
+    "AccessionNumber",
+    "PatientBirthDate",
+    "PatientID",
+    "PatientName",
+    "PatientSex",
+    "ReferringPhysicianName",
+    "StudyDate",
+    "StudyID",
+    "StudyTime",
+)
+SEXES = ("M", "F", "O")  # that the standard knows
 
 
-def find_series(nodules: Nodules, ids: Sequence[str], root: str) -> dict[str, Series]:
-    """Nodule id to its source series in a folder tree; only headers are read, and no array of a nodule.
+def find_series(nodules: Nodules, ids: Sequence[str], root: str) -> tuple[dict[str, Series], dict[str, str]]:
+    """Nodule id to its source series in a folder tree, and to the problem of one that has none there.
+
+    Only headers are read, and no array of a nodule.
 
     Raises
     ------
     InputError
-        A nodule does not know its series, or the tree does not hold it.
+        There is no such folder.
     """
-    uids = {}
+    uids, problems = {}, {}
     for nodule_id in ids:
         uid = nodules.metadata(nodule_id).get("series_uid")
-        if not uid:
-            raise InputError(
+        if uid:
+            uids[nodule_id] = str(uid)
+        else:
+            problems[nodule_id] = (
                 f"{nodule_id}: comes from no DICOM series (its metadata has no series_uid), so no DICOM Segmentation "
                 "can refer to one; export it as nifti or nrrd"
             )
-        uids[nodule_id] = str(uid)
     tree = index_tree(root, set(uids.values()))
-    missing = [nodule_id for nodule_id, uid in uids.items() if uid not in tree.series]
-    if missing:
-        raise InputError(
-            f"{root}: does not hold the source series {uids[missing[0]]} of {missing[0]}"
-            + (f", nor those of {len(missing) - 1} other nodules" if len(missing) > 1 else "")
-            + "; name the folder that the dataset was built from"
-        )
-    return {nodule_id: tree.series[uid] for nodule_id, uid in uids.items()}
+    for nodule_id, uid in uids.items():
+        if uid not in tree.series:
+            problems[nodule_id] = (
+                f"{root}: does not hold the source series {uid} of {nodule_id}; name the folder that the dataset was "
+                "built from"
+            )
+    return {nodule_id: tree.series[uid] for nodule_id, uid in uids.items() if uid in tree.series}, problems
 
 
 def write_segmentation(nodule: Nodule, series: Series, root: str, path: Path, level: float | None = None) -> Path:
@@ -72,7 +91,11 @@ def write_segmentation(nodule: Nodule, series: Series, root: str, path: Path, le
         Slices are missing or damaged, no voxel of the scan has enough alpha, or the file cannot be written.
     """
     where = f"{nodule.nodule_id}: series {series.uid}"
-    slices = covering(nodule, series.slices, where)
+    # The images that the nodule was read from.
+    scan = scan_of(series, nodule.patient_id)
+    if scan.problem:
+        raise InputError(f"{nodule.nodule_id}: {scan.problem}")
+    slices = covering(nodule, scan.slices, where)
     try:
         metadata: dict[str, Any] = nodule.metadata
         grid = slab_grid(slices, metadata.get("slice_spacing"))
@@ -89,7 +112,7 @@ def write_segmentation(nodule: Nodule, series: Series, root: str, path: Path, le
             f"{where}: no voxel of the scan has alpha {level or 1 / LEVELS:.2g} or more (the most is "
             f"{alpha.max():.2f}); choose a lower --level"
         )
-    sources = [_header(os.path.join(root, item.path)) for item in slices]
+    sources = [_source(os.path.join(root, item.path), grid.spacing[0]) for item in slices]
     matte = next(matte for matte in nodule.candidates if matte.method == nodule.method)
     score = "" if np.isnan(matte.score) else f", score {matte.score:.2f}"
     # The same matte of the same series is the same object, however often it is exported.
@@ -110,15 +133,17 @@ def write_segmentation(nodule: Nodule, series: Series, root: str, path: Path, le
             device_serial_number="none",
             fractional_type=SegmentationFractionalTypeValues.OCCUPANCY,
             max_fractional_value=LEVELS,
-            content_description=f"alpha matte, {matte.method}{score}"[:64],
+            content_description=label(f"alpha matte, {matte.method}{score}"),
             content_label="ALPHA" if level is None else "ALPHA_LEVEL",
             content_creator_name=f"{MAKER}^",
             transfer_syntax_uid=ExplicitVRLittleEndian,
-            series_description=f"{MAKER} {nodule.nodule_id}"[:64],
+            series_description=f"{MAKER} {label(nodule.nodule_id, LONGEST_LABEL - len(MAKER) - 1)}",
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: its headers do not carry a DICOM Segmentation ({error})") from error
     _tell_of_deidentification(segmentation, sources[0])
+    if not f"{segmentation.PatientName}{segmentation.PatientID}{nodule.nodule_id}".isascii():
+        segmentation.SpecificCharacterSet = "ISO_IR 192"
     try:
         segmentation.save_as(path)
     except OSError as error:
@@ -132,11 +157,12 @@ def covering(nodule: Nodule, slices: Sequence[Slice], where: str) -> list[Slice]
     Raises
     ------
     InputError
-        The series begins after or ends before the matte.
+        The series begins after or ends before the matte, or lacks slices in between.
     """
     # A network's alpha is nowhere quite 0; what rounds to 0 is not written.
     alpha = required(nodule.alpha, nodule, "chosen matte")
-    inside = np.argwhere(np.rint(alpha * LEVELS) > 0)
+    shown = np.rint(alpha * LEVELS) > 0
+    inside = np.argwhere(shown & _scanned(nodule))
     if not len(inside):
         raise InputError(f"{where}: the matte is empty")
     grid = nodule_grid(nodule, alpha)
@@ -153,7 +179,18 @@ def covering(nodule: Nodule, slices: Sequence[Slice], where: str) -> list[Slice]
             f"{where}: the folder has its slices from z = {at[0]:g} to {at[-1]:g}, the matte lies from {z.min():g} to "
             f"{z.max():g}; download the series again"
         )
-    return list(slices[max(through[0] - 1, 0) : through[-1] + 2])
+    try:
+        slab = slab_around(slices, float(z.min() + z.max()) / 2, float(z.max() - z.min()) / 2)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    crossed = [k for k, item in enumerate(slab) if z.min() <= item.z <= z.max()]
+    return slab[max(crossed[0] - 1, 0) : crossed[-1] + 2]
+
+
+def _scanned(nodule: Nodule) -> np.ndarray:
+    """Which planes of the nodule's grid the scan has, (z, 1, 1): beyond its ends the image is filled with one value."""
+    image = required(nodule.image, nodule, "image")
+    return (image != image[:, :1, :1]).any(axis=(1, 2))[:, None, None]
 
 
 def on_grid(nodule: Nodule, grid: Grid) -> np.ndarray:
@@ -176,10 +213,10 @@ def _tell_of_deidentification(segmentation: pydicom.Dataset, source: pydicom.Dat
 
 
 def _segment(nodule: Nodule, level: float | None, seed: list[str]) -> hd.seg.SegmentDescription:
-    name = nodule.nodule_id if level is None else f"{nodule.nodule_id} alpha >= {level:g}"
+    suffix = "" if level is None else f" alpha >= {level:g}"
     return hd.seg.SegmentDescription(
         segment_number=1,
-        segment_label=name[:64],
+        segment_label=label(nodule.nodule_id, LONGEST_LABEL - len(suffix)) + suffix,
         segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
         segmented_property_type=codes.SCT.Nodule,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC,
@@ -189,13 +226,28 @@ def _segment(nodule: Nodule, level: float | None, seed: list[str]) -> hd.seg.Seg
             family=codes.DCM.ArtificialIntelligence,
         ),
         tracking_uid=generate_uid(entropy_srcs=["nodule", seed[0], nodule.nodule_id]),
-        tracking_id=nodule.nodule_id[:64],
+        tracking_id=label(nodule.nodule_id),
     )
 
 
-def _header(path: str) -> pydicom.Dataset:
+def _source(path: str, slice_spacing: float) -> pydicom.Dataset:
+    """The header of a source image, with every attribute that a segmentation takes over from it."""
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True)
+        header = pydicom.dcmread(path, stop_before_pixels=True)
     except Exception as error:
         # A header damaged anywhere makes pydicom raise almost anything.
         raise InputError(f"{path}: cannot be read ({error}); download it again") from error
+    missing = [name for name in NEEDED if not header.get(name)]
+    if missing:
+        raise InputError(
+            f"{path}: its header has no {', '.join(missing)}, which a DICOM Segmentation has to repeat; export the "
+            "nodule as nifti or nrrd"
+        )
+    for name in MAY_BE_EMPTY:
+        if name not in header:
+            setattr(header, name, "")
+    if not header.get("SliceThickness"):
+        header.SliceThickness = f"{slice_spacing:.6g}"
+    if header.PatientSex not in SEXES:
+        header.PatientSex = ""
+    return header

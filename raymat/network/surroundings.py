@@ -9,28 +9,37 @@ import numpy as np
 from raymat.errors import InputError
 from raymat.network.targets import Target
 from raymat.prepare import FIELD_OF_VIEW_FLOOR, Crop
-from raymat.sources.dicom import read_slab, slab_grid
+from raymat.sources.dicom import index_tree, read_slab
+from raymat.sources.series import Scan, scan_of, slab_around, usual_step
 from raymat.volume import Grid, read_volume
 
 
-def read_around(target: Target, slices: Sequence, sides_mm: Sequence[float]) -> tuple[np.ndarray, Grid]:
+def scans_of(targets: Sequence[Target]) -> dict[str, Scan]:
+    """The scan of each series that a target names and the tree of the first one has, by series UID."""
+    series = {target.series for target in targets if target.series}
+    found = index_tree(targets[0].image, series).series if series else {}
+    return {uid: scan_of(one) for uid, one in found.items()}
+
+
+def read_around(target: Target, scan: Scan | None, sides_mm: Sequence[float]) -> tuple[np.ndarray, Grid]:
     """The target's scan, HU (z, y, x): the whole volume, or of a DICOM series the slices near the centre.
 
     Raises
     ------
     InputError
-        The image or the series is missing or damaged.
+        The image or the series is missing or damaged, or its slices near the centre are.
     """
     if not target.series:
         return read_volume(target.image)
-    if not slices:
+    if scan is None:
         raise InputError(f"{target.image}: holds no images of series {target.series}")
-    whole = slab_grid(slices)
-    reach = sides_mm[0] / 2 + 2 * whole.spacing[0]
-    near = [item for item in slices if abs(item.z - target.centre[0]) <= reach]
-    if not near:
-        refuse_outside(target, whole)
-    return read_slab(target.image, near, whole.spacing[0])
+    if scan.problem:
+        raise InputError(f"{target.image}: {scan.problem}")
+    step = usual_step(np.array([item.z for item in scan.slices]))
+    try:
+        return read_slab(target.image, slab_around(scan.slices, target.centre[0], sides_mm[0] / 2), step)
+    except InputError as error:
+        raise InputError(f"{target.target_id}: series {target.series}: {error}") from error
 
 
 def refuse_outside(target: Target, grid: Grid) -> None:

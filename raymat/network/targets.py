@@ -65,7 +65,8 @@ def _rows(path: str, needed: Sequence[str]) -> Iterator[tuple[dict, tuple[float,
             missing = [name for name in needed if name not in (table.fieldnames or ())]
             if missing:
                 raise InputError(f"{path}: no column {', '.join(missing)}; it needs {', '.join(needed)}")
-            rows = list(table)
+            # Spreadsheets leave empty rows at the end.
+            rows = [row for row in table if any(str(row[name] or "").strip() for name in table.fieldnames or ())]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as CSV ({error})") from error
     if not rows:

@@ -25,16 +25,17 @@ from raymat.engine.stream import Job, gather, new_session, part_of
 from raymat.engine.tries import Marks
 from raymat.experiment import PREDICT, Facts, Output, experiment
 from raymat.network.inference import Ensemble, Predicted
-from raymat.network.surroundings import around, read_around
+from raymat.network.surroundings import around, read_around, scans_of
 from raymat.network.targets import Target
 from raymat.network.training import read_checkpoint
 from raymat.nodule import ACCEPTED, FAILED, OUTCOMES, InputError, Matte, Nodule, required
+from raymat.prepare import doubt_of_hu
 from raymat.sources import digest
-from raymat.sources.dicom import Slice, index_tree
+from raymat.sources.series import Scan
 from raymat.steps import guarded
 from raymat.store import OUTCOME, Store
 from raymat.volume import nodule_grid, write_volume
-from raymat.words import counted
+from raymat.words import counted, file_name, utf8
 
 METHOD = "3dmm"
 FORMATS = ("nii.gz", "nrrd")
@@ -82,6 +83,9 @@ def predict(job: PredictJob, say: Callable[[str], None] = print) -> Counter[str]
     """
     if job.volumes not in (None, *FORMATS):
         raise InputError(f"volumes are written as {' or '.join(FORMATS)}, not {job.volumes!r}")
+    # Names of files may hold bytes that are no UTF-8.
+    named = [replace(t, target_id=utf8(t.target_id), patient_id=utf8(t.patient_id)) for t in job.targets]
+    job = replace(job, targets=named)
     names = Counter(target.target_id for target in job.targets)
     twice = [name for name, count in names.items() if count > 1]
     if twice:
@@ -90,20 +94,22 @@ def predict(job: PredictJob, say: Callable[[str], None] = print) -> Counter[str]
         read_checkpoint(path)
     weights = [Path(path).read_bytes() for path in job.weights]
     made_by = digest(*(digest(data.hex()) for data in weights), job.size_mm, job.flips)
-    slices = _slices(job.targets)
-    keys = {target: digest(repr(target), _state(target, slices), made_by) for target in job.targets}
+    scans = scans_of(job.targets)
+    keys = {target: digest(repr(target), _state(target, scans), made_by) for target in job.targets}
     work = digest(*keys.values())
     parameters = {"weights": " ".join(job.weights), "size_mm": job.size_mm, "flips": job.flips, "targets": len(keys)}
     store = Store.create(job.output.path)
     with experiment(PREDICT, job.output, Facts(parameters, {"of": work}), say, store) as output:
         output.describe("Mattes of lesions at given places, predicted by 3DMM.")
         output.input(job.targets[0].image, work)
-        outcomes = _predict(job, {"weights": weights, "slices": slices}, keys, store, say)
+        outcomes = _predict(job, {"weights": weights, "scans": scans}, keys, store, say)
         counts = Counter(row["outcome"] for row in outcomes)
         output.run.metrics({f"nodules/{name}": counts[name] for name in OUTCOMES})
         for row in outcomes:
             if row["outcome"] == FAILED:
                 say(f"failed {row['nodule_id']}: {row['reason']}")
+            for note in row["notes"]:
+                say(f"note on {row['nodule_id']}: {note}")
         words = ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name])
         output.conclude(words)
         say(words)
@@ -122,7 +128,7 @@ def _predict(
     say(f"{counted(len(keys), 'target')}, {len(keys) - len(todo)} predicted already, {len(todo)} to do")
     if todo:
         asked = {target.series for target in todo}
-        shared = {**shared, "slices": {uid: found for uid, found in shared["slices"].items() if uid in asked}}
+        shared = {**shared, "scans": {uid: scan for uid, scan in shared["scans"].items() if uid in asked}}
         rows = [_work_row(target, keys[target]) for target in todo]
         with connected(job.address):
             refuse_too_many(job.workers, job.gpu)
@@ -131,20 +137,14 @@ def _predict(
             store.add_to_index(gather(what, say).cast(OUTCOME))
     store.compact_index()
     store.remove_superseded()
-    return store.outcomes().select(["nodule_id", "outcome", "reason"]).to_pylist()
+    return store.outcomes(["nodule_id", "outcome", "reason", "notes"]).to_pylist()
 
 
-def _slices(targets: Sequence[Target]) -> dict[str, list[Slice]]:
-    """The slices of each series that a target names and the tree holds, by series UID."""
-    series = {target.series for target in targets if target.series}
-    found = index_tree(targets[0].image, series).series if series else {}
-    return {uid: one.slices for uid, one in found.items()}
-
-
-def _state(target: Target, slices: Mapping[str, Sequence[Slice]]) -> str:
+def _state(target: Target, scans: Mapping[str, Scan]) -> str:
     """What tells an image from a later one of the same path or series: sizes and times of change of its files."""
     if target.series:
-        return digest(*((item.path, item.size, item.mtime_ns) for item in slices.get(target.series, ())))
+        slices = scans[target.series].slices if target.series in scans else []
+        return digest(*((item.path, item.size, item.mtime_ns) for item in slices))
     path = Path(target.image)
     if not path.is_file():
         return ""
@@ -188,11 +188,14 @@ class Prediction:
         start = Nodule(target.target_id, target.patient_id, METHOD, key=row["key"])
 
         def work(nodule: Nodule) -> Nodule:
-            slices = shared(self.session, "slices").get(target.series, ())
-            image, scanner = read_around(target, slices, self._sides_mm())
+            scan = shared(self.session, "scans").get(target.series)
+            image, scanner = read_around(target, scan, self._sides_mm())
+            notes = list(scan.notes) if scan else []
+            if doubt := doubt_of_hu(image):
+                notes.append(doubt)
             spacing_mm = self._ensemble.recipe.model.spacing_mm
             image, grid = around(target, image, scanner, self._sides_mm(), spacing_mm)
-            metadata: dict[str, object] = {"centre": list(target.centre), "image": target.image}
+            metadata: dict[str, object] = {"centre": list(target.centre), "image": utf8(target.image)}
             # What an export to DICOM needs to find its way back.
             metadata |= {"series_uid": target.series, "scanner_spacing": list(scanner.spacing)}
             metadata["slice_spacing"] = scanner.spacing[0]
@@ -203,6 +206,7 @@ class Prediction:
                 origin=grid.origin,
                 direction=np.asarray(grid.direction),
                 metadata=metadata,
+                notes=notes,
             )
 
         return guarded(READ, start, work)
@@ -234,7 +238,7 @@ class Prediction:
         grid = nodule_grid(nodule, required(nodule.image, nodule, "image"))
         with tempfile.TemporaryDirectory() as folder:
             for matte in nodule.candidates:
-                path = Path(folder) / f"{nodule.nodule_id.replace('/', '_')}.{matte.method}.{self.job.volumes}"
+                path = Path(folder) / f"{file_name(nodule.nodule_id)}.{matte.method}.{self.job.volumes}"
                 write_volume(path, matte.alpha, grid)
                 self.store.write(f"volumes/{path.name}", path.read_bytes())
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from raymat.words import bounded, utf8
+
 if TYPE_CHECKING:
     from raymat.nodule import Nodule
 
@@ -39,6 +41,11 @@ class NoduleRef:
     location: str
     problem: str = ""
     notes: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("nodule_id", "patient_id", "problem"):
+            object.__setattr__(self, name, utf8(getattr(self, name)))
+        object.__setattr__(self, "notes", [bounded(note) for note in self.notes])
 
 
 class Source(Protocol):
@@ -76,4 +83,6 @@ class Source(Protocol):
 
 def digest(*parts: object) -> str:
     """A short hexadecimal digest of the parts' text; equal for equal parts in every process."""
-    return hashlib.blake2b("\x1f".join(str(part) for part in parts).encode(), digest_size=16).hexdigest()
+    text = "\x1f".join(str(part) for part in parts)
+    # A path may hold bytes that are no UTF-8.
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

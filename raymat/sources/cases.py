@@ -246,22 +246,27 @@ class CasesSource:
         if not self._objects and not os.path.isfile(self.table):
             raise InputError(f"{self.table}: no such table")
         if self._is_parquet:
-            return self._parquet().schema_arrow.names
+            return [name for name in self._parquet().schema_arrow.names if name.strip()]
         with self._text_file() as file:
             try:
-                return next(csv.reader(file), [])
+                return [name for name in next(csv.reader(file), []) if name.strip()]
             except (csv.Error, UnicodeDecodeError) as error:
                 raise InputError(f"{self.table}: not a CSV file in UTF-8: {error}") from error
 
     def _rows(self, columns: list[str] | None = None) -> Iterator[tuple[int, Row]]:
-        """Row number (from 1) and cells by column; key None holds what a row has too many (or [], too few) of."""
+        """Row number (from 1) and cells by column; key None holds what a row has too many (or [], too few) of.
+
+        Columns without a name and rows without a text, as spreadsheets leave them, are left aside.
+        """
         if self._is_parquet:
             number = 0
             try:
                 for batch in self._parquet().iter_batches(BATCH_ROWS, columns=columns):
                     for row in batch.to_pylist():
                         number += 1
-                        yield number, row
+                        named = {name: value for name, value in row.items() if name.strip()}
+                        if any(map(_text, named.values())):
+                            yield number, named
             except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
                 raise InputError(f"{self.table}: damaged after row {number}: {error}") from error
             return
@@ -271,13 +276,9 @@ class CasesSource:
             try:
                 header = next(lines, [])
                 for cells in lines:
-                    if not cells:
-                        continue
-                    number += 1
-                    named: Row = dict(zip(header, cells, strict=False))
-                    if len(cells) != len(header):
-                        named[None] = cells[len(header) :]
-                    yield number, named
+                    number += bool(cells)
+                    if any(map(_text, cells)):
+                        yield number, _named(header, cells)
             except (csv.Error, UnicodeDecodeError) as error:
                 raise InputError(f"{self.table}: damaged after row {number}: {error}") from error
 
@@ -310,6 +311,15 @@ def _holds_objects(kind: pa.DataType) -> bool:
     if isinstance(kind, pa.BaseExtensionType):
         return True
     return any(_holds_objects(kind.field(i).type) for i in range(kind.num_fields))
+
+
+def _named(header: Sequence[str], cells: Sequence[str]) -> Row:
+    """The cells of a line by their columns."""
+    named: Row = {name: cell for name, cell in zip(header, cells, strict=False) if name.strip()}
+    more = cells[len(header) :]
+    if any(map(_text, more)) or any(name.strip() for name in header[len(cells) :]):
+        named[None] = more
+    return named
 
 
 def _hash(case_id: str) -> int:
@@ -406,7 +416,7 @@ def _read(path: Path) -> tuple[np.ndarray, Grid]:
 def _read_on(path: Path, grid: Grid, image_path: Path) -> np.ndarray:
     values, own = _read(path)
     if own.shape != grid.shape:
-        raise InputError(f"{path}: {own.shape} voxels (z, y, x), but {image_path.name} has {grid.shape}")
+        return _placed(path, values, own, grid, image_path)
     apart = own.placement_difference(grid)
     if apart > PLACEMENT_TOLERANCE_MM:
         raise InputError(
@@ -414,6 +424,35 @@ def _read_on(path: Path, grid: Grid, image_path: Path) -> np.ndarray:
             "resample it onto the image's grid"
         )
     return values
+
+
+def _placed(path: Path, values: np.ndarray, own: Grid, grid: Grid, image_path: Path) -> np.ndarray:
+    """A mask or trimap that covers another part of the image's lattice, on the image's grid; 0 beyond it.
+
+    Raises
+    ------
+    InputError
+        Its voxels are none of the image's, or it marks some beyond the image.
+    """
+    step = np.asarray(grid.direction) * np.asarray(grid.spacing)
+    start = np.rint(np.linalg.solve(step, np.asarray(own.origin) - np.asarray(grid.origin))).astype(int)
+    apart = own.placement_difference(grid.crop(start, own.shape))
+    if apart > PLACEMENT_TOLERANCE_MM:
+        raise InputError(
+            f"{path}: {own.shape} voxels (z, y, x), but {image_path.name} has {grid.shape}, and they are none of its "
+            f"voxels (up to {apart:.2f} mm apart); resample it onto the image's grid"
+        )
+    whole = np.zeros(grid.shape, values.dtype)
+    low, high = np.maximum(start, 0), np.minimum(start + own.shape, grid.shape)
+    inside = tuple(slice(a, max(a, b)) for a, b in zip(low - start, high - start, strict=True))
+    whole[tuple(slice(a, max(a, b)) for a, b in zip(low, high, strict=True))] = values[inside]
+    beyond = np.count_nonzero(values) - np.count_nonzero(whole)
+    if beyond:
+        raise InputError(
+            f"{path}: {own.shape} voxels (z, y, x), but {image_path.name} has {grid.shape}, and {beyond} of those that "
+            "are marked lie outside it: it belongs to another image"
+        )
+    return whole
 
 
 def _read_mask(path: Path, grid: Grid, image_path: Path) -> np.ndarray:

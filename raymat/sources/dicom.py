@@ -20,19 +20,26 @@ import numpy as np
 import pydicom
 from pydicom.encaps import parse_fragments
 from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
 from pydicom.uid import (
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    EnhancedPETImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    LegacyConvertedEnhancedCTImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    LegacyConvertedEnhancedPETImageStorage,
     RLELossless,
 )
 
 from raymat.arrays import triple
 from raymat.nodule import InputError
 from raymat.places import HEADER_BYTES, ObjectFolder, State, Unreachable, is_uri
-from raymat.volume import PLACEMENT_TOLERANCE_MM, Grid
+from raymat.volume import PLACEMENT_TOLERANCE_MM, Grid, utf8_path
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +51,24 @@ NATIVE_SYNTAXES = (
     DeflatedExplicitVRLittleEndian,
     RLELossless,
 )
+# Many slices in one file, their places in space in sequences of each frame.
+ENHANCED = (
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    EnhancedPETImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    LegacyConvertedEnhancedPETImageStorage,
+)
+MULTI_FRAME = (
+    "an Enhanced (multi-frame) image, which is not read: convert it to one file per slice, for example with "
+    "`emf2sf` of dcm4che"
+)
+LOCALIZER = "LOCALIZER"  # in ImageType: a radiograph to plan the scan by
 HEADER_TAGS = [
     "SOPClassUID",
+    "ImageType",
+    "NumberOfFrames",
     "SOPInstanceUID",
     "PatientID",
     "StudyInstanceUID",
@@ -106,16 +129,30 @@ class BrokenFile:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """A sound image that bears a series' UID and is no slice of it: where it lies and why."""
+
+    path: str
+    reason: str
+
+
 @dataclass
 class Series:
-    """The slices of one SeriesInstanceUID, by ascending z.
+    """The slices of one SeriesInstanceUID, by ascending z; ``raymat.sources.series`` says which of them are used.
 
-    ``broken`` are files that say, or by their folder may be thought, to belong to it, but cannot be placed.
+    Attributes
+    ----------
+    uid : SeriesInstanceUID
+    slices : every image with a place in space
+    broken : files that say, or by their folder may be thought, to belong to it, but cannot be placed
+    aside : images that are no slices (localizers)
     """
 
     uid: str
     slices: list[Slice] = field(default_factory=list)
     broken: list[BrokenFile] = field(default_factory=list)
+    aside: list[Aside] = field(default_factory=list)
 
 
 @dataclass
@@ -165,7 +202,7 @@ def index_tree(root: str | Path, wanted: Collection[str] | None = None) -> Dicom
     return DicomTree(root, index.series(), dict(index.others), index.broken)
 
 
-Header = BrokenFile | tuple[str, Slice | BrokenFile] | None
+Header = BrokenFile | tuple[str, Slice | BrokenFile | Aside] | None
 
 
 class _Index:
@@ -195,6 +232,8 @@ class _Index:
         elif isinstance(item, BrokenFile):
             self._found.setdefault(uid, Series(uid)).broken.append(item)
             self.broken.append(item)
+        elif isinstance(item, Aside):
+            self._found.setdefault(uid, Series(uid)).aside.append(item)
         else:
             key = (uid, item.sop_uid or item.path)
             if key not in self._copies or self._copies[key].size < item.size:
@@ -265,9 +304,13 @@ def _header(relative: str, file: _Bounded, state: State) -> Header:
     return None if item is None else (uid, item)
 
 
-def _slice_of(header: pydicom.Dataset, relative: str, state: State) -> Slice | BrokenFile | None:
+def _slice_of(header: pydicom.Dataset, relative: str, state: State) -> Slice | BrokenFile | Aside | None:
     """A header's slice; None where it is of no image in space."""
     try:
+        if LOCALIZER in _words_of(header.get("ImageType")):
+            return Aside(relative, "a localizer")
+        if _is_multi_frame(header):
+            return BrokenFile(relative, MULTI_FRAME)
         # Reports, segmentations, structure sets and radiographs have no place in space by nature, not by damage.
         ct = header.get("SOPClassUID") in (None, CTImageStorage)
         needed = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
@@ -301,6 +344,17 @@ def _slice_of(header: pydicom.Dataset, relative: str, state: State) -> Slice | B
     if not np.isfinite([*item.position, *item.spacing]).all() or min(item.spacing) <= 0:
         return BrokenFile(relative, f"its header has position {item.position} and spacing {item.spacing}")
     return item
+
+
+def _words_of(value: object) -> list[str]:
+    """The parts of a header's value, of which there may be none, one or several, in capitals."""
+    parts = value if isinstance(value, (list, tuple, MultiValue)) else [value]
+    return [str(part).strip().upper() for part in parts if part]
+
+
+def _is_multi_frame(header: pydicom.Dataset) -> bool:
+    kind = header.get("SOPClassUID")
+    return kind in ENHANCED or (kind == CTImageStorage and int(header.get("NumberOfFrames") or 1) > 1)
 
 
 def read_slab(root: str | Path, slices: Sequence[Slice], slice_spacing: float | None = None) -> tuple[np.ndarray, Grid]:
@@ -408,7 +462,9 @@ def read_slice(path: str, shape: tuple[int, int]) -> np.ndarray:
             # GDCM makes room for whatever a damaged fragment claims as its length; pydicom refuses it.
             parse_fragments(header.PixelData)
             # GDCM applies slope and intercept.
-            values = sitk.GetArrayFromImage(sitk.ReadImage(path, imageIO="GDCMImageIO")).astype(np.float32).squeeze()
+            with utf8_path(path) as readable:
+                image = sitk.ReadImage(readable, imageIO="GDCMImageIO")
+            values = sitk.GetArrayFromImage(image).astype(np.float32).squeeze()
     except InputError:
         raise
     except Exception as error:

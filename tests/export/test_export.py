@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from dataclasses import replace
 
 import highdicom
 import nibabel
@@ -13,7 +14,7 @@ import SimpleITK as sitk
 from raymat.cli import main
 from raymat.export.dicom_seg import find_series
 from raymat.loading import load
-from raymat.nodule import ACCEPTED, InputError, Matte, Nodule
+from raymat.nodule import ACCEPTED, Matte, Nodule
 from raymat.prepare import prepare
 from raymat.release.freeze import ReleaseRequest, release
 from raymat.sources.lidc import LidcSource
@@ -222,7 +223,8 @@ def test_the_series_of_nodules_are_found_without_their_arrays(phantom, tmp_path,
     for read in ("store.from_table", "release.record.nodule_of"):
         monkeypatch.setattr(f"raymat.{read}", lambda *_, **__: pytest.fail("a nodule's arrays were read"))
     for path in (folder / "dataset", tmp_path / "release"):
-        found = find_series(load(path), [nodule.nodule_id], str(folder / "scans"))
+        found, problems = find_series(load(path), [nodule.nodule_id], str(folder / "scans"))
+        assert not problems
         assert found[nodule.nodule_id].uid == nodule.metadata["series_uid"]
         assert load(path).metadata(nodule.nodule_id) == nodule.metadata
 
@@ -237,16 +239,101 @@ def test_a_nodule_that_came_from_no_dicom_says_so(tmp_path, capsys):
 
 
 def test_an_id_that_is_no_file_name_stays_inside_the_folder(tmp_path):
-    from raymat.export import export, file_name
-    from raymat.loading import load
+    from raymat.export import export
+    from raymat.words import file_name
 
     names = ["plain-1.a", "../up", "a/b", "a_b", "..", ""]
     found = [file_name(name) for name in names]
     assert found[0] == "plain-1.a"
     assert len(set(found)) == len(names)
     assert not [name for name in found if "/" in name or name in ("", ".", "..")]
+    long = [file_name("x" * 400 + end) for end in "ab"]
+    assert len(set(long)) == 2
+    assert all(len(name) < 200 for name in long)
     store = write_dataset(tmp_path / "dataset", [draw_nodule(0)])
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
-        list(export(load(store.root), ["case-000"], blocked, "nrrd"))
+    (done,) = export(load(store.root), ["case-000"], blocked, "nrrd")
+    assert done.path is None
+    assert "cannot be written" in done.problem
+
+
+def test_a_nodule_without_a_source_keeps_no_other_back(phantom, tmp_path, capsys):
+    folder, nodule = phantom
+    write_dataset(tmp_path / "dataset", [draw_nodule(0), nodule, draw_nodule(1)])
+    arguments = ["export", str(tmp_path / "dataset"), "-o", str(tmp_path / "out"), "--format", "dicom-seg"]
+    assert main([*arguments, "--dicom", str(folder / "scans")]) == 1
+    said = capsys.readouterr()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"{nodule.nodule_id}.seg.dcm"]
+    assert said.out.count("\n") == 1
+    for name in ("case-000", "case-001"):
+        assert f"{name}: comes from no DICOM series" in said.err
+
+
+def exported_as(folder, nodule: Nodule, names: list[str], out) -> list[pydicom.Dataset]:
+    """Segmentations of one nodule under other ids."""
+    nodules = [replace(nodule, nodule_id=name, key=f"{number:032x}") for number, name in enumerate(names)]
+    write_dataset(out / "dataset", nodules)
+    arguments = ["export", str(out / "dataset"), "-o", str(out / "seg"), "--format", "dicom-seg", "--level", "0.5"]
+    assert main([*arguments, "--dicom", str(folder / "scans")]) == 0
+    return [pydicom.dcmread(path) for path in sorted((out / "seg").iterdir())]
+
+
+def test_labels_keep_apart_what_ids_keep_apart(phantom, tmp_path):
+    folder, nodule = phantom
+    uid = str(nodule.metadata["series_uid"])
+    names = [f"{uid}-1", f"{uid}-2", f"{uid}-2 ".replace("-", "\\"), "läsion-病変"]
+    found = exported_as(folder, nodule, names, tmp_path)
+    assert len(found) == len(names)
+    for tag in ("SegmentLabel", "TrackingID", "TrackingUID"):
+        assert len({seg.SegmentSequence[0][tag].value for seg in found}) == len(names)
+    assert len({seg.SeriesDescription for seg in found}) == len(names)
+    for seg in found:
+        label, description = seg.SegmentSequence[0].SegmentLabel, seg.SeriesDescription
+        assert all(isinstance(text, str) and len(text) <= 64 for text in (label, description))
+    ends = {seg.SegmentSequence[0].TrackingID[-2:] for seg in found}
+    assert {"-1", "-2"} <= ends
+    assert any("病変" in seg.SegmentSequence[0].TrackingID for seg in found)
+
+
+def test_a_matte_that_runs_over_the_end_of_the_scan_is_exported_as_far_as_the_scan_goes(phantom, tmp_path):
+    folder, nodule = phantom
+    # As a network has it: more than nothing everywhere, and air beyond the scan.
+    image, alpha = nodule.image.copy(), np.full(nodule.image.shape, 0.1, np.float32)
+    grown = ((40, 40), (0, 0), (0, 0))
+    step = np.asarray(nodule.direction) * np.asarray(nodule.spacing)
+    longer = replace(
+        nodule,
+        image=np.pad(image, grown, constant_values=-1000.0),
+        trimap=None,
+        true_alpha=None,
+        readers=[],
+        origin=tuple((np.asarray(nodule.origin) - step @ [40, 0, 0]).tolist()),
+        candidates=[Matte("3dmm", np.pad(alpha, grown, constant_values=np.float32(0.1)))],
+        method="3dmm",
+    )
+    write_dataset(tmp_path / "dataset", [longer])
+    arguments = ["export", str(tmp_path / "dataset"), "-o", str(tmp_path / "out"), "--format", "dicom-seg"]
+    assert main([*arguments, "--dicom", str(folder / "scans")]) == 0
+    (path,) = (tmp_path / "out").iterdir()
+    z = [float(g.PlanePositionSequence[0].ImagePositionPatient[2]) for g in pydicom.dcmread(path)[0x52009230].value]
+    scan = [float(slice_.ImagePositionPatient[2]) for slice_ in scan_of(folder / "scans")]
+    assert set(z) <= set(scan)
+    assert len(z) >= len(scan) - 2
+
+
+def test_headers_without_attributes_that_may_be_empty(phantom, tmp_path):
+    folder, nodule = phantom
+    shutil.copytree(folder / "scans", tmp_path / "scans")
+    for path in (tmp_path / "scans").rglob("*.dcm"):
+        image = pydicom.dcmread(path)
+        for name in ("StudyID", "AccessionNumber", "PatientBirthDate", "PatientSex", "StudyTime", "StudyDate"):
+            image.pop(name, None)
+        image.pop("ReferringPhysicianName", None)
+        image.save_as(path)
+    arguments = ["export", str(folder / "dataset"), "-o", str(tmp_path / "out"), "--format", "dicom-seg"]
+    assert main([*arguments, "--dicom", str(tmp_path / "scans")]) == 0
+    seg = pydicom.dcmread(tmp_path / "out" / f"{nodule.nodule_id}.seg.dcm")
+    for name in ("StudyID", "AccessionNumber", "PatientBirthDate", "PatientSex", "StudyTime"):
+        assert name in seg
+        assert not seg[name].value
