@@ -333,7 +333,7 @@ def _driven(job: Job, ledger: ray.actor.ActorHandle) -> Iterator[tuple[str, pa.T
             if not job.parts:
                 return
     raise InputError(
-        f"a driver of the work died {PIPELINE_LIVES} times; what is committed stands, run the same command again"
+        f"a driver of the work died {PIPELINE_LIVES} times; what is committed is kept; run the same command again"
     )
 
 
@@ -368,4 +368,4 @@ def _as_input_error(error: BaseException) -> BaseException:
         return error
     what = str(cause).splitlines()[0]  # Ray adds lines of its own
     kind = Unreachable if isinstance(cause, Unreachable) else InputError
-    return kind(f"{what}; what is committed stands: mend this and run the same command again")
+    return kind(f"{what}; what is committed is kept; mend this and run the same command again")
