@@ -13,7 +13,7 @@ import llvmlite.binding
 import numba
 import numpy as np
 
-from raymat.matting.compiled import KERNELS
+from raymat.compiled import KERNELS
 from raymat.matting.estimate import estimate_all
 from raymat.methods import METHODS
 
@@ -59,7 +59,9 @@ def _solve_a_little() -> None:
 
 def _mark() -> Path | None:
     """The file that says so, beside the kept machine code; None where none can be kept."""
-    folder = KERNELS[0].stats.cache_path
+    # Other packages compile loops too, in folders of their own.
+    kernels = [kernel for kernel in KERNELS if kernel.py_func.__module__.startswith("raymat.matting.")]
+    folder = kernels[0].stats.cache_path
     if folder is None:
         return None
     sources = sorted(Path(__file__).parent.glob("*.py"))

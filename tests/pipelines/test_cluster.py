@@ -15,12 +15,10 @@ from raymat.engine.cluster import (
     WORKERS_PER_PIPELINE,
     Pools,
     await_room,
-    object_store_bytes,
     thread_environment,
-    usable_cpus,
-    usable_memory_bytes,
 )
 from raymat.engine.progress import Progress
+from raymat.machine import object_store_bytes, usable_cpus, usable_memory_bytes
 from raymat.nodule import InputError
 from raymat.words import in_words
 
