@@ -18,7 +18,7 @@ GIB = 2**30
 LEAST_STORE_BYTES = 100 << 20
 # The longest path of a socket that Linux takes, and the longest that Ray makes in its temporary folder.
 SOCKET_BYTES = 107
-RAY_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+RAY_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
 TOKEN, TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -67,12 +67,16 @@ def _groups(controller: str) -> list[Path]:
     """
     root = CGROUPS / controller
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for line in _own_groups().splitlines():
             _, controllers, path = line.split(":", 2)
             if controller in controllers.split(","):
                 own = root / path.lstrip("/")
                 return [own, *(folder for folder in own.parents if folder == root or root in folder.parents)]
     return [root]
+
+
+def _own_groups() -> str:
+    return Path("/proc/self/cgroup").read_text()
 
 
 def shared_memory_bytes() -> int | None:
@@ -141,7 +145,7 @@ def ray_folder_trouble() -> str:
     """What is wrong with Ray's temporary folder, and what to set; "" where nothing is."""
     folder = ray_folder()
     remedy = "set RAY_TMPDIR to a short path of a folder that you can write"
-    length = len(os.fsencode(f"{folder.absolute()}{RAY_SOCKET}"))
+    length = len(os.fsencode(f"{folder.absolute()}{RAY_SOCKET.format(pid=os.getpid())}"))
     if length > SOCKET_BYTES:
         return (
             f"Ray's temporary folder {folder} has a path that is {length - SOCKET_BYTES} characters too long for its "

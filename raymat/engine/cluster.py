@@ -134,6 +134,8 @@ def _join(address: str) -> None:
             "character; install raymat under a path without one"
         )
     try:
+        if os.environ.get("RAY_AUTH_MODE") == "token" and not machine.has_token():
+            raise ray.exceptions.AuthenticationError("no token")
         ask_head(address, ANSWER_S)
         environment = {"env_vars": thread_environment(1)}
         ray.init(address=address, logging_level=logging.WARNING, runtime_env=environment)

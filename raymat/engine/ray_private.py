@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import socket
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,6 @@ from typing import Any
 import psutil
 import ray
 from ray._private import ray_constants, services
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-from ray._raylet import GcsClient
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
 
@@ -64,6 +63,16 @@ def _raylet_lives() -> bool:
     return False
 
 
+# In a process of its own: Ray's call has no limit, prints what it meets, and ends the process where a token is missing.
+ASK = """
+import sys
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._raylet import GcsClient
+maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+GcsClient(address=sys.argv[1]).internal_kv_get(b"session_name", b"session")
+"""
+
+
 class Unanswered(Exception):
     """No head of a cluster answers at an address."""
 
@@ -87,24 +96,16 @@ def ask_head(address: str, limit_s: float) -> None:
         socket.create_connection((host.strip("[]"), int(port)), limit_s / 2).close()
     except OSError as error:
         raise Unanswered(f"nothing listens there ({error.strerror or error})") from error
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-    answers: list[Exception | None] = []
-
-    def ask() -> None:
-        try:
-            GcsClient(address=address).internal_kv_get(b"session_name", b"session")
-            answers.append(None)
-        except Exception as error:
-            answers.append(error)
-
-    # Ray's call has no limit of its own and cannot be interrupted.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(limit_s / 2)
-    if not answers:
-        raise Unanswered(f"what listens there did not answer within {limit_s / 2:.0f} s")
-    if answers[0]:
-        raise answers[0]
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-c", ASK, address], capture_output=True, text=True, check=False, timeout=limit_s / 2
+        )
+    except subprocess.TimeoutExpired:
+        raise Unanswered(f"what listens there did not answer within {limit_s / 2:.0f} s") from None
+    if "AuthenticationError" in asked.stderr:
+        raise ray.exceptions.AuthenticationError("the token is missing, or another one")
+    if asked.returncode:
+        raise Unanswered((asked.stderr.strip().splitlines() or ["no answer"])[-1])
 
 
 def silence_autoscaler() -> None:
