@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import importlib
 import itertools
 import json
 import logging
@@ -32,7 +33,6 @@ import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.pyfunc import PythonModel
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
 
@@ -48,6 +48,8 @@ PROGRESS_EVERY_S = 10.0
 # How long a server that did not answer is not asked again, and how many numbers are kept for it meanwhile.
 SILENCE_S, UNSENT_METRICS = 60.0, 100_000
 PARAMETER_LENGTH = 6000  # of a value, as MLflow takes it
+# What MLflow imports when it stores the first file, after hours of work.
+ARTIFACT_CLIENTS = {"s3": "boto3", "gs": "google.cloud.storage", "wasbs": "azure.storage.blob"}
 DIGEST_LENGTH = 36  # of a dataset, as MLflow takes it
 
 
@@ -185,10 +187,13 @@ def _artifact_trouble(uri: str) -> str:
     if parts.scheme in ("", "file"):
         folder = Path(unquote(parts.path))
         return "" if can_make(folder) else f"the folder {folder} cannot be written from here"
-    try:
-        get_artifact_repository(uri)
-    except Exception as error:
-        return _first_line(error)
+    if parts.scheme in ARTIFACT_CLIENTS:
+        try:
+            importlib.import_module(ARTIFACT_CLIENTS[parts.scheme])
+        except ImportError:
+            return (
+                f"{parts.scheme}://{parts.netloc} needs {ARTIFACT_CLIENTS[parts.scheme]}, which is not installed here"
+            )
     return ""
 
 

@@ -42,7 +42,9 @@ class Item:
 
 def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The arguments of ``raymat doctor``."""
-    command.add_argument("--tracking-uri", help="the MLflow store to try (default: MLFLOW_TRACKING_URI, or ./mlflow.db)")
+    command.add_argument(
+        "--tracking-uri", help="the MLflow store to try (default: MLFLOW_TRACKING_URI, or ./mlflow.db)"
+    )
     command.add_argument("--json", action="store_true", help="print a JSON object")
     command.set_defaults(run=run)
     return command

@@ -189,6 +189,6 @@ def test_a_missing_token_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(InputError, match=r"asks for its token, which is missing here: set RAY_AUTH_TOKEN_PATH"):
-        with connected("127.0.0.1:6379"):
-            pytest.fail("joined without a token")
+    words = "asks for its token, which is missing here: set RAY_AUTH_TOKEN_PATH"
+    with pytest.raises(InputError, match=words), connected("127.0.0.1:6379"):
+        pytest.fail("joined without a token")
