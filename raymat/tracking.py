@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import importlib
 import itertools
 import json
 import logging
@@ -16,9 +17,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
+from raymat.machine import can_make
 from raymat.nodule import OUTCOMES, InputError
 from raymat.places import in_submitted_job, without_credentials
 from raymat.words import bounded, utf8
@@ -45,6 +48,8 @@ PROGRESS_EVERY_S = 10.0
 # How long a server that did not answer is not asked again, and how many numbers are kept for it meanwhile.
 SILENCE_S, UNSENT_METRICS = 60.0, 100_000
 PARAMETER_LENGTH = 6000  # of a value, as MLflow takes it
+# What MLflow imports when it stores the first file, after hours of work.
+ARTIFACT_CLIENTS = {"s3": "boto3", "gs": "google.cloud.storage", "wasbs": "azure.storage.blob"}
 DIGEST_LENGTH = 36  # of a dataset, as MLflow takes it
 
 
@@ -112,7 +117,7 @@ class _Server:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         self.uri, self.client = uri, MlflowClient(tracking_uri=uri)
-        self.warned, self.silent_until = False, 0.0
+        self.warned, self.silent_until, self.artifacts_silent_until = False, 0.0, 0.0
 
     def call(self, function: Callable[..., object], *arguments: object, **named: object) -> bool:
         """Call a function of MLflow; whether it was done."""
@@ -123,15 +128,33 @@ class _Server:
         except Exception as error:
             # MLflow raises what its drivers raise: SQLAlchemy, requests, boto, OSError, MlflowException.
             self.silent_until = time.monotonic() + SILENCE_S
-            if not self.warned:
-                self.warned = True
-                logging.getLogger(__name__).warning(
-                    "MLflow at %s cannot log (%s); the work continues, and its run lacks what is not logged",
-                    without_credentials(self.uri),
-                    _first_line(error),
-                )
+            self._warn(_first_line(error))
             return False
         return True
+
+    def store_artifact(self, function: Callable[..., object], *arguments: object, **named: object) -> None:
+        """Call a function of MLflow that stores a file; files go elsewhere than numbers, and may fail alone."""
+        if time.monotonic() < max(self.silent_until, self.artifacts_silent_until):
+            return
+        try:
+            function(*arguments, **named)
+        except Exception as error:
+            self.artifacts_silent_until = time.monotonic() + SILENCE_S
+            self._warn(_first_line(error))
+
+    def try_artifacts(self, uri: str) -> None:
+        """Warn before the work where the files of a run cannot be stored at ``uri``."""
+        if trouble := _artifact_trouble(uri):
+            self._warn(f"no figures, tables and models: {trouble}")
+
+    def _warn(self, trouble: str) -> None:
+        if not self.warned:
+            self.warned = True
+            logging.getLogger(__name__).warning(
+                "MLflow at %s cannot log (%s); the work continues, and its run lacks what is not logged",
+                without_credentials(self.uri),
+                trouble,
+            )
 
 
 @functools.cache
@@ -156,6 +179,35 @@ def _alone(uri: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _artifact_trouble(uri: str) -> str:
+    """Why no file can be stored at ``uri``, as far as that is known without storing one; "" where it can."""
+    parts = urlsplit(uri)
+    if parts.scheme in ("", "file"):
+        folder = Path(unquote(parts.path))
+        return "" if can_make(folder) else f"the folder {folder} cannot be written from here"
+    if parts.scheme in ARTIFACT_CLIENTS:
+        try:
+            importlib.import_module(ARTIFACT_CLIENTS[parts.scheme])
+        except ImportError:
+            return (
+                f"{parts.scheme}://{parts.netloc} needs {ARTIFACT_CLIENTS[parts.scheme]}, which is not installed here"
+            )
+    return ""
+
+
+def store_trouble(uri: str) -> str:
+    """Why the MLflow store cannot be used; "" where it can. No store is made."""
+    file = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not file.exists():
+        return "" if can_make(file.parent) else f"the folder {file.parent} cannot be written"
+    try:
+        with _alone(uri):
+            _server(uri).client.search_experiments(max_results=1)
+    except Exception as error:
+        return _first_line(error)
+    return ""
 
 
 def _first_line(error: Exception) -> str:
@@ -250,7 +302,10 @@ class Run:
             self.experiment_id = self.client.get_run(parent).info.experiment_id
         else:
             self.experiment_id = self._find_experiment(experiment) or self._create_experiment(experiment)
-        self.id = self.client.create_run(self.experiment_id, tags=tags).info.run_id
+        info = self.client.create_run(self.experiment_id, tags=tags).info
+        self.id = info.run_id
+        if not parent:
+            self._server.try_artifacts(info.artifact_uri)
         # Together: each would be a transaction of its own.
         named = [
             mlflow.entities.Param(name, bounded(str(value), PARAMETER_LENGTH)) for name, value in parameters.items()
@@ -278,6 +333,9 @@ class Run:
 
     def _log(self, function: Callable[..., object], *arguments: object, **named: object) -> None:
         self._server.call(function, self.id, *arguments, **named)
+
+    def _store(self, function: Callable[..., object], *arguments: object) -> None:
+        self._server.store_artifact(function, self.id, *arguments)
 
     # What is logged ---------------------------------------------------------------------------------------------------
 
@@ -319,7 +377,7 @@ class Run:
     def figure(self, name: str, figure) -> None:
         """Log a matplotlib figure as an artifact."""
         if self.uri:
-            self._log(self.client.log_figure, figure, name)
+            self._store(self.client.log_figure, figure, name)
 
     def picture(self, name: str, png: bytes) -> None:
         """Log the bytes of a PNG as an artifact."""
@@ -328,17 +386,17 @@ class Run:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / Path(name).name
             path.write_bytes(png)
-            self._log(self.client.log_artifact, str(path), str(Path(name).parent) if "/" in name else None)
+            self._store(self.client.log_artifact, str(path), str(Path(name).parent) if "/" in name else None)
 
     def text(self, name: str, text: str) -> None:
         """Log text as an artifact."""
         if self.uri:
-            self._log(self.client.log_text, utf8(text), name)
+            self._store(self.client.log_text, utf8(text), name)
 
     def table(self, name: str, rows: list[dict], columns: list[str]) -> None:
         """Log rows as a table that MLflow's page can show."""
         if self.uri:
-            self._log(self.client.log_table, {c: [str(row[c] or "") for row in rows] for c in columns}, name)
+            self._store(self.client.log_table, {c: [str(row[c] or "") for row in rows] for c in columns}, name)
 
     def model(self, weights: str, window: tuple[int, int, int]) -> None:
         """Log the network of a weights file and register it, ready for ``mlflow.pyfunc`` and ``mlflow models serve``.
@@ -346,7 +404,7 @@ class Run:
         The model is a copy of raymat's code and the weights: loading it unpickles nothing.
         """
         if self.uri:
-            self._log(_log_model, self.uri, weights, window)
+            self._store(_log_model, self.uri, weights, window)
 
     def tag(self, name: str, value: str) -> None:
         """Set a tag."""

@@ -4,9 +4,11 @@ import argparse
 import json
 import re
 import shlex
+import shutil
 
 import pytest
 import yaml
+from ray._private.runtime_env import packaging
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.tags import TAG_RAY_CLUSTER_NAME
 
@@ -133,3 +135,18 @@ def test_the_kuberay_cluster_grows_from_a_head_without_work_with_the_token_on(ku
 def test_the_versions_are_those_the_package_is_tested_with(kuberay):
     constraints = (REPOSITORY / "constraints.txt").read_text()
     assert f"ray=={kuberay['spec']['rayClusterSpec']['rayVersion']}\n" in constraints
+
+
+def test_a_submitted_job_takes_the_package_and_the_jobs_and_nothing_else_whatever_its_name(tmp_path):
+    for name in (".rayignore", ".gitignore"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    wanted = {"raymat/cli.py", "raymat/commands/options.py", "raymat/review/page/page.js", "jobs/predict.py"}
+    left = {"release-1.0/dataset.parquet", "3dmm/split-0/weights.pt", "predictions/mattes/0.parquet", "report.html"}
+    left |= {"classified/raymat/nodules.npz", "jobs.csv", "README.md", ".venv/bin/python", "raymat/__pycache__/cli.pyc"}
+    for name in wanted | left:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    found = set()
+    packaging._dir_travel(tmp_path, [], found.add, include_gitignore=True)
+    assert {str(path.relative_to(tmp_path)) for path in found if path.is_file()} == wanted

@@ -23,7 +23,7 @@ from mlflow.tracking import MlflowClient
 from raymat.network.inference import Ensemble
 from raymat.nodule import InputError
 from raymat.places import without_credentials
-from raymat.tracking import BUILDS, REGISTERED, SERVED_WITH, TRAININGS, Run, how_to_look, tracking_uri
+from raymat.tracking import BUILDS, REGISTERED, SERVED_WITH, TRAININGS, Run, how_to_look, store_trouble, tracking_uri
 from tests.support.networks import write_weights
 from tests.support.servers import free_port
 
@@ -255,3 +255,48 @@ def test_where_the_run_goes(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
     assert tracking_uri("s3://bucket/out") == "http://server"
     assert tracking_uri("out", given="sqlite:///x.db") == f"sqlite:///{tmp_path}/x.db"
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_an_artifact_root_that_cannot_be_written_is_said_before_the_work_and_costs_no_numbers(
+    tmp_path, new_runs, caplog, scheme
+):
+    uri = new_runs(tmp_path)
+    (tmp_path / "file").touch()
+    client = MlflowClient(tracking_uri=uri)
+    client.create_experiment(BUILDS, f"{scheme}{tmp_path}/file/artifacts")
+    run = Run(uri, "work", {"a": 1})
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "raymat.tracking"]
+    assert f"{tmp_path}/file/artifacts" in warning
+    assert "the work continues" in warning
+    run.text("a.txt", "text")
+    run.figure("a.png", Figure())
+    run.tag("a", "b")
+    run.metrics({"kept": 1})
+    run.end()
+    assert len([record for record in caplog.records if record.name == "raymat.tracking"]) == 1
+    found = client.get_run(run.id)
+    assert (found.info.status, found.data.metrics, found.data.tags["a"]) == ("FINISHED", {"kept": 1}, "b")
+
+
+def test_a_client_without_the_package_of_the_artifact_store_is_told_before_the_work(
+    tmp_path, new_runs, caplog, monkeypatch
+):
+    uri = new_runs(tmp_path)
+    MlflowClient(tracking_uri=uri).create_experiment(BUILDS, "s3://bucket/artifacts")
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    run = Run(uri, "work", {})
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "raymat.tracking"]
+    assert "boto3" in warning
+    run.text("a.txt", "text")
+    run.metrics({"kept": 1})
+    run.end()
+    assert run.client.get_run(run.id).info.status == "FINISHED"
+
+
+def test_whether_a_store_can_be_used_is_known_without_making_one(tmp_path):
+    assert store_trouble(f"sqlite:///{tmp_path}/mlflow.db") == ""
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    assert "cannot be written" in store_trouble(f"sqlite:///{tmp_path}/file/mlflow.db")
+    assert store_trouble("http://127.0.0.1:9") == "nothing answers there"

@@ -10,6 +10,7 @@ from raymat.commands import (
     build,
     classify,
     demo,
+    doctor,
     evaluate,
     export,
     figure,
@@ -49,4 +50,5 @@ COMMANDS: dict[str, ModuleType] = {
     "readers": readers,
     "classify": classify,
     "report": report,
+    "doctor": doctor,
 }

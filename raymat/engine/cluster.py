@@ -6,26 +6,26 @@ import contextlib
 import logging
 import math
 import os
-import shutil
+import secrets
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import psutil
 import ray
 from ray.data import DataContext
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from raymat.engine.ray_private import on_loopback_alone, silence_autoscaler
+from raymat import machine
+from raymat.engine.ray_private import Unanswered, ask_head, on_loopback_alone, patient_start, silence_autoscaler
+from raymat.machine import GIB
 from raymat.nodule import InputError
 from raymat.stopping import stoppable
 from raymat.words import counted
 
 logger = logging.getLogger(__name__)
 
-GIB = 2**30
 # A spot node is there in two to five minutes, set-up included, where the cloud has one to give.
 FIRST_NODE_S = 1800.0
 # Of the tasks that read the work list.
@@ -33,7 +33,8 @@ LIST_CPUS, LIST_GIB = 0.05, 0.5
 # One driver's loop slows down with the number of its actors: more of them get drivers of their own.
 WORKERS_PER_PIPELINE = 400
 PIPELINE_CPUS = 0.25
-LEAST_STORE_BYTES = 100 << 20
+# A slow disk or a busy machine needs longer than the 30 s that Ray gives itself; a head that is there answers at once.
+START_S, ANSWER_S = 180.0, 40.0
 # Every BLAS, OpenMP, Numba and ITK pool that a worker could open; a worker uses the CPUs it asked for, no more.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -49,41 +50,6 @@ def thread_environment(cpus: float) -> dict[str, str]:
     return dict.fromkeys(THREAD_VARIABLES, str(max(1, math.floor(cpus))))
 
 
-def usable_cpus() -> int:
-    """CPUs that this process may use: of its affinity, or fewer where its control group has a quota; at least 1."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cpus, int(float(quota) / float(period)))) if quota != "max" else cpus
-    with contextlib.suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup/cpu")
-        quota_us, period_us = (int((group / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
-        return max(1, min(cpus, quota_us // period_us)) if quota_us > 0 else cpus
-    return cpus
-
-
-def usable_memory_bytes() -> int:
-    """Memory that this process may use: of the machine, or less where its control group has a limit."""
-    memory = psutil.virtual_memory().total
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            return min(memory, int(Path(limit).read_text()))
-    return memory
-
-
-def object_store_bytes(cpus: int, holds_dataset: bool = False) -> int:
-    """Shared memory for a local cluster: room for a few large nodules per CPU, or, where it ``holds_dataset``, a third.
-
-    Never more than a third of the memory, nor than /dev/shm has room for: Ray would refuse to start, or use a disk.
-    Every worker maps what it touches of it, so that it counts in the memory that tools show for each of them.
-    """
-    third = usable_memory_bytes() // 3
-    wanted = third if holds_dataset else min(third, int((1 + 0.5 * cpus) * GIB))
-    if Path("/dev/shm").is_dir():
-        wanted = min(wanted, int(0.9 * shutil.disk_usage("/dev/shm").free))
-    return max(wanted, LEAST_STORE_BYTES)
-
-
 @contextlib.contextmanager
 def connected(address: str | None = None, num_cpus: int | None = None, holds_dataset: bool = False) -> Iterator[None]:
     """With a connection to the cluster at ``address``, else to the one this job runs on, else to a local one.
@@ -95,16 +61,17 @@ def connected(address: str | None = None, num_cpus: int | None = None, holds_dat
     Raises
     ------
     InputError
-        There is no cluster at ``address``, or it refuses the token.
+        Ray would not start on this machine, there is no cluster at ``address``, or it refuses the token.
     """
     if ray.is_initialized():
         yield
         return
     quiet_ray()
+    machine.name_the_user()
     address = address or os.environ.get("RAY_ADDRESS")
     # With its connection Ray sets a handler of SIGTERM that exits, and later one that dumps its core.
     try:
-        if not address:
+        if address in (None, "", "local"):
             _start(num_cpus, holds_dataset)
         else:
             _join(address)
@@ -119,6 +86,7 @@ def connected(address: str | None = None, num_cpus: int | None = None, holds_dat
 
 
 def _start(num_cpus: int | None, holds_dataset: bool) -> None:
+    machine.refuse_to_start()
     # Workers of a local cluster inherit these; a runtime environment would cost each of them seconds to start.
     os.environ.update(thread_environment(1))
     # Ray ends a task's worker a second after its task where actors hold the CPUs; to start one takes seconds. A higher
@@ -126,31 +94,63 @@ def _start(num_cpus: int | None, holds_dataset: bool) -> None:
     os.environ.update(RAY_idle_worker_killing_time_threshold_ms="600000")
     # Ray Train has a process that watches for nodes that are about to be taken away; here there is one node.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    cpus = num_cpus or usable_cpus()
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", f"{START_S:.0f}")
+    os.environ.setdefault("RAY_worker_register_timeout_seconds", f"{START_S:.0f}")
+    if not machine.has_token() and not machine.can_keep_token():
+        # Without a home Ray has no place for its token; one in the environment is for this cluster alone.
+        os.environ[machine.TOKEN] = secrets.token_hex(32)
+    cpus = num_cpus or machine.usable_cpus()
+    quoted = machine.quoted_interpreter()
     try:
-        with on_loopback_alone():
+        with on_loopback_alone(), patient_start(START_S):
             ray.init(
                 address="local",
                 num_cpus=cpus,
                 include_dashboard=False,
                 logging_level=logging.WARNING,
-                object_store_memory=object_store_bytes(cpus, holds_dataset),
+                object_store_memory=machine.object_store_bytes(cpus, holds_dataset),
+                runtime_env={"py_executable": quoted} if quoted else None,
             )
     except Exception as error:
-        if "timed out during startup" not in str(error):
-            raise
-        raise InputError("Ray did not start within 30 s: the machine is too busy; run the same command later") from None
-    token = Path.home() / ".ray" / "auth_token"
-    if token.is_file():
-        token.chmod(0o600)  # Ray writes it for all of the machine's users to read
+        # Ray raises all kinds, Exception itself too; none of them is about what raymat asked for.
+        if "timed out during startup" in str(error):
+            raise InputError(
+                f"Ray did not start within {START_S:.0f} s: the machine is too busy; run the same command later"
+            ) from error
+        raise InputError(f"Ray does not start here ({_first_line(error)}); see `raymat doctor`") from error
+    token = machine.token_file()
+    if token and token.is_file():
+        with contextlib.suppress(PermissionError):  # of another user, who lets this one read it
+            token.chmod(0o600)  # Ray writes it for all of the machine's users to read
 
 
 def _join(address: str) -> None:
+    if trouble := machine.token_trouble():
+        raise InputError(trouble)
+    if machine.quoted_interpreter():
+        # What the nodes have is not known here, and a job's driver runs on one of them.
+        raise InputError(
+            f"Ray cannot start workers with the interpreter {sys.executable}: the path has a space or another special "
+            "character; install raymat under a path without one"
+        )
     try:
+        if os.environ.get("RAY_AUTH_MODE") == "token" and not machine.has_token():
+            raise ray.exceptions.AuthenticationError("no token")
+        ask_head(address, ANSWER_S)
         environment = {"env_vars": thread_environment(1)}
         ray.init(address=address, logging_level=logging.WARNING, runtime_env=environment)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise InputError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+    except ray.exceptions.AuthenticationError as error:
+        lacks = "is not that of the cluster" if machine.has_token() else "is missing here"
+        raise InputError(
+            f"the Ray cluster at {address} asks for its token, which {lacks}: set {machine.TOKEN_PATH} to a copy of "
+            "the file ~/.ray/auth_token of its head, and RAY_AUTH_MODE=token"
+        ) from error
+    except (Unanswered, ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise InputError(f"no Ray cluster at {address}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def quiet_ray() -> None:
@@ -236,21 +236,22 @@ class Pools:
         score_cpus, score_gib = pools._scoring
         drivers = pools.pipelines or 1
         ends_cpus = drivers * LIST_CPUS + (drivers * PIPELINE_CPUS if drivers > 1 else 0)
-        by_cpu = math.floor(min(cpus, (cpus - score_cpus - ends_cpus) / each) + 1e-6)
-        by_memory = math.floor((memory_gib - score_gib - LIST_GIB) / self.memory_gib)
+        free_cpus, free_gib = cpus - score_cpus - ends_cpus, memory_gib - score_gib - LIST_GIB
+        by_cpu = math.floor(min(cpus, free_cpus / each) + 1e-6)
+        by_memory = math.floor(free_gib / self.memory_gib)
         workers = self.workers or max(1, min(by_cpu, by_memory))
         held_cpus = workers * each + score_cpus + ends_cpus
         if held_cpus > cpus + 1e-6:
             raise InputError(
                 f"the workers would hold {held_cpus:.2f} of the cluster's {cpus:g} CPUs: the build would never start. "
-                f"Ask for fewer workers or CPUs each (--workers {workers}, --solve-cpus {each:g})"
+                + _would_fit(workers, by_cpu, free_cpus, "--solve-cpus")
             )
         held_gib = workers * self.memory_gib + score_gib + LIST_GIB
         if held_gib > memory_gib + 1e-6:
             raise InputError(
                 f"{workers} workers of {self.memory_gib:g} GiB need {held_gib:.1f} GiB with all else, more than "
-                f"the cluster's {memory_gib:.1f} GiB: the build would never start. Lower --workers or "
-                "--solve-memory-gib"
+                f"the cluster's {memory_gib:.1f} GiB: the build would never start. "
+                + _would_fit(workers, by_memory, free_gib, "--solve-memory-gib")
             )
         return replace(pools, workers=workers)
 
@@ -288,6 +289,15 @@ class Pools:
         drivers = f", {self.pipelines} drivers" if self.pipelines and self.pipelines > 1 else ""
         workers = f"{counted(self.workers or 0, 'worker')} of {self.cpus:g} CPU and {self.memory_gib:g} GiB"
         return f"{workers}{growth}{scorers}{drivers}"
+
+
+def _would_fit(workers: int, most: int, free: float, option: str) -> str:
+    """What to type instead: fewer workers, or less for each of them, of ``free`` CPUs or GiB."""
+    each = math.floor(10 * free / workers) / 10
+    if each <= 0 and most < 1:
+        return "No worker fits: use a larger cluster, or fewer --score-workers"
+    fewer, less = f"--workers {most}", f"{option} {each:g}"
+    return " or ".join((f"{fewer} fits",) * (most >= 1) + (f"{less} fits",) * (each > 0))
 
 
 def size_pools(pools: Pools, nodules: int, say: Callable[[str], None]) -> Pools:
@@ -363,6 +373,10 @@ def refuse_too_many(workers: int, gpu: bool = False) -> None:
     resources = ray.cluster_resources()
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     if gpu and gpus < workers:
-        raise InputError(f"{workers} workers of one GPU each; the cluster has {gpus:g} GPUs. Lower --workers")
+        raise InputError(f"{workers} workers of one GPU each; the cluster has {gpus:g} GPUs. {_fits(gpus)}")
     if cpus < workers:
-        raise InputError(f"{workers} workers of a CPU each; the cluster has {cpus:g} CPUs. Lower --workers")
+        raise InputError(f"{workers} workers of a CPU each; the cluster has {cpus:g} CPUs. {_fits(cpus)}")
+
+
+def _fits(most: float) -> str:
+    return f"--workers {math.floor(most)} fits" if most >= 1 else "Use another cluster (--address)"

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
 
@@ -27,6 +31,81 @@ def on_loopback_alone() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = clusters
+
+
+@contextlib.contextmanager
+def patient_start(limit_s: float) -> Iterator[None]:
+    """A local Ray that is started in here has ``limit_s`` seconds for it, where Ray gives itself 30 and asks no one."""
+    find = services.get_node
+
+    def await_node(*arguments: Any) -> Any:
+        deadline = time.monotonic() + limit_s
+        while True:
+            try:
+                return find(*arguments)
+            except RuntimeError:  # not registered yet
+                if time.monotonic() > deadline or not _raylet_lives():
+                    raise
+            time.sleep(0.5)
+
+    services.get_node = await_node
+    try:
+        yield
+    finally:
+        services.get_node = find
+
+
+def _raylet_lives() -> bool:
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if child.name() == "raylet" and child.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
+
+
+# In a process of its own: Ray's call has no limit, prints what it meets, and ends the process where a token is missing.
+ASK = """
+import sys
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._raylet import GcsClient
+maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+GcsClient(address=sys.argv[1]).internal_kv_get(b"session_name", b"session")
+"""
+
+
+class Unanswered(Exception):
+    """No head of a cluster answers at an address."""
+
+
+def ask_head(address: str, limit_s: float) -> None:
+    """Return when the head at ``address`` ("host:port") answers; Ray itself would wait for it without end.
+
+    Addresses of other forms ("auto", "ray://...") are for Ray to understand and are not asked.
+
+    Raises
+    ------
+    Unanswered
+        Nothing listens there, or what listens does not answer within ``limit_s`` seconds.
+    ray.exceptions.AuthenticationError
+        The token is missing, or another one.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in address:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), limit_s / 2).close()
+    except OSError as error:
+        raise Unanswered(f"nothing listens there ({error.strerror or error})") from error
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-c", ASK, address], capture_output=True, text=True, check=False, timeout=limit_s / 2
+        )
+    except subprocess.TimeoutExpired:
+        raise Unanswered(f"what listens there did not answer within {limit_s / 2:.0f} s") from None
+    if "AuthenticationError" in asked.stderr:
+        raise ray.exceptions.AuthenticationError("the token is missing, or another one")
+    if asked.returncode:
+        raise Unanswered((asked.stderr.strip().splitlines() or ["no answer"])[-1])
 
 
 def silence_autoscaler() -> None:

@@ -28,13 +28,14 @@ import ray.exceptions
 from ray.data import ActorPoolStrategy, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from raymat.engine.cluster import GIB, LIST_CPUS, PIPELINE_CPUS, data_settings, quiet_ray, thread_environment
+from raymat.engine.cluster import LIST_CPUS, PIPELINE_CPUS, data_settings, quiet_ray, thread_environment
 from raymat.engine.ledger import open_ledger
 from raymat.engine.progress import Progress
 from raymat.engine.ray_private import Pause, pass_constructor_arguments_by_value
 from raymat.engine.stages import Pool, Work
 from raymat.engine.tries import MAX_TRIES, Marks
 from raymat.engine.worker import Worker, as_block, from_block
+from raymat.machine import GIB
 from raymat.nodule import FAILED, InputError
 from raymat.places import Unreachable
 

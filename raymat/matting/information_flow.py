@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 
 from raymat.arrays import BACKGROUND, FOREGROUND, Float64Array, Int32Array, Int64Array, IntArray
+from raymat.compiled import compiled
 from raymat.matting import closed_form, knn
-from raymat.matting.compiled import compiled
 from raymat.matting.region import Region
 from raymat.matting.solve import GraphLaplacian, System
 from raymat.matting.windows import WindowLaplacian

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from raymat.arrays import BoolArray, Float64Array, Int32Array, Int64Array
-from raymat.matting.compiled import compiled
+from raymat.compiled import compiled
 from raymat.matting.region import Region
 from raymat.matting.solve import GraphLaplacian, System
 

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from raymat.arrays import BoolArray, Float64Array, Int32Array, Int64Array
-from raymat.matting.compiled import compiled
+from raymat.compiled import compiled
 
 BALL = 12_000  # voxels looked at in the order of space before a voxel is looked up in another way
 BATCH = 8  # looks at once

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raymat.arrays import BoolArray, Float32Array, Float64Array, Int64Array, IntArray
-from raymat.matting.compiled import compiled
+from raymat.compiled import compiled
 
 # The relative residual at which a solve ends: |b - A a| / |b|, rows divided by their diagonal entries. That is what a
 # voxel is off by, the same for any lambda. Closed-form systems need more of it than well-conditioned graphs.

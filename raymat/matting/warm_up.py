@@ -13,7 +13,7 @@ import llvmlite.binding
 import numba
 import numpy as np
 
-from raymat.matting.compiled import KERNELS
+from raymat.compiled import KERNELS
 from raymat.matting.estimate import estimate_all
 from raymat.methods import METHODS
 
@@ -48,6 +48,13 @@ def compile_kernels() -> None:
             mark.touch()
 
 
+def folder_of_code() -> str | None:
+    """The folder of the solvers' machine code; None where none can be stored."""
+    # Other packages compile loops too, in folders of their own.
+    kernels = [kernel for kernel in KERNELS if kernel.py_func.__module__.startswith("raymat.matting.")]
+    return kernels[0].stats.cache_path
+
+
 def _solve_a_little() -> None:
     """All methods on a ball of a few voxels: every kernel is called with the types that it always has."""
     distance = np.sqrt(sum((axis - (n - 1) / 2) ** 2 for axis, n in zip(np.indices(SHAPE), SHAPE, strict=True)))
@@ -59,7 +66,7 @@ def _solve_a_little() -> None:
 
 def _mark() -> Path | None:
     """The file that says so, beside the kept machine code; None where none can be kept."""
-    folder = KERNELS[0].stats.cache_path
+    folder = folder_of_code()
     if folder is None:
         return None
     sources = sorted(Path(__file__).parent.glob("*.py"))

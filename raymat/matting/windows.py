@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raymat.arrays import BoolArray, Box, Float64Array, Int64Array, box_around
-from raymat.matting.compiled import compiled
+from raymat.compiled import compiled
 
 
 @dataclass(frozen=True)

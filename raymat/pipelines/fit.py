@@ -26,9 +26,9 @@ from ray.train.v2.api.config import LoggingConfig
 
 from raymat import metrics
 from raymat.engine.cluster import quiet_ray, refuse_too_many
-from raymat.engine.machine import watching
 from raymat.engine.ray_train_private import SNAPSHOT, Trainer, silence_train
 from raymat.engine.reports import Reporter
+from raymat.engine.system_metrics import watching
 from raymat.folder import Folder
 from raymat.network.model import Prediction
 from raymat.network.recipe import Recipe

@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from tests.support import REPOSITORY
+
 WARM_UP = """
 import json
-from raymat.matting.compiled import KERNELS
+from raymat.compiled import KERNELS
 from raymat.matting.warm_up import are_compiled, compile_kernels
 before = are_compiled()
 compile_kernels()
@@ -32,3 +35,52 @@ def test_of_two_processes_at_once_one_compiles_every_loop(tmp_path):
     assert compiled["after"]
     # A loop that the small volume does not need would be compiled by every worker.
     assert compiled["unused"] == []
+
+
+DAMAGED = """
+import logging
+import sys
+from pathlib import Path
+import numpy as np
+from raymat.compiled import compiled
+from tests.matting.test_warm_up import add_one
+logging.basicConfig(level=logging.WARNING)
+kernel = compiled(add_one)
+assert kernel(np.arange(3.0)).tolist() == [1, 2, 3]
+print(sum(kernel.stats.cache_hits.values()))
+"""
+
+
+def add_one(values):
+    return values + 1
+
+
+def added(cache: Path) -> tuple[str, str]:
+    """Run a kernel in a process of its own: how often its code was found stored, and what was warned."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(cache)}
+    done = subprocess.run(
+        [sys.executable, "-c", DAMAGED], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip(), done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["nbi", "nbc"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "zeros"])
+def test_machine_code_that_is_damaged_on_disk_is_compiled_again_and_stored(tmp_path, ending, damage):
+    assert added(tmp_path) == ("0", "")
+    assert added(tmp_path) == ("1", "")
+    (file,) = tmp_path.rglob(f"*.{ending}")
+    data = file.read_bytes()
+    half = len(data) // 2
+    file.write_bytes({"cut": data[:half], "empty": b"", "zeros": data[:half] + bytes(len(data) - half)}[damage])
+    hits, warning = added(tmp_path)
+    assert hits == "0"
+    assert "it is compiled again" in warning
+    assert added(tmp_path) == ("1", "")
+
+
+@pytest.mark.slow
+def test_where_no_machine_code_can_be_stored_each_process_compiles(tmp_path):
+    (tmp_path / "file").touch()
+    assert added(tmp_path / "file" / "cache")[0] == "0"

@@ -1,13 +1,17 @@
 """Sizing of the pools: every CPU used, and never a build that cannot start."""
 
 import os
+import re
 import shutil
+import socket
 import time
 from collections import Counter
+from dataclasses import replace
 
 import psutil
 import pytest
 import ray
+from ray._private import services
 
 from raymat.engine.cluster import (
     LIST_CPUS,
@@ -15,14 +19,15 @@ from raymat.engine.cluster import (
     WORKERS_PER_PIPELINE,
     Pools,
     await_room,
-    object_store_bytes,
+    connected,
     thread_environment,
-    usable_cpus,
-    usable_memory_bytes,
 )
 from raymat.engine.progress import Progress
+from raymat.engine.ray_private import patient_start
+from raymat.machine import object_store_bytes, usable_cpus, usable_memory_bytes
 from raymat.nodule import InputError
 from raymat.words import in_words
+from tests.support.servers import free_port
 
 
 @pytest.mark.parametrize("apart", [False, True])
@@ -130,3 +135,60 @@ def test_the_object_store_fits_the_memory_and_the_shared_memory():
         size = object_store_bytes(cpus)
         assert 100 << 20 <= size <= max(usable_memory_bytes() // 3, 100 << 20)
         assert size <= max(shutil.disk_usage("/dev/shm").free, 100 << 20)
+
+
+@pytest.mark.parametrize("pools", [Pools(workers=1, cpus=2), Pools(workers=3, cpus=1), Pools(cpus=4), Pools(workers=9)])
+@pytest.mark.parametrize(("cpus", "memory_gib"), [(2, 16), (2, 3), (1, 1.5)])
+def test_the_remedy_is_what_fits(pools, cpus, memory_gib):
+    for _ in range(3):
+        try:
+            pools.sized(cpus, memory_gib)
+            return
+        except InputError as error:
+            remedies = re.findall(r"(--[a-z-]+) ([\d.]+) fits", str(error))
+        assert remedies
+        options = {"--workers": "workers", "--solve-cpus": "cpus", "--solve-memory-gib": "memory_gib"}
+        option, value = remedies[-1]
+        changed = replace(pools, **{options[option]: int(value) if option == "--workers" else float(value)})
+        assert changed != pools, "the remedy repeats what was typed"
+        pools = changed
+    pytest.fail("what was said to fit does not")
+
+
+def test_ray_is_waited_for_while_its_raylet_lives(monkeypatch):
+    asked = []
+
+    def get_node(*_):
+        asked.append(time.monotonic())
+        if len(asked) < 3:
+            raise RuntimeError("not registered")
+        return {"node": 1}
+
+    monkeypatch.setattr(services, "get_node", get_node)
+    with patient_start(60), pytest.raises(RuntimeError):
+        services.get_node()  # no raylet at all: nothing to wait for
+    monkeypatch.setattr("raymat.engine.ray_private._raylet_lives", lambda: True)
+    with patient_start(60):
+        assert services.get_node() == {"node": 1}
+    assert services.get_node is get_node
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_an_address_where_no_head_answers_is_refused_within_a_minute(monkeypatch, listens):
+    monkeypatch.setattr("raymat.engine.cluster.ANSWER_S", 6.0)
+    start = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1] if listens else free_port()
+        with pytest.raises(InputError, match=f"no Ray cluster at 127.0.0.1:{port}: "), connected(f"127.0.0.1:{port}"):
+            pytest.fail("joined nothing")
+    assert time.monotonic() - start < 30
+
+
+def test_a_missing_token_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    words = "asks for its token, which is missing here: set RAY_AUTH_TOKEN_PATH"
+    with pytest.raises(InputError, match=words), connected("127.0.0.1:6379"):
+        pytest.fail("joined without a token")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
+
+from raymat.compiled import compiled
 
 
 @dataclass
@@ -117,7 +118,7 @@ def cover(tubes: Tubes, shape, spacing, centre, *, scale: float = 1.0, shift=(0.
     return out
 
 
-@numba.njit(cache=True)
+@compiled
 def _cover(out, start, end, radius, spacing, centre):
     # The edge of a tube is as wide as a voxel; a tube thinner than a voxel fills the part of it that its area does.
     edge = (spacing[0] * spacing[1] * spacing[2]) ** (1 / 3)
