@@ -165,6 +165,8 @@ def test_ray_is_waited_for_while_its_raylet_lives(monkeypatch):
         return {"node": 1}
 
     monkeypatch.setattr(services, "get_node", get_node)
+    # This process may have a cluster of its own, with a raylet.
+    monkeypatch.setattr("raymat.engine.ray_private._raylet_lives", lambda: False)
     with patient_start(60), pytest.raises(RuntimeError):
         services.get_node()  # no raylet at all: nothing to wait for
     monkeypatch.setattr("raymat.engine.ray_private._raylet_lives", lambda: True)
@@ -173,8 +175,14 @@ def test_ray_is_waited_for_while_its_raylet_lives(monkeypatch):
     assert services.get_node is get_node
 
 
+@pytest.fixture
+def unconnected(monkeypatch):
+    """As in a process that is connected to no cluster."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+
 @pytest.mark.parametrize("listens", [False, True])
-def test_an_address_where_no_head_answers_is_refused_within_a_minute(monkeypatch, listens):
+def test_an_address_where_no_head_answers_is_refused_within_a_minute(monkeypatch, unconnected, listens):
     monkeypatch.setattr("raymat.engine.cluster.ANSWER_S", 6.0)
     start = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -184,7 +192,7 @@ def test_an_address_where_no_head_answers_is_refused_within_a_minute(monkeypatch
     assert time.monotonic() - start < 30
 
 
-def test_a_missing_token_is_named(monkeypatch, tmp_path):
+def test_a_missing_token_is_named(monkeypatch, unconnected, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
