@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
@@ -74,10 +73,10 @@ class _Files(IndexDataCacheFile):
 
     def _load_data(self, name: str) -> object:
         stored = Path(self._data_path(name)).read_bytes()
-        dumped, digest = stored[:-DIGEST_SIZE], stored[-DIGEST_SIZE:]
-        if digest != _digest(dumped):
-            raise pickle.UnpicklingError(f"{name} is damaged")
-        return pickle.loads(dumped)
+        if stored[-DIGEST_SIZE:] != _digest(stored[:-DIGEST_SIZE]):
+            raise ValueError(f"{name} is damaged")
+        # Numba reads up to the end of what it wrote, and not the digest behind it.
+        return super()._load_data(name)
 
 
 class _Cache(FunctionCache):
@@ -107,7 +106,7 @@ class _Cache(FunctionCache):
         """Store the compiled function where that is possible: on a full disk it is not."""
         try:
             super().save_overload(signature, data)
-        except (OSError, EOFError, pickle.PickleError) as error:
+        except Exception as error:  # the damaged index of another process, too, which Numba reads first
             _warn("stored", self.cache_path, error)
 
 

@@ -12,6 +12,9 @@ from xdist.scheduler import LoadScopeScheduling
 from tests.support import REPOSITORY
 from tests.support.servers import s3_server
 
+# As a local cluster sets it for its driver: Numba refuses another number once a test (of pymatting) has its threads.
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("soak")
