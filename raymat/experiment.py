@@ -177,13 +177,12 @@ class Experiment:
 
     def figure(self, name: str, figure, pdf: bool = False) -> None:
         """Write and log a matplotlib figure as PNG; with ``pdf`` the output has it as PDF too."""
-        from raymat.pictures import (
-            figure as pages,  # matplotlib takes a second and 25 MiB; only commands that draw need it
-        )
+        # Imported here: matplotlib takes a second and 25 MiB, and only commands that draw need it.
+        from raymat.pictures.figure import pdf_bytes, png_bytes
 
-        self.files.write(name, pages.png_bytes(figure))
+        self.files.write(name, png_bytes(figure))
         if pdf:
-            self.files.write(f"{name.removesuffix('.png')}.pdf", pages.pdf_bytes(figure))
+            self.files.write(f"{name.removesuffix('.png')}.pdf", pdf_bytes(figure))
         self.run.figure(name, figure)
         self.figures.append(name)
 

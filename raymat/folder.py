@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -139,7 +140,7 @@ class Folder:
         """Write a value as JSON, whole or not at all."""
         self.write(name, json.dumps(value, indent=1).encode())
 
-    def read_json(self, name: str) -> dict[str, object]:
+    def read_json(self, name: str) -> dict[str, Any]:
         """The object of a JSON file.
 
         Raises

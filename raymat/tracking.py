@@ -24,7 +24,7 @@ import numpy as np
 from raymat.machine import can_make
 from raymat.nodule import OUTCOMES, InputError
 from raymat.places import in_submitted_job, without_credentials
-from raymat.words import bounded, utf8
+from raymat.words import bounded, first_line, utf8
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -211,7 +211,7 @@ def store_trouble(uri: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    first = first_line(error)
     if isinstance(error, MlflowException) and "Max retries exceeded" in first:
         first = "nothing answers there"
     return without_credentials(first)

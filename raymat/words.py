@@ -27,6 +27,11 @@ def in_words(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; the name of its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def dotted(parameters: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Nested parameters under one name each: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``."""
     flat: dict[str, object] = {}

@@ -22,7 +22,7 @@ from raymat.engine.ray_private import Unanswered, ask_head, on_loopback_alone, p
 from raymat.machine import GIB
 from raymat.nodule import InputError
 from raymat.stopping import stoppable
-from raymat.words import counted
+from raymat.words import counted, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def _start(num_cpus: int | None, holds_dataset: bool) -> None:
             raise InputError(
                 f"Ray did not start within {START_S:.0f} s: the machine is too busy; run the same command later"
             ) from error
-        raise InputError(f"Ray does not start here ({_first_line(error)}); see `raymat doctor`") from error
+        raise InputError(f"Ray does not start here ({first_line(error)}); see `raymat doctor`") from error
     token = machine.token_file()
     if token and token.is_file():
         with contextlib.suppress(PermissionError):  # of another user, who lets this one read it
@@ -146,11 +146,7 @@ def _join(address: str) -> None:
             "the file ~/.ray/auth_token of its head, and RAY_AUTH_MODE=token"
         ) from error
     except (Unanswered, ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise InputError(f"no Ray cluster at {address}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"no Ray cluster at {address}: {first_line(error)}") from error
 
 
 def quiet_ray() -> None:

@@ -85,16 +85,22 @@ class Reporter:
 def reports(take: Callable[[Report], None]) -> Iterator[Reporter]:
     """A thread calls ``take`` with each report of the workers, in the order of their arrival, until the context ends.
 
-    All that was reported has been taken when the context is left.
+    All that was reported has been taken when the context is left. What ``take`` raised is raised then, where the work
+    itself raised nothing.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+
+    troubles: list[Exception] = []
 
     def follow() -> None:
         # The thread waits in the queue's own process: to poll would take a share of the CPU from the work.
         with contextlib.suppress(ray.exceptions.RayError):
             while (report := queue.get()) is not None:
-                take(report)
+                try:
+                    take(report)
+                except Exception as error:  # a full disk, say: the workers go on, and what stopped is raised at the end
+                    troubles.append(error)
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -106,3 +112,5 @@ def reports(take: Callable[[Report], None]) -> Iterator[Reporter]:
             queue.put(None)
         thread.join()
         queue.shutdown()
+    if troubles:
+        raise troubles[0]

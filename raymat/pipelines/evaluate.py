@@ -18,7 +18,7 @@ from raymat.engine.ledger import shared
 from raymat.engine.stages import Pool, Stage, Work
 from raymat.engine.stream import Job, gather, new_session, part_of
 from raymat.engine.tries import Marks
-from raymat.experiment import EVALUATE, Experiment, Facts, Output, experiment
+from raymat.experiment import EVALUATE, TRAIN, Experiment, Facts, Output, experiment
 from raymat.folder import Folder
 from raymat.learning import Data
 from raymat.matting import LUNG_WINDOW
@@ -136,9 +136,9 @@ def evaluate(job: EvaluateJob, say: Callable[[str], None] = print) -> tuple[dict
 def _networks(path: str, data: Data) -> tuple[str, dict[int, bytes]]:
     """What to call a training's networks, and the weights of each finished split."""
     files = Folder.at(path)
-    if not files.exists("training.json"):
-        raise InputError(f"{path}: no training here (training.json is missing)")
-    note = json.loads(files.read("training.json"))
+    if not files.exists(TRAIN.note):
+        raise InputError(f"{path}: no training here ({TRAIN.note} is missing)")
+    note = files.read_json(TRAIN.note)
     if note["data_digest"] != data.digest:
         raise InputError(f"{path}: was trained on other nodules than {data.path} holds; its test part is unknown")
     name = NETWORK if note["recipe"]["model"]["auxiliary"] else ABLATION

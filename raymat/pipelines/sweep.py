@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -59,7 +58,7 @@ class TrialRuns:
 def result_of(files: Folder, folder: str) -> dict | None:
     """What a trial came to; None for one that is not finished."""
     name = f"{folder}/{RESULT}"
-    return json.loads(files.read(name)) if files.exists(name) else None
+    return files.read_json(name) if files.exists(name) else None
 
 
 def trials_at_once(cpus: float, gpus: float = 0.0, most: int = 1) -> int:

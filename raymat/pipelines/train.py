@@ -98,7 +98,7 @@ def train(job: TrainJob, say: Say = print) -> dict[int, dict[str, float]]:
         if todo:
             with connected(job.address, holds_dataset=True):
                 _train_splits(job, data, todo, work, say)
-        results = {n: json.loads(work.files.read(f"split-{n}/{RESULT}")) for n in splits}
+        results = {n: work.files.read_json(f"split-{n}/{RESULT}") for n in splits}
         say(_summary(results))
         # Of one split there is no deviation, and not every store takes a NaN.
         work.run.metrics({name: value for name, value in _spread(results).items() if np.isfinite(value)})

@@ -12,6 +12,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from raymat import tracking
+from raymat.engine.reports import Report, reports
+from raymat.nodule import InputError
 from raymat.pipelines.build import Build, build
 from raymat.sources.cases import CasesSource
 from raymat.store import Store
@@ -107,3 +109,21 @@ def test_the_logs_say_of_each_nodule_when_each_stage_began_and_ended(watched, ra
             [*(f"{s} begins" for s in stages), *(f"{s} ends after" for s in stages), "committed, accepted"]
         )
     assert any(re.search(r"nodule watched-c: committed, failed \(.*none.nii.gz", line) for line in lines)
+
+
+def test_a_report_that_cannot_be_taken_loses_no_other_and_is_raised_at_the_end(ray_cluster):
+    taken = []
+
+    def take(report: Report) -> None:
+        if report.line == "bad":
+            raise InputError("the disk is full")
+        taken.append(report.line)
+
+    def say_three() -> None:
+        with reports(take) as reporter:
+            for line in ("one", "bad", "two"):
+                reporter.say(line)
+
+    with pytest.raises(InputError, match="the disk is full"):
+        say_three()
+    assert taken == ["one", "two"]
