@@ -125,12 +125,16 @@ def from_row(kind: type[T], row: Mapping[str, pa.Scalar], copy: bool = True) -> 
     return kind(**values)
 
 
-def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A table of an earlier schema with the columns of a later one; what it lacks is null."""
+def conform(table: pa.Table, schema: pa.Schema, formerly: Mapping[str, str] | None = None) -> pa.Table:
+    """A table of an earlier schema with the columns of a later one; what it lacks is null.
+
+    ``formerly`` has the earlier names of columns, by those of today.
+    """
     columns = []
     for field in schema:
-        if field.name in table.column_names:
-            chunks = [_conformed(chunk, field.type) for chunk in table[field.name].chunks]
+        name = field.name if field.name in table.column_names else (formerly or {}).get(field.name)
+        if name in table.column_names:
+            chunks = [_conformed(chunk, field.type) for chunk in table[name].chunks]
             columns.append(pa.chunked_array(chunks, field.type))
         else:
             columns.append(pa.nulls(table.num_rows, field.type))

@@ -6,11 +6,11 @@ import contextlib
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -164,8 +164,7 @@ class Folder:
             file = pq.ParquetFile(self.filesystem.open_input_file(self.path(name)))
             schema = self.schema_of(name)
             earlier = schema is not None and not file.schema_arrow.equals(schema)
-            before = self.earlier_schema_of(name) if earlier else None
-            if earlier and not (before is not None and file.schema_arrow.equals(before)):
+            if earlier and not any(file.schema_arrow.equals(before) for before in self.earlier_schemas_of(name)):
                 raise self.damaged(name, "its columns are not those of such a file")
             one = row_group is not None and file.num_row_groups > 1
             # One thread: a worker has one CPU, and each of Arrow's would keep memory of its own.
@@ -174,7 +173,8 @@ class Folder:
             table.validate(full=True)
             # Parts of columns (their names have a dot) stay as they are in the file.
             if schema is not None and earlier and not any("." in column for column in columns or ()):
-                table = conform(table, pa.schema([schema.field(column) for column in columns or schema.names]))
+                wanted = pa.schema([schema.field(column) for column in columns or schema.names])
+                table = conform(table, wanted, self.formerly)
         except (OSError, pa.ArrowException) as error:
             known = store_error(self.path(name), error)
             raise (known if isinstance(known, Unreachable) else self.damaged(name, error)) from error
@@ -184,9 +184,11 @@ class Folder:
         """The columns that a table must have; None where any will do."""
         return None
 
-    def earlier_schema_of(self, name: str) -> pa.Schema | None:
-        """The columns that such a table may have had, which are read as if they were those of today; None for none."""
-        return None
+    formerly: ClassVar[Mapping[str, str]] = {}  # what columns were called in earlier schemas, by their names of today
+
+    def earlier_schemas_of(self, name: str) -> Sequence[pa.Schema]:
+        """The columns that such a table may have had, which are read as if they were those of today."""
+        return ()
 
     def damaged(self, name: str, why: object) -> InputError:
         """The error to raise where a file cannot be read."""

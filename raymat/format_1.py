@@ -1,8 +1,8 @@
 """What raymat wrote before format 2: the columns of its files, and what the keys of its nodules were made of.
 
 Nothing in here changes any more. Datasets and releases of format 1 are read as if their columns were those of today
-(``raymat.arrow.conform``), and a nodule that was committed then counts as committed while nothing that it depends on
-has changed (``raymat.reuse``). The files in ``tests/data/format-1`` keep this true.
+(``raymat.arrow.conform``), and a build keeps the prepared arrays and the mattes of a nodule that was committed then
+while nothing that they depend on has changed (``raymat.reuse``). The files in ``tests/data/format-1`` keep this true.
 """
 
 from __future__ import annotations
@@ -126,19 +126,3 @@ SOLVERS = {
     "lb": "(2, [('epsilon', 1e-07)])",
     "if": "(2, [('epsilon', 1e-06), ('known_to_unknown', True), ('regularization', 1e-06)])",
 }
-# The terms of quality in the order that is part of a key.
-WEIGHTS = (
-    "explained",
-    "interior",
-    "known",
-    "foreground",
-    "local_fit",
-    "noise",
-    "steps",
-    "continuity",
-    "islands",
-    "holes",
-    "overlap",
-    "volume",
-    "converged",
-)

@@ -14,6 +14,11 @@ from numbers import Integral, Number, Real
 from typing import Any
 
 PLUS = "+"
+# What alpha means in a matte: the share of a voxel that belongs to the lesion, or that share times the share of pure
+# lesion tissue that the lesion's density stands for (Eq. 4). A dataset is of one of these kinds, or mixes them.
+MEMBERSHIP, CALIBRATED, ANY = "membership", "calibrated", "any"
+MEANINGS = (CALIBRATED, MEMBERSHIP)
+ALPHA_KINDS = (*MEANINGS, ANY)
 
 
 @dataclass(frozen=True)
@@ -171,6 +176,17 @@ def solver_of(method: str) -> str:
 def is_calibrated(method: str) -> bool:
     """Whether a method calibrates the foreground (Eq. 4)."""
     return method.endswith(PLUS)
+
+
+def kind_of(method: str) -> str:
+    """What alpha means in a method's mattes; "any" for a name that is no solver's, which does not say."""
+    return CALIBRATED if is_calibrated(method) else MEMBERSHIP if method in SOLVERS else ANY
+
+
+def kind_among(methods: Iterable[str]) -> str:
+    """The kind of a dataset with mattes by these methods, where none is asked for: calibrated if one of them is."""
+    kinds = {kind_of(method) for method in methods}
+    return next((kind for kind in MEANINGS if kind in kinds), ANY)
 
 
 def is_method(name: str) -> bool:

@@ -9,6 +9,7 @@ earlier files stay readable.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, TypedDict, TypeVar, Unpack
@@ -23,7 +24,7 @@ from raymat.arrow import array_to_struct as array_to_struct
 from raymat.arrow import struct_to_array as struct_to_array
 from raymat.errors import InputError as InputError
 from raymat.errors import NoduleExcluded as NoduleExcluded
-from raymat.methods import SolveInfo
+from raymat.methods import ANY, CALIBRATED, MEMBERSHIP, METHODS, SolveInfo, kind_of
 
 ACCEPTED, REJECTED, EXCLUDED, FAILED = OUTCOMES = ("accepted", "rejected", "excluded", "failed")
 
@@ -39,6 +40,7 @@ RATINGS = (
     "spiculation",
     "texture",
 )
+_PLACES = {method: place for place, method in enumerate(METHODS)}  # decides between equal scores
 Matrix = Annotated[Float64Array, MATRIX]
 T = TypeVar("T")
 
@@ -58,6 +60,7 @@ class Matte:
     digest : of the bytes of alpha, given when it is committed; what a reviewer's decision is bound to
     key_1 : the first part of the nodule's key in the dataset of format 1 that the matte was solved for; empty for any
         other. What decisions of that time are bound to.
+    kind : what its alpha means, "membership" or "calibrated"; that of the method where it is not given
     """
 
     method: str
@@ -68,6 +71,10 @@ class Matte:
     key: str = ""
     digest: str = ""
     key_1: str = ""
+    kind: str = ""
+
+    def __post_init__(self) -> None:
+        self.kind = self.kind or kind_of(self.method)
 
 
 class _Changes(TypedDict, total=False):
@@ -98,7 +105,7 @@ class Nodule:
     direction : 3 x 3, (z, y, x) rows and columns
     readers : list of uint8 (z, y, x), 1 inside
     trimap : uint8 (z, y, x), 0 background, 128 unknown, 255 foreground; None before it is made
-    true_alpha : float32 (z, y, x), phantoms only
+    true_membership, true_calibrated : float32 (z, y, x), phantoms only: the truth of either kind
     metadata : dict
         What the source knows beyond the images (series UID, annotation ids, further columns of a case table); as
         "ratings" what the readers said, feature to a list with one entry per reader.
@@ -107,6 +114,8 @@ class Nodule:
     candidates : list of Matte
     method : str or None
         The chosen candidate.
+    kind : one of ``raymat.methods.ALPHA_KINDS``
+        Of the dataset, and so what ``alpha`` means; "any" where the best of all candidates was chosen.
     outcome : one of ``OUTCOMES``; stage, reason : where and why it was rejected, excluded or failed
     """
 
@@ -118,6 +127,7 @@ class Nodule:
     stage: str | None = None
     reason: str | None = None
     method: str | None = None
+    kind: str = ANY
     spacing: tuple[float, float, float] | None = None
     origin: tuple[float, float, float] | None = None
     direction: Matrix | None = None
@@ -126,7 +136,8 @@ class Nodule:
     image: Float32Array | None = None
     readers: list[UInt8Array] = field(default_factory=list)
     trimap: UInt8Array | None = None
-    true_alpha: Float32Array | None = None
+    true_membership: Float32Array | None = None
+    true_calibrated: Float32Array | None = None
     candidates: list[Matte] = field(default_factory=list, metadata={"column": "mattes"})
 
     @property
@@ -141,8 +152,49 @@ class Nodule:
 
     @property
     def alpha(self) -> Float32Array | None:
-        """The chosen matte, float32 (z, y, x); None where none was chosen."""
+        """The chosen matte, float32 (z, y, x), of the dataset's kind; None where none was chosen."""
         return self.mattes.get(self.method) if self.method else None
+
+    @property
+    def membership(self) -> Float32Array | None:
+        """The chosen matte of the kind membership, how much of a voxel is lesion, float32 (z, y, x).
+
+        None where no matte was chosen, or none is of that kind.
+        """
+        return self._chosen(MEMBERSHIP)
+
+    @property
+    def calibrated(self) -> Float32Array | None:
+        """The chosen matte of the kind calibrated, which says how dense the lesion is (Eq. 4), float32 (z, y, x).
+
+        None where no matte was chosen, or none is of that kind.
+        """
+        return self._chosen(CALIBRATED)
+
+    def _chosen(self, kind: str) -> Float32Array | None:
+        best = self.best(kind) if self.method else None
+        return best.alpha if best else None
+
+    @property
+    def true_alpha(self) -> Float32Array | None:
+        """What ``alpha`` should be, of phantoms: the truth of the dataset's kind; membership where it is "any"."""
+        return self.truth(self.kind)
+
+    def truth(self, kind: str) -> Float32Array | None:
+        """What a matte of that kind should be, float32 (z, y, x), of phantoms; None for any other nodule."""
+        return self.true_calibrated if kind == CALIBRATED else self.true_membership
+
+    def best(self, kind: str) -> Matte | None:
+        """The candidate of that kind that was chosen; where none of them was, the one of the highest score.
+
+        Of equal scores the first in the order of ``METHODS``. None where no candidate is of that kind.
+        """
+        of_kind = [matte for matte in self.candidates if kind in (matte.kind, ANY)]
+        return max(of_kind, key=self._precedence, default=None)
+
+    def _precedence(self, matte: Matte) -> tuple[bool, float, int]:
+        score = matte.score if math.isfinite(matte.score) else -1.0
+        return matte.method == self.method, score, -_PLACES.get(matte.method, len(_PLACES))
 
     @property
     def ratings(self) -> dict[str, list[object]]:
@@ -160,7 +212,8 @@ class Nodule:
 
     def without_arrays(self, **changes: Unpack[_Changes]) -> Nodule:
         """A copy that keeps what is said of the nodule and none of its arrays, with ``changes`` of other fields."""
-        return replace(self, image=None, readers=[], trimap=None, true_alpha=None, candidates=[], **changes)
+        kept = replace(self, readers=[], candidates=[], **changes)
+        return replace(kept, image=None, trimap=None, true_membership=None, true_calibrated=None)
 
 
 def _entries(value: object) -> list[object]:

@@ -89,8 +89,9 @@ def prepare(nodule: Nodule, parameters: PrepareParameters | None = None) -> Nodu
     Returns
     -------
     Nodule
-        A new record: ``image`` float32, ``readers`` and ``trimap`` uint8, ``true_alpha`` float32 where it was given,
-        all (z, y, x) on one grid of ``spacing_mm``; notes report padding, a widened crop and masks that vanished.
+        A new record: ``image`` float32, ``readers`` and ``trimap`` uint8, ``true_membership`` and ``true_calibrated``
+        float32 where they were given, all (z, y, x) on one grid of ``spacing_mm``; notes report padding, a widened crop
+        and masks that vanished.
 
     Raises
     ------
@@ -117,7 +118,10 @@ def prepare(nodule: Nodule, parameters: PrepareParameters | None = None) -> Nodu
     if low < 0 and (doubt := doubt_of_hu(seen)):
         notes.append(doubt)
     values = crop.resample(seen, fill=low)
-    true_alpha = None if nodule.true_alpha is None else crop.resample(crop.cut(nodule.true_alpha), fill=0.0)
+    true_membership, true_calibrated = (
+        None if truth is None else crop.resample(crop.cut(truth), fill=0.0)
+        for truth in (nodule.true_membership, nodule.true_calibrated)
+    )
 
     readers: list[np.ndarray] = []
     if nodule.trimap is not None:
@@ -152,7 +156,8 @@ def prepare(nodule: Nodule, parameters: PrepareParameters | None = None) -> Nodu
         direction=np.array(placed.direction, dtype=float),
         readers=readers,
         trimap=trimap,
-        true_alpha=true_alpha,
+        true_membership=true_membership,
+        true_calibrated=true_calibrated,
         metadata={
             **nodule.metadata,
             "scanner_spacing": [float(s) for s in grid.spacing],
@@ -263,8 +268,8 @@ def _checked(nodule: Nodule) -> tuple[np.ndarray, Grid]:
     masks = [nodule.trimap] if nodule.trimap is not None else list(nodule.readers)
     if not masks:
         raise InputError(f"{name}: neither readers' masks nor a trimap")
-    shapes = [mask.shape for mask in masks] + ([] if nodule.true_alpha is None else [nodule.true_alpha.shape])
-    for shape in shapes:
+    truths = [truth for truth in (nodule.true_membership, nodule.true_calibrated) if truth is not None]
+    for shape in [mask.shape for mask in masks] + [truth.shape for truth in truths]:
         if shape != image.shape:
             raise InputError(f"{name}: a mask of {shape} voxels (z, y, x) on an image of {image.shape}")
     if not any((mask != 0).any() for mask in masks):

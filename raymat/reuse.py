@@ -19,7 +19,7 @@ from raymat.nodule import ACCEPTED, FAILED, REJECTED, InputError, Nodule
 from raymat.places import Unreachable
 from raymat.prepare import PREPARE_VERSION
 from raymat.sources import NoduleRef, digest
-from raymat.steps import MATTES_DIGITS, PREPARED_DIGITS, QUALITY_DIGITS, BuildParameters
+from raymat.steps import MATTES_DIGITS, PREPARED_DIGITS, BuildParameters
 from raymat.store import Store
 
 
@@ -46,7 +46,8 @@ def kept(committed: Nodule, ref: NoduleRef, parameters: BuildParameters) -> Nodu
         if matte and (solved_as_now(method) if key_1 else matte.key == wanted):
             unscored = replace(matte, key=wanted, key_1=matte.key_1 or key_1, scores={}, score=float("nan"))
             candidates.append(unscored)
-    return replace(committed, key=key, outcome=None, stage=None, reason=None, method=None, candidates=candidates)
+    undecided = replace(committed, key=key, kind=parameters.kind, outcome=None, stage=None, reason=None, method=None)
+    return replace(undecided, candidates=candidates)
 
 
 def texts_1(parameters: BuildParameters, methods: tuple[str, ...]) -> tuple[object, ...]:
@@ -87,13 +88,8 @@ class Committed:
         whole = pc.and_(pc.is_in(index["outcome"], pa.array([ACCEPTED, REJECTED])), pc.is_valid(index["shape"]))
         self._whole = index.filter(whole).select(["key", "shard"]).combine_chunks()
         self._beginnings = pc.utf8_slice_codeunits(self._whole["key"], 0, PREPARED_DIGITS).combine_chunks()
-        first_format = self.standing.filter(pc.equal(pc.utf8_length(self.standing), format_1.KEY_LENGTH))
-        self._standing_1 = frozenset(first_format.to_pylist())
         lists = sorted(self._method_lists()) if self._any_of_format_1() else []
         self._texts_1 = {methods: texts_1(parameters, methods) for methods in lists}
-        asked_for = [m for m in lists if set(m) == set(parameters.mattes) and all(map(solved_as_now, m))]
-        self._asked_for_1 = [self._texts_1[methods] for methods in asked_for]
-        self._quality = digest(parameters.quality.identity)[:QUALITY_DIGITS]
         self._lacking: dict[str, int] = {}
 
     def _method_lists(self) -> set[tuple[str, ...]]:
@@ -102,15 +98,6 @@ class Committed:
 
     def _any_of_format_1(self) -> bool:
         return bool(pc.any(pc.equal(pc.utf8_length(self.tried), format_1.KEY_LENGTH)).as_py())
-
-    def key(self, ref: NoduleRef) -> str:
-        """The key of a nodule: of format 1 where it is committed under that and nothing has changed for it."""
-        if self._standing_1:
-            for texts in self._asked_for_1:
-                key = solve_key_1(ref, texts) + self._quality
-                if key in self._standing_1:
-                    return key
-        return self.parameters.key(ref)
 
     def shards(self, todo: pa.Table) -> tuple[pa.Array, list[int]]:
         """Where each row of the manifest has a committed nodule of use, and how many mattes those lack.

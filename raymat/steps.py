@@ -15,7 +15,18 @@ from functools import cached_property
 import numpy as np
 
 from raymat.matting import LUNG_WINDOW, HUWindow, estimate_all
-from raymat.methods import METHODS, SOLVERS, SolveInfo, in_order, is_calibrated, is_method, solver_of
+from raymat.methods import (
+    ANY,
+    METHODS,
+    SOLVERS,
+    SolveInfo,
+    in_order,
+    is_calibrated,
+    is_method,
+    kind_among,
+    kind_of,
+    solver_of,
+)
 from raymat.nodule import EXCLUDED, FAILED, REJECTED, InputError, Matte, Nodule, NoduleExcluded, required
 from raymat.places import Unreachable
 from raymat.prepare import DOUBT_OF_HU, PREPARE_VERSION, PrepareParameters, prepare
@@ -84,6 +95,20 @@ class BuildParameters:
     matting: MattingParameters = field(default_factory=MattingParameters)
     quality: QualityParameters = field(default_factory=QualityParameters)
 
+    def __post_init__(self) -> None:
+        kind, kinds = self.quality.kind, {kind_of(method) for method in self.matting.methods}
+        if kind not in (None, ANY, *kinds):
+            fitting = ", ".join(method for method in METHODS if kind_of(method) == kind)
+            raise InputError(f"mattes of the kind {kind} are made by {fitting}; add one of them to the methods")
+        window = (self.matting.window_level, self.matting.window_width)
+        chosen = replace(self.quality, kind=kind or kind_among(self.matting.methods), window=window)
+        object.__setattr__(self, "quality", chosen)
+
+    @property
+    def kind(self) -> str:
+        """What alpha means in the dataset, one of ``raymat.methods.ALPHA_KINDS``."""
+        return self.quality.kind or ANY
+
     def key(self, ref: NoduleRef) -> str:
         """Digest of all that the nodule's record depends on; begins with that of the prepared nodule alone."""
         of = (ref.nodule_id, ref.fingerprint, ref.problem, self.min_readers, self._prepare_text, PREPARE_VERSION)
@@ -138,9 +163,10 @@ def read_and_prepare(source: Source, ref: NoduleRef, parameters: BuildParameters
             raise InputError(ref.problem)
         if 0 <= ref.readers < parameters.min_readers:
             raise NoduleExcluded(f"{counted(ref.readers, 'reader')}, fewer than the {parameters.min_readers} asked for")
-        return replace(source.read(ref), key=nodule.key)
+        return replace(source.read(ref), key=nodule.key, kind=nodule.kind)
 
-    start = Nodule(ref.nodule_id, ref.patient_id, ref.source, notes=list(ref.notes), key=parameters.key(ref))
+    start = Nodule(ref.nodule_id, ref.patient_id, ref.source, notes=list(ref.notes))
+    start = replace(start, key=parameters.key(ref), kind=parameters.kind)
     nodule = guarded("read", start, read)
     return nodule if nodule.outcome else guarded("read", nodule, lambda nodule: prepare(nodule, parameters.prepare))
 

@@ -27,15 +27,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymat import format_1
+from raymat import format_1, format_2
 from raymat.arrow import Row, small_fields, to_row
 from raymat.folder import Folder, as_parquet
+from raymat.methods import ANY
 from raymat.nodule import FAILED, OUTCOMES, SCHEMA, InputError, Matte, Nodule, from_table, to_table
 from raymat.places import open_filesystem
 from raymat.words import utf8
 
 FORMAT = "raymat dataset"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 PARAMETERS = "parameters.json"
 
 MANIFEST = pa.schema(
@@ -99,6 +100,8 @@ def shard_name(keys: Iterable[str], suffix: str = "") -> str:
 class Store(Folder):
     """A dataset: a folder with a manifest, shards of nodules and an index of their outcomes."""
 
+    formerly = format_2.FORMERLY
+
     @classmethod
     def create(cls, path: str | Path) -> Store:
         """Open the dataset at ``path`` for writing, made where there is none.
@@ -143,7 +146,7 @@ class Store(Folder):
         """``dataset.json``; raises InputError where it is damaged or of an unknown version."""
         try:
             note: dict[str, object] = json.loads(self.read("dataset.json"))
-            known = note["format"] == FORMAT and note["format_version"] in (format_1.NUMBER, FORMAT_VERSION)
+            known = note["format"] == FORMAT and note["format_version"] in range(1, FORMAT_VERSION + 1)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{self.root}/dataset.json: damaged ({error})") from error
         if not known:
@@ -165,9 +168,10 @@ class Store(Folder):
         """The columns of the dataset's own tables."""
         return SCHEMAS.get(name.partition("/")[0])
 
-    def earlier_schema_of(self, name: str) -> pa.Schema | None:
-        """The columns that such a table had in format 1."""
-        return format_1.SCHEMAS.get(name.partition("/")[0])
+    def earlier_schemas_of(self, name: str) -> Sequence[pa.Schema]:
+        """The columns that such a table had in earlier formats."""
+        folder = name.partition("/")[0]
+        return [schemas[folder] for schemas in (format_1.SCHEMAS, format_2.SCHEMAS) if folder in schemas]
 
     def damaged(self, name: str, why: object) -> InputError:
         """The error to raise where a file cannot be read."""
@@ -360,6 +364,11 @@ class Store(Folder):
         rows = self.index(list(dict.fromkeys([*columns, "key"])))
         position = pc.index_in(keys, rows["key"].combine_chunks())
         return rows.take(position.drop_null()).select(list(columns))
+
+    def kind(self) -> str:
+        """What alpha means in the chosen mattes, one of ``raymat.methods.ALPHA_KINDS``; "any" before format 3."""
+        kinds = self.outcomes(["kind"])["kind"].drop_null().unique().to_pylist()
+        return str(kinds[0]) if len(kinds) == 1 else ANY
 
     def solves(self, outcomes: pa.Table) -> Iterator[pa.Table]:
         """The solves (fields of ``SOLVE``) of nodules, index part by index part.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from raymat.commands.build_options import (
+    add_kind,
     add_methods,
     add_source,
     add_stages,
@@ -25,6 +26,7 @@ def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
         "--min-readers", type=positive, default=4, help="exclude nodules with fewer readers (default: %(default)s)"
     )
     add_methods(command)
+    add_kind(command)
     command.add_argument("--floor", type=float, help="quality score below which a nodule is rejected (default: 0.33)")
     command.add_argument("--retry-failed", action="store_true", help="try failed nodules again")
     command.add_argument(

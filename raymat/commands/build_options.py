@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from raymat.commands.options import add_address, positive, stated
-from raymat.methods import METHODS
+from raymat.methods import ALPHA_KINDS, METHODS
 from raymat.sources.kinds import DEFAULT, DEMO_PHANTOMS, KINDS, Opened, asked_for
 
 if TYPE_CHECKING:
@@ -31,6 +31,14 @@ def add_phantoms(command: argparse.ArgumentParser) -> None:
 def add_methods(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--methods", default=",".join(METHODS), help="methods, separated by commas (default: %(default)s)"
+    )
+
+
+def add_kind(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--kind",
+        choices=ALPHA_KINDS,
+        help='what alpha means in the chosen mattes (default: calibrated; membership where no method has a "+")',
     )
 
 
@@ -141,7 +149,7 @@ def build_parameters(options: argparse.Namespace, min_readers: int, floor: float
         min_readers=min_readers,
         prepare=prepare_parameters(options),
         matting=matting_parameters(options, tuple(name.strip().lower() for name in options.methods.split(","))),
-        quality=QualityParameters(**stated(floor=floor), **other_modality),
+        quality=QualityParameters(**stated(floor=floor, kind=getattr(options, "kind", None)), **other_modality),
     )
 
 

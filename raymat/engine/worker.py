@@ -286,6 +286,7 @@ def _opened(block: pa.Table, first: bool) -> tuple[str, list[Item]]:
 
 
 def _size_of(nodule: Nodule) -> int:
-    arrays = [nodule.image, nodule.trimap, nodule.true_alpha, *nodule.readers]
+    truths = (nodule.true_membership, nodule.true_calibrated)
+    arrays = [nodule.image, nodule.trimap, *truths, *nodule.readers]
     # The mattes travel cut to their box, a tenth and less of the crop.
     return sum(array.nbytes for array in arrays if array is not None) * (2 if nodule.candidates else 1)

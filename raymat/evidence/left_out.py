@@ -66,7 +66,7 @@ class LeftOutSource:
                 )
 
     def read(self, ref: NoduleRef) -> Nodule:
-        """The nodule on the scanner's grid with three readers, the mask of the fourth as its ``true_alpha``.
+        """The nodule on the scanner's grid with three readers, the mask of the fourth as its ``true_membership``.
 
         Raises
         ------
@@ -85,6 +85,6 @@ class LeftOutSource:
             nodule,
             nodule_id=ref.nodule_id,
             readers=others,
-            true_alpha=(nodule.readers[reader] != 0).astype("float32"),
+            true_membership=(nodule.readers[reader] != 0).astype("float32"),
             metadata={**nodule.metadata, "nodule": whole.nodule_id, "left_out": reader + 1},
         )

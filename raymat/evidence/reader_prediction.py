@@ -86,7 +86,7 @@ def predictions(nodule: Nodule) -> dict[str, np.ndarray]:
 def measure(nodule: Nodule) -> Nodule:
     """The judged nodule of three readers without its arrays; ``metadata["measured"]`` has the scores of every method.
 
-    ``true_alpha`` is the mask of the reader who was left out. Each entry has ``brier``, ``auroc`` (None where the
+    ``true_membership`` is the mask of the reader who was left out. Each entry has ``brier``, ``auroc`` (None where the
     reader's mask is all or none of the unknown region), ``dice_unknown`` and ``dice`` (at one half, within the unknown
     region and over the whole crop) and ``bins`` (``calibration_bins``).
 
@@ -95,7 +95,7 @@ def measure(nodule: Nodule) -> Nodule:
     NoduleExcluded
         The left-out reader's mask vanishes on the working grid.
     """
-    truth = required(nodule.true_alpha, nodule, "true alpha") >= 0.5
+    truth = required(nodule.true_membership, nodule, "true membership") >= 0.5
     if not truth.any():
         raise NoduleExcluded("the mask of the reader who was left out vanishes on the working grid")
     unknown = required(nodule.trimap, nodule, "trimap") == UNKNOWN

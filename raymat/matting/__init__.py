@@ -3,7 +3,7 @@
 `estimate_alpha` computes one matte, `estimate_all` several of one image with the work they share done once.
 """
 
-from raymat.matting.calibration import LUNG_WINDOW, HUWindow
+from raymat.calibration import LUNG_WINDOW, HUWindow
 from raymat.matting.estimate import estimate_all, estimate_alpha
 from raymat.methods import METHODS, SolveInfo
 

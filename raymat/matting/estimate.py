@@ -10,7 +10,7 @@ from typing import TypeGuard
 import numpy as np
 
 from raymat.arrays import BACKGROUND, FOREGROUND, UNKNOWN, AnyArray, Box, Float32Array, Float64Array, box_around
-from raymat.matting.calibration import LUNG_WINDOW, HUWindow
+from raymat.calibration import LUNG_WINDOW, HUWindow
 from raymat.matting.region import Region
 from raymat.matting.solve import Solution, solve
 from raymat.methods import METHODS, SOLVERS, SolveInfo, is_calibrated, is_method, solver_of

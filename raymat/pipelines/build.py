@@ -90,7 +90,7 @@ def plan_build(
 
     def rows() -> Iterator[dict]:
         for ref in source.plan():
-            yield {**vars(ref), "key": committed.key(ref)}
+            yield {**vars(ref), "key": parameters.key(ref)}
 
     plan = Plan(total=store.write_manifest(rows()))
     named = store.manifest(["nodule_id", "key"])

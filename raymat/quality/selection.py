@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
-from raymat import format_1
-from raymat.methods import METHODS
+from raymat.calibration import LUNG_WINDOW
+from raymat.methods import ALPHA_KINDS, ANY, METHODS, kind_among, kind_of
 from raymat.nodule import ACCEPTED, REJECTED, InputError, Nodule, required
 from raymat.quality import scores
 from raymat.quality.scores import CONVERGED, CONVERGED_WEIGHT, FACTS, TERMS
@@ -33,13 +33,18 @@ class QualityParameters:
     weights : term to the power it enters the score with, not negative; a term left out counts for nothing
     floor : score below which the best candidate is not good enough and the nodule is rejected
     pure_lesion : HU of solid lesion tissue, for lesions too small to show it; None where images are no CT
+    kind : of the matte that is chosen, one of ``raymat.methods.ALPHA_KINDS``; None for calibrated where a candidate is,
+        else membership
+    window : (level, width) HU, the window of the calibrated mattes (Eq. 4)
     version : name of the scoring; part of what a built record depends on
     """
 
     weights: Mapping[str, float] = field(default_factory=lambda: dict(WEIGHTS))
     floor: float = 0.33
     pure_lesion: float | None = scores.SOFT_TISSUE
-    version: str = "2"
+    kind: str | None = None
+    window: tuple[float, float] = (LUNG_WINDOW.level, LUNG_WINDOW.width)
+    version: str = "3"
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.weights) - set(WEIGHTS))
@@ -49,13 +54,13 @@ class QualityParameters:
             raise InputError("quality weights must not be negative, and one must be above 0")
         if not 0 <= self.floor <= 1:
             raise InputError(f"the quality floor must lie between 0 and 1, not {self.floor}")
+        if self.kind not in (None, *ALPHA_KINDS):
+            raise InputError(f"unknown kind of alpha {self.kind!r}; there are {', '.join(ALPHA_KINDS)}")
 
     @property
     def identity(self) -> str:
-        """All of it as text, for keys: the same whatever the order of the weights, and as it was in format 1."""
-        weights = {name: self.weights[name] for name in format_1.WEIGHTS if name in self.weights}
-        weights |= {name: self.weights[name] for name in sorted(self.weights)}
-        return repr(sorted((asdict(self) | {"weights": weights}).items()))
+        """All of it as text, for keys: the same whatever the order of the weights."""
+        return repr(sorted((asdict(self) | {"weights": sorted(self.weights.items())}).items()))
 
 
 @dataclass(frozen=True)
@@ -143,17 +148,19 @@ def explain(terms: Mapping[str, float]) -> list[str]:
 def choose(
     qualities: Mapping[str, MatteQuality], parameters: QualityParameters | None = None
 ) -> tuple[str | None, str | None]:
-    """The best candidate, or why there is none.
+    """The best candidate of the kind asked for, or why there is none.
 
     Returns
     -------
     method : the method of the highest score, the first in the order of ``METHODS`` where scores are equal; None where
-        even that one lies below the floor
+        even that one lies below the floor, or no candidate is of that kind
     reason : why the nodule is rejected; None where a method was chosen
     """
     parameters = parameters or QualityParameters()
+    kind = parameters.kind or kind_among(qualities)
+    qualities = {method: found for method, found in qualities.items() if kind in (kind_of(method), ANY)}
     if not qualities:
-        return None, "no candidate matte"
+        return None, f"no candidate matte of the kind {kind}"
     order = {method: place for place, method in enumerate(METHODS)}
     best = min(qualities, key=lambda method: (-qualities[method].score, order.get(method, len(order)), method))
     quality = qualities[best]
@@ -202,6 +209,7 @@ def assess(nodule: Nodule, parameters: QualityParameters | None = None) -> Nodul
     return replace(
         nodule,
         candidates=candidates,
+        kind=parameters.kind or kind_among(nodule.mattes),
         method=method,
         outcome=ACCEPTED if method else REJECTED,
         stage=None if method else "quality",

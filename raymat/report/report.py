@@ -294,9 +294,8 @@ def _mattes(run: str, figures: FigureFolder) -> list[Section]:
         sections.append(section)
     if nodules[0].true_alpha is not None:
         section = Section(f"Accuracy on phantoms, {Path(run).name}")
-        found = [phantom_accuracy.errors_of(nodule) for nodule in nodules if nodule.true_alpha is not None]
-        section.text(phantom_accuracy.as_markdown(found))
-        section.text("The alpha of a phantom is known: CT drawn from real readers' contours.")
+        section.text(phantom_accuracy.tables(nodules))
+        section.text("Both alphas of a phantom are known: CT drawn from real readers' contours.")
         sections.append(section)
     return sections
 

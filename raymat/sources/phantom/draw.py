@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from raymat.arrays import box_around
+from raymat.calibration import LUNG_WINDOW
 from raymat.sources.phantom import anatomy, boundary, lesion, scanner
 from raymat.sources.phantom.fields import generator
 
@@ -26,13 +27,16 @@ class Phantom:
     Attributes
     ----------
     image : int16 (z, y, x), HU
-    alpha : float32 (z, y, x), 0 to 1, what the scanner shows of the true alpha
+    membership : float32 (z, y, x), 0 to 1, what the scanner shows of the share of lesion in every voxel
+    calibrated : float32 (z, y, x), 0 to 1, what it shows of that share times the share of pure lesion tissue that the
+        lesion's own density stands for (Eq. 4, in the lung window)
     parameters : what was drawn, by name: HU, mm, flags
     scanner : the scanner
     """
 
     image: np.ndarray
-    alpha: np.ndarray
+    membership: np.ndarray
+    calibrated: np.ndarray
     parameters: dict
     scanner: scanner.Scanner
 
@@ -106,11 +110,17 @@ def draw_phantom(
     volume = anatomy.draw(shape, fine, centre, distance, around, random("anatomy"), spiculation)
     share = np.zeros(shape, np.float32)
     share[inner] = lesion.alpha(surface, fine, looks, random("transition"))
-    volume[inner] += share[inner] * (lesion.tissue(surface, fine, looks, random("tissue")) - volume[inner])
+    tissue = lesion.tissue(surface, fine, looks, random("tissue"))
+    volume[inner] += share[inner] * (tissue - volume[inner])
+    pure = share.copy()
+    pure[inner] *= LUNG_WINDOW.alpha(tissue)
 
     image = scanner.show(volume, fine, planes, reach, slices, drawn)
     image += scanner.noise(image.shape, spacing, drawn, random("noise"))
-    alpha = np.clip(scanner.show(share, fine, planes, reach, slices, drawn), 0, 1)
+    membership, calibrated = (
+        np.clip(scanner.show(truth, fine, planes, reach, slices, drawn), 0, 1).astype(np.float32)
+        for truth in (share, pure)
+    )
     parameters = {
         "lesion_hu": looks.hu,
         "core_hu": looks.core_hu if looks.core_part else None,
@@ -125,7 +135,7 @@ def draw_phantom(
     }
     # JSON has no NaN, and four decimals are finer than anything that was drawn.
     parameters = {k: _plain(v) for k, v in parameters.items()}
-    return Phantom(scanner.to_hounsfield(image), alpha.astype(np.float32), parameters, drawn)
+    return Phantom(scanner.to_hounsfield(image), membership, calibrated, parameters, drawn)
 
 
 def choose_scanner(thickness_mm: float, rng: np.random.Generator) -> scanner.Scanner:

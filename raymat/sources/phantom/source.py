@@ -25,11 +25,11 @@ from raymat.sources.phantom.draw import Phantom, draw_phantom
 from raymat.volume import Grid, nodule_grid, read_volume, write_volume
 
 # Of the drawing: raised whenever the same seed gives another phantom.
-VERSION = 1
+VERSION = 2
 TABLE = "phantoms.csv"
 RECORD = "phantom.json"
-ALPHA = "alpha.nii.gz"
-HEAD = ("nodule_id", "patient_id", "series_instance_uid", "alpha", "annotation_ids", "seed", "version")
+TRUTHS = ("membership", "calibrated")
+HEAD = ("nodule_id", "patient_id", "series_instance_uid", *TRUTHS, "annotation_ids", "seed", "version")
 
 
 def phantom_of(case: choice.Case, seed: int = 0) -> Phantom:
@@ -98,12 +98,14 @@ def _write_files(folder: Path, phantom: Phantom, case: choice.Case, seed: int) -
     dicom.write_series(folder, image, heights, scan, phantom.scanner.kernel, seed=seed, version=VERSION)
     corner = dicom.corner_mm(choice.MATRIX, choice.MATRIX, scan.pixel_spacing)
     whole = Grid(image.shape, case.spacing, (float(heights[0]), *corner), np.eye(3))
-    write_volume(folder / ALPHA, phantom.alpha, whole.crop((0, row, column), phantom.alpha.shape))
+    grid = whole.crop((0, row, column), phantom.image.shape)
+    for name in TRUTHS:
+        write_volume(folder / f"{name}.nii.gz", getattr(phantom, name), grid)
     record = {
         "nodule_id": case.nodule_id,
         "patient_id": scan.patient_id,
         "series_instance_uid": scan.series_uid,
-        "alpha": f"{scan.patient_id}/{scan.study_uid}/{scan.series_uid}/{ALPHA}",
+        **{name: f"{scan.patient_id}/{scan.study_uid}/{scan.series_uid}/{name}.nii.gz" for name in TRUTHS},
         "annotation_ids": [annotation.annotation_id for annotation in case.annotations],
         "seed": seed,
         "version": VERSION,
@@ -142,7 +144,7 @@ def is_phantom_folder(root: str | Path) -> bool:
 def write_phantoms(
     out: str | Path, n: int, seed: int = 0, progress: Callable[[str], None] | None = None, workers: int = 1
 ) -> Path | str:
-    """Write n phantoms as DICOM in the archive's layout, each with its true alpha, and a table of what was drawn.
+    """Write n phantoms as DICOM in the archive's layout, each with both true mattes, and a table of what was drawn.
 
     A run after an interruption resumes; a run with a larger n adds phantoms to the folder.
 
@@ -329,9 +331,9 @@ class PhantomSource:
         """
         if self.n is None:
             rows = _read_table(self.root)
-            present = self._present([f"{Path(row['alpha']).parent}/{RECORD}" for row in rows])
+            present = self._present([f"{Path(row['membership']).parent}/{RECORD}" for row in rows])
             for row in rows:
-                folder = Path(row["alpha"]).parent
+                folder = Path(row["membership"]).parent
                 missing = "" if f"{folder}/{RECORD}" in present else "its files are missing"
                 readers = len(row["annotation_ids"].split(";"))
                 yield self._ref(row["nodule_id"], row["patient_id"], readers, row["version"], str(folder), missing)
@@ -357,7 +359,7 @@ class PhantomSource:
         )
 
     def read(self, ref: NoduleRef) -> Nodule:
-        """The phantom, drawn first if need be, read by ``LidcSource``, with its true alpha on the same grid.
+        """The phantom, drawn first if need be, read by ``LidcSource``, with both true mattes on the same grid.
 
         Raises
         ------
@@ -384,7 +386,9 @@ class PhantomSource:
             raise InputError(f"{folder}: does not hold {ref.nodule_id}; remove the folder and run again")
         nodule = archive.read(found[0])
         nodule.source = self.kind
-        nodule.true_alpha = _on_grid(folder / ALPHA, nodule)
+        nodule.true_membership, nodule.true_calibrated = (
+            _on_grid(folder / f"{name}.nii.gz", nodule) for name in TRUTHS
+        )
         nodule.metadata = {
             **nodule.metadata,
             "phantom": {"seed": record["seed"], "version": record["version"], **record["parameters"]},
@@ -405,7 +409,7 @@ def _read_table(root: str) -> list[dict]:
 
 
 def _on_grid(path: Path, nodule: Nodule) -> np.ndarray:
-    """The true alpha of ``path`` on the nodule's grid, 0 beyond what was drawn; float32 (z, y, x)."""
+    """A true matte of ``path`` on the nodule's grid, 0 beyond what was drawn; float32 (z, y, x)."""
     alpha, grid = read_volume(path)
     own = nodule_grid(nodule, required(nodule.image, nodule, "image"))
     shape = own.shape
