@@ -277,7 +277,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         head("phantom", "grid", *HEAD, *ERRORS)
         for n in nodules(PhantomSource(folder, 2 * arguments.nodules), arguments.nodules):
-            line(n.nodule_id, n.image, n.trimap, n.true_alpha, spacing=n.spacing)
+            line(n.nodule_id, n.image, n.trimap, n.true_membership, spacing=n.spacing)
     data = Path(os.environ.get("RAYMAT_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
     if (table := data / "lidc-voi" / "cases.csv").is_file():
         head("real crop", "grid", *HEAD)

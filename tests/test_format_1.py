@@ -13,7 +13,7 @@ from raymat import steps
 from raymat.cli import main
 from raymat.methods import SOLVERS
 from raymat.nodule import InputError
-from raymat.pipelines.build import Build, build, describe, plan_build
+from raymat.pipelines.build import describe, plan_build
 from raymat.prepare import PrepareParameters
 from raymat.release.freeze import ReleaseRequest, release
 from raymat.release.record import Release
@@ -70,14 +70,23 @@ def test_it_opens_and_inspects(capsys):
     assert report["outcomes"] == {"accepted": 3, "rejected": 1, "excluded": 1, "failed": 0}
 
 
-def test_the_same_command_has_nothing_to_solve_and_changes_no_nodule(copied):
+def test_it_is_of_no_kind(copied):
+    store, _ = copied
+    assert store.kind() == "any"
+    for nodule in raymat.load(store.root):
+        assert (nodule.kind, {matte.kind for matte in nodule.candidates}) == ("any", {"calibrated", "membership"})
+        assert (nodule.membership == nodule.mattes["cf"]).all()
+        assert (nodule.calibrated == nodule.mattes["knn+"]).all()
+
+
+def test_the_same_command_scores_again_and_solves_nothing(copied, monkeypatch):
     store, source = copied
-    before = {name: store.read(name) for name in store.listing("nodules")}
-    said = []
-    result = build(Build(store, source, PARAMETERS), say=said.append)
-    assert said == ["5 nodules, all committed: nothing to solve"]
-    assert result.counts == {"accepted": 3, "rejected": 1, "excluded": 1}
-    assert {name: store.read(name) for name in store.listing("nodules")} == before
+    before = arrays(store.root)
+    monkeypatch.setattr(steps, "estimate_all", None)
+    plan = build_in_a_loop(Store.create(store.root), source, PARAMETERS)
+    assert (plan.to_do, plan.changed, plan.rescored, plan.partly) == (5, 5, 4, 0)
+    assert arrays(store.root) == before
+    assert store.kind() == "calibrated"
     # And once more, on what that command has left, which an earlier raymat must not write into.
     assert store.read_format()["format_version"] == FORMAT_VERSION
     assert plan_build(Store.open(store.root), source, PARAMETERS).to_do == 0
@@ -85,14 +94,14 @@ def test_the_same_command_has_nothing_to_solve_and_changes_no_nodule(copied):
 
 def test_its_decisions_hold(copied, tmp_path):
     store, source = copied
+    release(ReleaseRequest(store.root, str(tmp_path / "again"), "1.0"), quiet)
+    difference = compare(Release.open(WRITTEN / "release"), Release.open(tmp_path / "again"))
+    assert (difference.added, difference.removed, difference.changed, difference.same) == ([], [], {}, 2)
     for _ in range(2):
         decisions = Decisions(store).current()
         assert {name: by["Ada"].label for name, by in decisions.items()} == {"case0": "knn+", "case1": "reject"}
         assert stale(store) == []
-        build(Build(store, source, PARAMETERS), say=quiet)
-    release(ReleaseRequest(store.root, str(tmp_path / "again"), "1.0"), quiet)
-    difference = compare(Release.open(WRITTEN / "release"), Release.open(tmp_path / "again"))
-    assert (difference.added, difference.removed, difference.changed, difference.same) == ([], [], {}, 2)
+        build_in_a_loop(store, source, PARAMETERS)
 
 
 def test_its_release_verifies_and_loads():
@@ -154,16 +163,16 @@ def test_a_solver_that_changed_since_is_solved_alone(copied, monkeypatch):
 def test_the_order_of_its_methods_does_not_matter(copied):
     store, source = copied
     other = replace(PARAMETERS, matting=MattingParameters(("cf", "knn+")))
-    assert plan_build(store, source, other).to_do == 0
+    assert plan_build(store, source, other).rescored == 4
 
 
 def test_a_lost_index_is_made_again(copied):
     store, source = copied
     store.delete_all("outcomes")
-    assert plan_build(store, source, PARAMETERS).to_do == 0
+    assert plan_build(store, source, PARAMETERS).rescored == 4
     store.compact_index()
     assert len(store.listing("outcomes")) == 1
-    assert store.outcomes().num_rows == 5
+    assert store.index().num_rows == 5
 
 
 def test_writing_into_it_makes_it_a_dataset_of_today(copied):

@@ -151,14 +151,16 @@ def test_masks_change_volume_little():
         assert mask.sum() * 0.125 == pytest.approx(before.sum() * np.prod(given_.spacing), rel=0.05)
 
 
-def test_true_alpha_goes_the_images_way():
+def test_a_true_matte_goes_the_images_way():
     given_ = nodule()
-    given_.true_alpha = np.zeros(given_.image.shape, np.float32)
-    given_.true_alpha[8:12, 70:90, 70:90] = 0.25
+    given_.true_membership = np.zeros(given_.image.shape, np.float32)
+    given_.true_membership[8:12, 70:90, 70:90] = 0.25
     done = prepare(given_)
-    assert done.true_alpha.shape == done.image.shape
-    assert done.true_alpha.max() == np.float32(0.25)
-    assert done.true_alpha.sum() * 0.125 == pytest.approx(given_.true_alpha.sum() * np.prod(given_.spacing), rel=0.02)
+    assert done.true_membership.shape == done.image.shape
+    assert done.true_membership.max() == np.float32(0.25)
+    assert done.true_membership.sum() * 0.125 == pytest.approx(
+        given_.true_membership.sum() * np.prod(given_.spacing), rel=0.02
+    )
 
 
 def test_a_given_trimap_is_kept_as_it_is():

@@ -78,7 +78,7 @@ def write_measurements(folder, name):
     rows = []
     for reader in range(4):
         three = [mask for number, mask in enumerate(nodule.readers) if number != reader]
-        seen = replace(nodule, readers=three, true_alpha=nodule.readers[reader].astype(np.float32))
+        seen = replace(nodule, readers=three, true_membership=nodule.readers[reader].astype(np.float32))
         seen.metadata = {"nodule": nodule.nodule_id, "left_out": reader + 1}
         rows += reader_prediction.rows_of(reader_prediction.measure(seen))
     rows = pd.DataFrame(rows)
@@ -161,7 +161,11 @@ def test_what_cannot_be_reported_on_is_said(tmp_path, dataset, capsys):
 
 
 def test_phantoms_are_held_against_their_truth(tmp_path):
-    nodules = [replace(draw_nodule(n), true_alpha=draw_nodule(n).mattes["cf"]) for n in range(2)]
+    drawn = {"lesion_hu": 40.0, "core_part": 0.0, "wall": "none", "gap_mm": None}
+    nodules = [
+        replace(nodule, true_membership=nodule.mattes["cf"], metadata={**nodule.metadata, "phantom": drawn})
+        for nodule in (draw_nodule(n) for n in range(2))
+    ]
     write_dataset(tmp_path / "phantoms", nodules)
     write_report([str(tmp_path / "phantoms")], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()

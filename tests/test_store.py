@@ -22,13 +22,28 @@ def store(tmp_path) -> Store:
 
 
 def test_a_nodule_comes_back_as_it_was_committed(store):
-    nodule = random_nodule(true_alpha=np.zeros((3, 4, 5), np.float32))
+    nodule = random_nodule(
+        true_membership=np.zeros((3, 4, 5), np.float32),
+        true_calibrated=np.ones((3, 4, 5), np.float32),
+        kind="calibrated",
+    )
     store.commit(to_table([nodule]))
     store.write_manifest([manifest_row("a")])
     back = next(raymat.load(store.root))
-    for name in ("nodule_id", "patient_id", "spacing", "origin", "metadata", "notes", "method", "outcome", "scores"):
+    for name in (
+        "nodule_id",
+        "patient_id",
+        "spacing",
+        "origin",
+        "metadata",
+        "notes",
+        "method",
+        "kind",
+        "outcome",
+        "scores",
+    ):
         assert getattr(back, name) == getattr(nodule, name)
-    for name in ("image", "direction", "trimap", "true_alpha", "alpha"):
+    for name in ("image", "direction", "trimap", "true_membership", "true_calibrated", "true_alpha", "alpha"):
         np.testing.assert_array_equal(getattr(back, name), getattr(nodule, name))
     assert back.image.dtype == np.float32
     assert len(back.readers) == 2

@@ -19,6 +19,7 @@ JUXTAPLEURAL, SMALL = "juxtapleural", "smaller than 6 mm"
 GROUPS = (*TEXTURES, JUXTAPLEURAL, SMALL)
 DENSE_HU = -200.0  # a lesion is solid above this density
 SMALL_MM = 6.0
+TOUCHING_MM = 0.5  # gap to the pleura
 
 Errors = dict[str, tuple[float, float]]
 
@@ -52,7 +53,7 @@ def groups_of(nodule: Nodule) -> set[str]:
     assert isinstance(drawn, Mapping)  # as raymat.sources.phantom writes it
     dense = drawn["lesion_hu"] >= DENSE_HU
     groups = {PART_SOLID if drawn["core_part"] and not dense else SOLID if dense else GROUND_GLASS}
-    if drawn["wall"] != "none" and drawn["gap_mm"] <= 0.5:
+    if drawn["gap_mm"] is not None and drawn["gap_mm"] <= TOUCHING_MM:
         groups.add(JUXTAPLEURAL)
     truth = required(nodule.true_membership, nodule, "true membership")
     mm3 = float(truth.sum(dtype=np.float64)) * float(np.prod(required(nodule.spacing, nodule, "spacing")))

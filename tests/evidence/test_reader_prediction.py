@@ -35,7 +35,7 @@ def test_every_reader_is_left_out_once_and_only_nodules_of_four_count():
     whole = draw_nodule(0)
     for reader, ref in enumerate(refs):
         nodule = source.read(ref)
-        np.testing.assert_array_equal(nodule.true_alpha, whole.readers[reader])
+        np.testing.assert_array_equal(nodule.true_membership, whole.readers[reader])
         assert len(nodule.readers) == 3
         assert not any(np.array_equal(mask, whole.readers[reader]) for mask in nodule.readers)
     with pytest.raises(InputError, match="4 readers"):
@@ -61,7 +61,7 @@ def test_the_left_out_reader_changes_the_truth_and_nothing_else():
         np.testing.assert_array_equal(getattr(found[0], name), getattr(found[1], name))
     for method, alpha in found[0].mattes.items():
         np.testing.assert_array_equal(alpha, found[1].mattes[method])
-    assert not np.array_equal(found[0].true_alpha, found[1].true_alpha)
+    assert not np.array_equal(found[0].true_membership, found[1].true_membership)
 
 
 def test_what_is_measured_is_what_other_libraries_say():
@@ -70,7 +70,7 @@ def test_what_is_measured_is_what_other_libraries_say():
     whole = solve(read_and_prepare(source, ref, PARAMETERS), PARAMETERS)
     done = measured(source, ref)
     unknown = whole.trimap == 128
-    truth = (whole.true_alpha >= 0.5)[unknown]
+    truth = (whole.true_membership >= 0.5)[unknown]
     for method, alpha in whole.mattes.items():
         found = done.metadata["measured"][method]
         assert found["auroc"] == pytest.approx(roc_auc_score(truth, alpha[unknown]), abs=1e-9)

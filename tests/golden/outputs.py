@@ -82,7 +82,12 @@ def solver(_: Path, name: str) -> dict:
 
 
 def _placed(nodule: Nodule) -> dict:
-    arrays = {"image": nodule.image, "trimap": nodule.trimap, "true alpha": nodule.true_alpha}
+    arrays = {
+        "image": nodule.image,
+        "trimap": nodule.trimap,
+        "true membership": nodule.true_membership,
+        "true calibrated": nodule.true_calibrated,
+    }
     arrays |= {f"reader {n}": mask for n, mask in enumerate(nodule.readers, start=1)}
     place = {"spacing": nodule.spacing, "origin": nodule.origin, "direction": np.ravel(nodule.direction).tolist()}
     found = {name: array for name, array in arrays.items() if array is not None}
@@ -100,7 +105,8 @@ def _scanned(**changes) -> Nodule:
         "origin": (-100.0, 10.0, 20.0),
         "direction": np.diag([1.0, -1.0, -1.0]),
         "readers": [(distance < step).astype(np.uint8) for step in (-0.9, 0.1, 0.8)],
-        "true_alpha": alpha,
+        "true_membership": alpha,
+        "true_calibrated": alpha * np.float32(0.75),
         "metadata": dict(METADATA),
     }
     return Nodule("a", "p", "cases", **fields | changes)
@@ -151,7 +157,7 @@ def _solved() -> Nodule:
         direction=np.eye(3),
         readers=[(distance < step).astype(np.uint8) for step in (-0.7, 0.2, 0.9)],
         trimap=trimap,
-        true_alpha=(distance < 0.4).astype(np.float32),
+        true_membership=(distance < 0.4).astype(np.float32),
         candidates=[
             Matte(method, matte.astype(np.float32), SolveInfo(7, 1e-6, method != "knn", 0.5))
             for method, matte in mattes.items()

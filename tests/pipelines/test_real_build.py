@@ -47,7 +47,7 @@ def test_on_phantoms_the_mattes_are_nearer_to_the_truth_than_the_readers_mean(ra
     assert len(nodules) == 8
     for nodule in nodules:
         unknown = nodule.trimap == 128
-        truth = nodule.true_alpha[unknown]
+        truth = nodule.true_membership[unknown]
         of_mean = np.abs(np.mean(nodule.readers, axis=0)[unknown] - truth).mean()
         for method, alpha in nodule.mattes.items():
             better[method] += np.abs(alpha[unknown] - truth).mean() < of_mean

@@ -90,9 +90,9 @@ def test_alpha_is_one_inside_zero_outside_and_half_on_the_surface():
     readers = four_readers()
     deep = ball(4.0)
     far = ~ndimage.binary_dilation(readers.any(0), iterations=4)
-    assert phantom.alpha[deep].min() > 0.99
-    assert phantom.alpha[far].max() < 1e-3
-    assert abs(phantom.alpha.sum() / readers.mean(0).sum() - 1) < 0.35
+    assert phantom.membership[deep].min() > 0.99
+    assert phantom.membership[far].max() < 1e-3
+    assert abs(phantom.membership.sum() / readers.mean(0).sum() - 1) < 0.35
 
 
 @pytest.mark.parametrize(("wide", "voxels"), [(0.5, 1), (3.0, 4)])
@@ -122,7 +122,7 @@ def test_calcified_nodules_are_bright():
 
 def test_poorly_defined_margins_are_wider_in_alpha():
     def soft(phantom):
-        return ((phantom.alpha > 0.1) & (phantom.alpha < 0.9)).sum()
+        return ((phantom.membership > 0.1) & (phantom.membership < 0.9)).sum()
 
     assert soft(drawn(margin=1)) > 1.6 * soft(drawn(margin=5))
 
@@ -161,9 +161,9 @@ def test_real_cases_stay_within_the_disagreement(cases):
     for case in cases:
         phantom = phantom_of(case, 0)
         union = ndimage.binary_dilation(case.readers.any(0), iterations=2)
-        assert phantom.alpha[~union].sum() < 0.1 * phantom.alpha.sum()
+        assert phantom.membership[~union].sum() < 0.1 * phantom.membership.sum()
         mean = case.readers.mean(0)
-        assert np.abs(phantom.alpha - mean)[mean > 0].mean() > 0.02
+        assert np.abs(phantom.membership - mean)[mean > 0].mean() > 0.02
         assert phantom.image.dtype == np.int16
         assert phantom.image.min() >= -1024
         assert phantom.image.max() <= 3071

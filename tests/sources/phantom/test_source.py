@@ -121,10 +121,12 @@ def test_pydicom_and_simpleitk_read_what_was_drawn(folder, cases):
         reader.SetFileNames([str(path) for path in files])
         image = reader.Execute()
         assert (sitk.GetArrayFromImage(image) == volume).all()
-        alpha = sitk.ReadImage(str(series / "alpha.nii.gz"))
-        assert sitk.GetArrayFromImage(alpha).dtype == np.float32
         corner = image.TransformIndexToPhysicalPoint((column, row, 0))
-        assert alpha.GetOrigin() == pytest.approx(corner, abs=1e-3)
+        for name in ("membership", "calibrated"):
+            truth = sitk.ReadImage(str(series / f"{name}.nii.gz"))
+            assert (sitk.GetArrayFromImage(truth) == getattr(phantom, name)).all()
+            assert sitk.GetArrayFromImage(truth).dtype == np.float32
+            assert truth.GetOrigin() == pytest.approx(corner, abs=1e-3)
         first = headers[0]
         assert first.SeriesInstanceUID == case.scan.series_uid
         assert first.PatientID == case.scan.patient_id
@@ -139,7 +141,8 @@ def test_the_table_shows_what_was_drawn(folder, cases):
     rows = rows_of(folder)
     assert [row["nodule_id"] for row in rows] == [case.nodule_id for case in cases]
     for row in rows:
-        assert (folder / row["alpha"]).is_file()
+        assert (folder / row["membership"]).is_file()
+        assert (folder / row["calibrated"]).is_file()
         assert row["seed"] == str(SEED)
         assert 0 < float(row["transition_mm"]) < 6
         assert len(row["annotation_ids"].split(";")) == 4
@@ -170,9 +173,7 @@ def test_source_draws_on_reading_and_attaches_the_truth(folder, cases, tmp_path)
     assert [ref.fingerprint for ref in refs] == [ref.fingerprint for ref in others[:2]]
     nodule, same = source.read(refs[0]), written.read(others[0])
     assert nodule.source == "phantoms"
-    assert nodule.true_alpha.shape == nodule.image.shape
     assert (nodule.image == same.image).all()
-    assert (nodule.true_alpha == same.true_alpha).all()
     # Read back through DICOM, the image is the one that was drawn, and alpha lies where the nodule does.
     case = cases[0]
     phantom = phantom_of(case, SEED)
@@ -180,8 +181,12 @@ def test_source_draws_on_reading_and_attaches_the_truth(folder, cases, tmp_path)
     row, column = case.window
     part = (slice(None), slice(row, row + WINDOW), slice(column, column + WINDOW))
     assert (nodule.image[part] == phantom.image[low : low + len(nodule.image)]).all()
-    assert (nodule.true_alpha[part] == phantom.alpha[low : low + len(nodule.image)]).all()
-    assert nodule.true_alpha[np.all(nodule.readers, axis=0)].mean() > 0.5
+    for name in ("membership", "calibrated"):
+        truth = getattr(nodule, f"true_{name}")
+        assert truth.shape == nodule.image.shape
+        assert (truth == getattr(same, f"true_{name}")).all()
+        assert (truth[part] == getattr(phantom, name)[low : low + len(nodule.image)]).all()
+    assert nodule.true_membership[np.all(nodule.readers, axis=0)].mean() > 0.5
     assert nodule.metadata["phantom"]["lesion_hu"] == phantom.parameters["lesion_hu"]
     json.dumps(nodule.metadata, allow_nan=False)
 
@@ -210,6 +215,7 @@ def test_phantoms_in_an_object_store_are_those_on_a_disk(folder, s3):
     assert refs == list(here.plan())
     a, b = there.read(refs[0]), here.read(refs[0])
     np.testing.assert_array_equal(a.image, b.image)
-    np.testing.assert_array_equal(a.true_alpha, b.true_alpha)
+    np.testing.assert_array_equal(a.true_membership, b.true_membership)
+    np.testing.assert_array_equal(a.true_calibrated, b.true_calibrated)
     with pytest.raises(InputError, match="another seed"):
         write_phantoms(uri, COUNT, SEED + 1)
