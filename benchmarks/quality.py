@@ -1,10 +1,11 @@
-"""Whether the quality score says what the true error says: on phantoms, whose alpha is known.
+"""Whether the quality score says what the true error says: on phantoms, whose alpha of either kind is known.
 
     raymat build --phantoms 200 --seed 1 -o phantoms-1
     python benchmarks/quality.py phantoms-1
 
 Scores are computed again with the current weights. Half of the patients, by a digest of their id, were tuned on; the
-figures of the other half are those to believe. What the score chooses on real nodules is measured by `raymat readers`.
+figures of the other half are those to believe, and its groups. What the score chooses on real nodules is measured by
+`raymat readers`.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from scipy import ndimage, stats
 
 import raymat
 from raymat import metrics
+from raymat.evidence.phantom_accuracy import GROUPS, groups_of
 from raymat.matting import METHODS, estimate_alpha
+from raymat.methods import CALIBRATED, MEANINGS, PLUS, kind_of
 from raymat.nodule import Nodule
 from raymat.quality import QualityParameters, combine, score_mattes
 from raymat.quality.selection import WEIGHTS
 
 SHIFT_MM = 3.0
-KINDS = ("trimap shifted", "inverted", "noisy", "blocky", "islands", "hole", "of another nodule")
+SPOILED = ("trimap shifted", "inverted", "noisy", "blocky", "islands", "hole", "of another nodule")
 UNKNOWN = 128
+RATIO = "chosen MSE over the best of four"
 
 
 def tuned_on(patient_id: str) -> bool:
@@ -37,59 +41,60 @@ def tuned_on(patient_id: str) -> bool:
     return hashlib.sha256(patient_id.encode()).digest()[0] % 2 == 0
 
 
-def measure(nodule: Nodule, other: np.ndarray | None) -> dict:
-    """Terms and true errors of a phantom's mattes, and the terms of its spoiled ones.
+def measure(nodule: Nodule, other: Nodule) -> dict:
+    """Terms and true errors of a phantom's mattes, and the terms of its spoiled ones, for each kind.
 
     Parameters
     ----------
-    other : the matte of another nodule, for a matte that is of the wrong one
+    other : the phantom that lends a matte of the wrong nodule
     """
     unknown = nodule.trimap == UNKNOWN
-    truth = nodule.true_alpha * (nodule.trimap > 0)
-    errors = {
-        method: (
-            metrics.mse(alpha, truth, unknown),
-            metrics.gradient(alpha, truth, unknown) / np.count_nonzero(unknown),
-        )
-        for method, alpha in nodule.mattes.items()
-    }
-    best = min(errors, key=lambda method: errors[method][0])
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(nodule.nodule_id.encode()).digest()[:4], "little"))
-    spoiled = dict(spoil(nodule, nodule.mattes[best], other, rng))
-    converged = {matte.method: matte.solve.converged for matte in nodule.candidates}
-    qualities = score_mattes(
-        nodule.image,
-        nodule.trimap,
-        nodule.readers,
-        {**nodule.mattes, **spoiled, "true": truth},
-        converged,
-        nodule.spacing,
-    )
-    return {
-        "nodule_id": nodule.nodule_id,
-        "patient_id": nodule.patient_id,
-        "errors": errors,
-        "terms": {name: quality.terms for name, quality in qualities.items()},
-    }
+    found: dict = {"nodule_id": nodule.nodule_id, "patient_id": nodule.patient_id, "groups": groups_of(nodule)}
+    for kind in MEANINGS:
+        truth = nodule.truth(kind) * (nodule.trimap > 0)
+        sound = {method: alpha for method, alpha in nodule.mattes.items() if kind_of(method) == kind}
+        errors = {
+            method: (
+                metrics.mse(alpha, truth, unknown),
+                metrics.gradient(alpha, truth, unknown) / np.count_nonzero(unknown),
+            )
+            for method, alpha in sound.items()
+        }
+        best = min(errors, key=lambda method: errors[method][0])
+        wrong = other.truth(kind) * (other.trimap > 0)
+        more = {**dict(spoil(nodule, sound[best], wrong, best, rng)), "true": truth}
+        plus = PLUS if kind == CALIBRATED else ""
+        qualities = score_mattes(
+            nodule.image,
+            nodule.trimap,
+            nodule.readers,
+            {**sound, **{f"{name}{plus}": alpha for name, alpha in more.items()}},
+            {matte.method: matte.solve.converged for matte in nodule.candidates},
+            nodule.spacing,
+        )
+        terms = {name if name in sound else name.removesuffix(PLUS): found.terms for name, found in qualities.items()}
+        found[kind] = {"errors": errors, "terms": terms}
+    return found
 
 
 def spoil(
-    nodule: Nodule, alpha: np.ndarray, other: np.ndarray | None, rng: np.random.Generator
+    nodule: Nodule, alpha: np.ndarray, other: np.ndarray, method: str, rng: np.random.Generator
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The matte spoiled in each of ``KINDS``, (z, y, x)."""
+    """The matte of a method spoiled in each of ``SPOILED``, (z, y, x); ``other`` is that of another nodule."""
     unknown, region = nodule.trimap == UNKNOWN, nodule.trimap > 0
     direction = rng.normal(size=3)
     shift = SHIFT_MM * direction / np.linalg.norm(direction) / np.asarray(nodule.spacing)
     beside = ndimage.shift(nodule.trimap, np.rint(shift), order=0, cval=0)
-    yield "trimap shifted", estimate_alpha(nodule.image, beside, "cf", spacing=nodule.spacing)[0]
-    yield "inverted", np.where(unknown, 1 - alpha, alpha)
-    yield "noisy", np.where(unknown, np.clip(alpha + rng.normal(0, 0.2, alpha.shape), 0, 1), alpha)
+    yield "trimap shifted", estimate_alpha(nodule.image, beside, method, spacing=nodule.spacing)[0]
+    yield "inverted", np.where(unknown, alpha.max() - alpha, alpha)
+    noise = rng.normal(0, 0.2 * alpha.max(), alpha.shape)
+    yield "noisy", np.where(unknown, np.clip(alpha + noise, 0, 1), alpha)
     yield "blocky", np.where(unknown, blocks(alpha, nodule.spacing), alpha)
     yield "islands", add_islands(nodule, alpha, rng)
     hole = ball(nodule, ndimage.center_of_mass(region * alpha), max(1.5, 0.35 * radius_mm(alpha, nodule.spacing)))
     yield "hole", np.where(hole, 0, alpha)
-    if other is not None:
-        yield "of another nodule", centred_on(other, alpha, ndimage.center_of_mass(region))
+    yield "of another nodule", centred_on(other, alpha, ndimage.center_of_mass(region))
 
 
 def blocks(alpha: np.ndarray, spacing, side_mm: float = 2.0) -> np.ndarray:
@@ -106,7 +111,7 @@ def add_islands(nodule: Nodule, alpha: np.ndarray, rng: np.random.Generator) -> 
     free = np.argwhere((nodule.trimap == UNKNOWN) & (ndimage.maximum_filter(alpha, 5) < 0.1))
     spoiled = alpha.copy()
     for place in free[rng.choice(len(free), min(3, len(free)), replace=False)] if len(free) else []:
-        spoiled[ball(nodule, place, 1.0)] = 0.9
+        spoiled[ball(nodule, place, 1.0)] = 0.9 * alpha.max()
     return spoiled
 
 
@@ -130,86 +135,75 @@ def centred_on(other: np.ndarray, alpha: np.ndarray, centre) -> np.ndarray:
     return moved
 
 
-def scores_of(row: Mapping, parameters: QualityParameters) -> dict[str, float]:
-    """The combined score of every matte of a measured phantom."""
-    return {
-        name: combine(terms, parameters) if set(terms) - {"finite", "lesion"} else 0.0
-        for name, terms in row["terms"].items()
-    }
-
-
-def figures(rows: list[Mapping], parameters: QualityParameters) -> dict[str, float]:
-    """What a score is worth: how it ranks, what it chooses, what it rejects."""
+def figures(rows: list[Mapping], kind: str, parameters: QualityParameters) -> dict[str, float]:
+    """What the scores of a kind are worth: how they rank, what they choose, what they reject."""
     found = defaultdict(list)
-    for row in rows:
-        score = scores_of(row, parameters)
+    for row in (one[kind] for one in rows):
+        score = {
+            name: combine(terms, parameters) if set(terms) - {"finite", "lesion"} else 0.0
+            for name, terms in row["terms"].items()
+        }
         methods = [method for method in METHODS if method in row["errors"]]
         s = [score[method] for method in methods]
         mse, grad = (np.array([row["errors"][method][k] for method in methods]) for k in (0, 1))
         found["rank correlation with MSE"].append(spearman(s, -mse))
         found["rank correlation with gradient error"].append(spearman(s, -grad))
-        found["chosen MSE over the best of eight"].append(mse[int(np.argmax(s))] / mse.min())
+        found[RATIO].append(mse[int(np.argmax(s))] / mse.min())
         found["sound kept"].append(score[methods[int(np.argmin(mse))]] >= parameters.floor)
         found["truth kept"].append(score["true"] >= parameters.floor)
-        for kind in KINDS:
-            if kind in score:
-                found[f"rejected: {kind}"].append(score[kind] < parameters.floor)
-                found[f"below the chosen: {kind}"].append(score[kind] < max(s))
-                found["spoiled rejected"].append(score[kind] < parameters.floor)
+        for name in SPOILED:
+            found[f"rejected: {name}"].append(score[name] < parameters.floor)
+            found[f"below the chosen: {name}"].append(score[name] < max(s))
+            found["spoiled rejected"].append(score[name] < parameters.floor)
     share = ("rejected", "kept", "below")
-    return {
+    table = {
         name: float(np.mean(values) if any(word in name for word in share) else np.nanmedian(values))
         for name, values in found.items()
     }
+    return table | {f"{RATIO}, mean": float(np.mean(found[RATIO]))}
 
 
 def spearman(a, b) -> float:
+    """The rank correlation; numbers that agree in three digits are equal, as those of the twins CF and LB."""
+    a, b = ([float(f"{value:.3g}") for value in values] for values in (a, b))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # constant input: no rank, no number
         return float(stats.spearmanr(a, b).statistic)
 
 
-def each_term(rows: list[Mapping]) -> dict[str, float]:
+def each_term(rows: list[Mapping], kind: str) -> dict[str, float]:
     """Median rank correlation of each term alone with MSE, over the phantoms where it differs between mattes."""
-    return {
-        name: float(
-            np.nanmedian(
-                [
-                    spearman(
-                        [row["terms"][m].get(name, 0.0) for m in row["errors"]], [-e[0] for e in row["errors"].values()]
-                    )
-                    for row in rows
-                ]
-            )
-        )
-        for name in WEIGHTS
-    }
+
+    def of_one(row: Mapping, name: str) -> float:
+        errors = row[kind]["errors"]
+        return spearman([row[kind]["terms"][m].get(name, 0.0) for m in errors], [-e[0] for e in errors.values()])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a term that never differs
+        return {name: float(np.nanmedian([of_one(row, name) for row in rows])) for name in WEIGHTS}
 
 
 def measure_one(dataset: str, position: int) -> dict:
     """``measure`` for the phantom at a position, the one before it lending the wrong matte."""
     nodules = raymat.load(dataset, outcomes=("accepted", "rejected"))
-    other = nodules[position - 1]
-    return measure(nodules[position], other.true_alpha * (other.trimap > 0))
+    return measure(nodules[position], nodules[position - 1])
 
 
 def report(rows: list[Mapping], parameters: QualityParameters | None = None) -> None:
     parameters = parameters or QualityParameters()
-    halves = {
-        "tuned on": [row for row in rows if tuned_on(row["patient_id"])],
-        "other patients": [row for row in rows if not tuned_on(row["patient_id"])],
-    }
-    print(f"| {len(rows)} phantoms | {' | '.join(f'{name} ({len(half)})' for name, half in halves.items())} |")
-    print("| --- | --- | --- |")
-    columns = [figures(half, parameters) for half in halves.values() if half]
-    for name in columns[0]:
-        print(f"| {name} | {' | '.join(f'{column[name]:.3f}' for column in columns)} |")
-    print("\n| term | weight | rank correlation with MSE, all |\n| --- | --- | --- |")
-    for name, value in each_term(rows).items():
-        print(f"| {name} | {WEIGHTS[name]} | {value:.2f} |")
-
-
-# Real nodules: three readers make the mattes, the fourth judges -----------------------------------------------------
+    unseen = [row for row in rows if not tuned_on(row["patient_id"])]
+    parts = {"tuned on": [row for row in rows if tuned_on(row["patient_id"])], "other patients": unseen}
+    parts |= {f"of these, {group}": [row for row in unseen if group in row["groups"]] for group in GROUPS}
+    parts = {name: part for name, part in parts.items() if part}
+    for kind in MEANINGS:
+        print(f"\n| {kind} | {' | '.join(f'{name} ({len(part)})' for name, part in parts.items())} |")
+        print(f"| --- |{' --- |' * len(parts)}")
+        columns = [figures(part, kind, parameters) for part in parts.values()]
+        for name in columns[0]:
+            print(f"| {name} | {' | '.join(f'{column[name]:.3f}' for column in columns)} |")
+        print("\n| term | weight | rank correlation with MSE, all |\n| --- | --- | --- |")
+        for name, value in each_term(rows, kind).items():
+            print(f"| {name} | {WEIGHTS[name]} | {value:.2f} |")
 
 
 def main() -> None:

@@ -11,19 +11,24 @@ together on phantoms, sound and spoiled, and real nodules of one half of the pat
 ones below the floor of 0.33. The order of the functions is that in which terms are multiplied, and part of the bits of
 a score.
 
-What all mattes of one nodule share (its box, its noise, what it says of pure lesion and pure background) is computed
-once, in a ``Scene``; the arrays of every function here are those of the scene's box.
+What all mattes of one nodule and one kind share (its box, its noise, what it says of pure lesion and pure background)
+is computed once, in a ``Scene``; the arrays of every function here are those of the scene's box, alpha in units of its
+scale. A matte is judged
+against what its own alpha means: with lesion tissue of density F and background of density B a voxel of intensity I has
+the membership `(I - B) / (F - B)` (Eq. 1), and the calibrated alpha of that times `q(F)` (Eq. 4).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
 
 from raymat.arrays import BACKGROUND, FOREGROUND, UNKNOWN, Box, box_around, triple
+from raymat.calibration import LUNG_WINDOW, HUWindow
+from raymat.methods import CALIBRATED, MEMBERSHIP
 
 SHELL_MM = 3.0  # known background looked at around the lesion
 PURE_MM = 2.0  # half width of the windows in which pure background counts as smooth
@@ -32,9 +37,11 @@ SOFT_TISSUE = 30.0  # HU of solid lesion tissue without contrast medium
 # Radius of a lesion (of the sphere of its non-background voxels) below which the scanner's blur leaves no voxel of it
 # pure, and above which the densest part surely is.
 BLURRED_MM, PLATEAU_MM = 4.5, 8.5
+TISSUE_MM = 1.0  # half width of the windows in which the lesion's own tissue is looked for
 LEAST_CONTRAST = 0.25  # of the contrast: where lesion and background differ less the image cannot distinguish them
 LOCAL_MM = 1.0  # half width of the windows in which alpha should be a linear function of the image
 FLAT = 0.02  # standard deviation, in units of the contrast, below which a window of the image explains nothing
+LEAST_SCALE = 0.05  # of calibrated alpha: what is less dense is no lesion that could be measured by its own alpha
 LEVELS = (0.25, 0.5)  # of the matte's median over the body: the levels whose islands and holes are looked for
 
 VOLUME_TOLERANCE = 0.15  # share of a reader's volume that a matte may lie beyond the readers' range unpunished
@@ -42,17 +49,19 @@ VOLUME_TOLERANCE = 0.15  # share of a reader's volume that a matte may lie beyon
 
 @dataclass(frozen=True)
 class Scene:
-    """A nodule as the scores see it: the box around its non-background region, and what its mattes share.
+    """A nodule as the scores of one kind see it: the box around its non-background region, and what its mattes share.
 
     Attributes
     ----------
     box : slices (z, y, x) of the nodule's grid
+    scale : what alpha is divided by, so that errors are shares of the lesion's own alpha whatever its density: 1 for
+        membership, `q(F)` of the body's median for calibrated mattes
     voxel_mm3 : volume of a voxel
     image : float32 (z, y, x), in the image's unit (HU), outliers clipped
     foreground, unknown : bool (z, y, x)
     body : bool (z, y, x), foreground; where the trimap has none, unknown
     contrast : pure lesion against background in the image's unit, negative for a dark lesion; 0 where either is missing
-    expected : float32, alpha as the image's level alone would have it, at the voxels of ``measurable``
+    expected : float32, alpha of the kind as the image's level alone would have it, at the voxels of ``measurable``
     measurable : bool (z, y, x), non-background voxels where the image can distinguish lesion from background
     expected_inside : float32, the same against lung alone, at the voxels of ``interior``
     interior : bool (z, y, x), foreground and its rim
@@ -61,11 +70,12 @@ class Scene:
     mean, variance : for each of them float32 (z, y, x), of the image in units of the contrast
     inside, outside : flat indices of the ends of every face between a foreground and an unknown voxel
     step : image step over those faces, in units of the contrast
-    readers_mean : float32 (z, y, x), or None without readers
-    readers_mm3 : the readers' volumes; empty without readers
+    readers_mean : float32 (z, y, x), alpha of the kind as the readers' mean mask would have it; None without readers
+    readers_mm3 : the sums of such alphas for each reader; empty without readers
     """
 
     box: Box
+    scale: float
     voxel_mm3: float
     image: np.ndarray
     foreground: np.ndarray
@@ -87,14 +97,15 @@ class Scene:
     readers_mm3: tuple[float, ...]
 
 
-def scene(
+def scenes(
     image: np.ndarray,
     trimap: np.ndarray,
     readers: Sequence[np.ndarray],
     spacing: Sequence[float],
     pure_lesion: float | None = SOFT_TISSUE,
-) -> Scene:
-    """What the scores of a nodule's mattes share.
+    window: HUWindow = LUNG_WINDOW,
+) -> dict[str, Scene]:
+    """What the scores of a nodule's mattes share, for each kind.
 
     Parameters
     ----------
@@ -104,6 +115,7 @@ def scene(
     spacing : (z, y, x) mm
     pure_lesion : what a small lesion's tissue would measure without the scanner's blur; None where nothing is known of
         it (no CT), then the lesion's own densest part stands for it
+    window : of the calibrated mattes (Eq. 4), in the image's unit
 
     Raises
     ------
@@ -129,9 +141,7 @@ def scene(
     lesion_mean = float(image[body].mean(dtype=np.float64))
     image = (image - np.float32(lesion_mean)) / np.float32(abs(contrast) or 1.0)
 
-    expected, measurable, expected_inside, interior, filling = _expected(
-        image, foreground, unknown, body, (pure_lesion, lesion_mean, contrast), spacing
-    )
+    known = _levels(image, foreground, unknown, body, (pure_lesion, lesion_mean, contrast), spacing)
     windows = _window(LOCAL_MM, spacing), (3, 3, 3)
     mean = tuple(ndimage.uniform_filter(image, window) for window in windows)
     square = image * image
@@ -140,19 +150,21 @@ def scene(
     )
     inside, outside = _faces(foreground, unknown)
     flat = image.ravel()
-    return Scene(
+    voxel_mm3 = float(np.prod(spacing))
+    membership = Scene(
         box=box,
-        voxel_mm3=float(np.prod(spacing)),
+        scale=1.0,
+        voxel_mm3=voxel_mm3,
         image=image,
         foreground=foreground,
         unknown=unknown,
         body=body,
         contrast=contrast,
-        expected=expected,
-        measurable=measurable,
-        expected_inside=expected_inside,
-        interior=interior,
-        filling=filling,
+        expected=known.share[known.measurable],
+        measurable=known.measurable,
+        expected_inside=known.share_inside[known.interior],
+        interior=known.interior,
+        filling=known.filling,
         windows=windows,
         mean=mean,
         variance=variance,
@@ -162,13 +174,25 @@ def scene(
         readers_mean=np.asarray(np.mean([mask[box] for mask in readers], axis=0, dtype=np.float32))
         if readers
         else None,
-        readers_mm3=tuple(float(np.count_nonzero(mask)) * float(np.prod(spacing)) for mask in readers),
+        readers_mm3=tuple(float(np.count_nonzero(mask)) * voxel_mm3 for mask in readers),
     )
+    pure = window.alpha(known.lesion * abs(contrast) + lesion_mean).astype(np.float32)
+    scale = max(float(np.median(pure[body])), LEAST_SCALE)
+    pure /= np.float32(scale)
+    calibrated = replace(
+        membership,
+        scale=scale,
+        expected=membership.expected * pure[known.measurable],
+        expected_inside=membership.expected_inside * pure[known.interior],
+        readers_mean=None if membership.readers_mean is None else membership.readers_mean * pure,
+        readers_mm3=tuple(float(pure[mask[box] != 0].sum(dtype=np.float64)) * voxel_mm3 for mask in readers),
+    )
+    return {MEMBERSHIP: membership, CALIBRATED: calibrated}
 
 
 @dataclass(frozen=True)
 class Term:
-    """A quality term; to call it with a matte and its scene gives the value, 0 (bad) to 1 (good).
+    """A quality term; to call it with a matte in units of ``Scene.scale`` and its scene gives the value, 0 to 1 (good).
 
     Attributes
     ----------
@@ -224,13 +248,13 @@ def term(
 
 @term(weight=0.28, half=0.4, words="does not explain the image")
 def explained(alpha: np.ndarray, scene: Scene) -> float:
-    """How well `I = alpha F + (1 - alpha) B` (paper, Eq. 1) explains the image with F and B as they are known.
+    """How well `I = m F + (1 - m) B` (paper, Eq. 1) explains the image with F and B as they are known.
 
-    B is the background's smooth mean near by. F is the level of the lesion's densest tenth where the lesion is large
+    B is the background's smooth mean near by. F is the level of the densest body near by where the lesion is large
     enough to have a plateau, and that of soft tissue, if denser, where it is so small that blur leaves none of it pure.
     `e` is the root mean square, over the non-background voxels where F and B differ, of alpha less
-    `(I - B) / (F - B)`, both averaged over 3 x 3 x 3 voxels against noise. An inverted matte, or another nodule's,
-    fails here.
+    `(I - B) / (F - B)`, for a calibrated matte less that times `q(F)`, all averaged over 3 x 3 x 3 voxels against
+    noise. An inverted matte, or another nodule's, fails here.
     """
     return _distance(alpha, scene, scene.measurable, scene.expected)
 
@@ -361,7 +385,10 @@ def steps(alpha: np.ndarray, scene: Scene) -> float:
 
 @term(weight=0.36, half=0.17, words="disagrees with the readers", readers=True)
 def overlap(alpha: np.ndarray, scene: Scene) -> float:
-    """Agreement with the readers' mean mask m: `e = 1 - 2 sum(alpha m) / sum(alpha^2 + m^2)`, 1 less the soft Dice."""
+    """Agreement with the readers' mean mask m: `e = 1 - 2 sum(alpha m) / sum(alpha^2 + m^2)`, 1 less the soft Dice.
+
+    For a calibrated matte m is the mean mask times `q(F)`, as is every reader's mask in ``volume``.
+    """
     assert scene.readers_mean is not None
     m = scene.readers_mean
     total = float(np.vdot(alpha, alpha)) + float(np.vdot(m, m))
@@ -396,32 +423,53 @@ def _contrast(image: np.ndarray, body: np.ndarray, background: np.ndarray) -> fl
     return float(np.sqrt(np.mean(difference**2)) * (1.0 if difference.mean() >= 0 else -1.0))
 
 
-def _expected(
+@dataclass(frozen=True)
+class _Levels:
+    """What the image says of pure lesion and pure background; (z, y, x), levels in units of the contrast.
+
+    Attributes
+    ----------
+    lesion : level of the lesion's own tissue at every voxel
+    share, share_inside : membership by the level alone, with B the background near by, or lung
+    measurable, interior : where either can be believed
+    filling : ``Scene.filling``
+    """
+
+    lesion: np.ndarray
+    share: np.ndarray
+    share_inside: np.ndarray
+    measurable: np.ndarray
+    interior: np.ndarray
+    filling: float
+
+
+def _levels(
     image: np.ndarray,
     foreground: np.ndarray,
     unknown: np.ndarray,
     body: np.ndarray,
     levels: tuple[float | None, float, float],
     spacing: Sequence[float],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
-    """``Scene.expected``, ``measurable``, ``expected_inside``, ``interior`` and ``filling``."""
+) -> _Levels:
+    """The levels of a nodule's image; ``levels``: of pure lesion, of the lesion's mean, and the contrast."""
     pure_lesion, lesion_mean, contrast = levels
     region = foreground | unknown
     background = ~region
     rim = ndimage.maximum_filter(foreground, _window(RIM_MM, spacing)) & unknown
     interior = foreground | rim if foreground.any() else unknown
     if not contrast or not background.any():
-        nothing = np.zeros(0, np.float32)
-        return nothing, np.zeros_like(region), nothing, np.zeros_like(region), 1.0
+        nowhere, nothing = np.zeros_like(region), np.zeros(region.shape, np.float32)
+        return _Levels(nothing, nothing, nothing, nowhere, nowhere, 1.0)
     sign = np.float32(np.sign(contrast))
     smooth = sign * ndimage.uniform_filter(image, 3)
     # From here on the lesion is the brighter side, 0 its mean, 1 the contrast.
-    lesion = densest = float(np.percentile(smooth[body], 90))
+    densest = float(np.percentile(smooth[body], 90))
+    lesion = _lesion_level(np.minimum(smooth, np.float32(densest)), body, densest, spacing)
     if pure_lesion is not None:
         radius = (0.75 / np.pi * np.count_nonzero(region) * float(np.prod(spacing))) ** (1.0 / 3.0)
         plateau = float(np.clip((radius - BLURRED_MM) / (PLATEAU_MM - BLURRED_MM), 0.0, 1.0))
         tissue = float(sign) * (pure_lesion - lesion_mean) / abs(contrast)
-        lesion = plateau * densest + (1.0 - plateau) * max(densest, tissue)
+        lesion = plateau * lesion + (1.0 - plateau) * np.maximum(lesion, np.float32(tissue))
 
     weight = background.astype(np.float32)
     level = np.float32(np.median(sign * image[background]))
@@ -430,15 +478,33 @@ def _expected(
     # Where a window holds almost no background that of the whole side takes its place.
     near = ndimage.uniform_filter(weight * (sign * image - level), window) / (share + np.float32(0.02)) + level
     measurable = region & (lesion - near >= LEAST_CONTRAST)
-    expected = np.clip((smooth[measurable] - near[measurable]) / (np.float32(lesion) - near[measurable]), 0.0, 1.0)
     empty = float(np.percentile(sign * image[background], 25))
     filling = 1.0
     if foreground.any():
         quarter = float(np.percentile(smooth[foreground], 25))
         filling = (quarter - empty) / max(densest - empty, LEAST_CONTRAST)
-    scale = max(lesion - empty, LEAST_CONTRAST)
-    expected_inside = np.clip((smooth[interior] - empty) / scale, 0.0, 1.0).astype(np.float32)
-    return expected, measurable, expected_inside, interior, float(np.clip(filling, 0.0, 1.0))
+    least = np.float32(LEAST_CONTRAST)
+    return _Levels(
+        lesion=sign * lesion,
+        share=np.clip((smooth - near) / np.maximum(lesion - near, least), 0.0, 1.0).astype(np.float32),
+        share_inside=np.clip((smooth - empty) / np.maximum(lesion - empty, least), 0.0, 1.0).astype(np.float32),
+        measurable=measurable,
+        interior=interior,
+        filling=float(np.clip(filling, 0.0, 1.0)),
+    )
+
+
+def _lesion_level(smooth: np.ndarray, body: np.ndarray, densest: float, spacing: Sequence[float]) -> np.ndarray:
+    """The level of the lesion's tissue at every voxel: of the densest body near by, smoothed; (z, y, x).
+
+    Ground glass beside a solid core so has a level of its own, and a voxel of the edge that of the body behind it.
+    """
+    near = ndimage.maximum_filter(np.where(body, smooth, -np.inf), _window(TISSUE_MM, spacing))
+    there = np.isfinite(near)
+    sigma = [TISSUE_MM / step for step in spacing]
+    weight = ndimage.gaussian_filter(there.astype(np.float32), sigma, truncate=6)
+    above = ndimage.gaussian_filter(np.where(there, near - densest, 0).astype(np.float32), sigma, truncate=6)
+    return np.asarray(above / (weight + np.float32(1e-6)) + np.float32(densest))
 
 
 def _distance(alpha: np.ndarray, scene: Scene, where: np.ndarray, expected: np.ndarray) -> float:

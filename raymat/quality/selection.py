@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
-from raymat.calibration import LUNG_WINDOW
-from raymat.methods import ALPHA_KINDS, ANY, METHODS, kind_among, kind_of
+from raymat.calibration import LUNG_WINDOW, HUWindow
+from raymat.methods import ALPHA_KINDS, ANY, CALIBRATED, MEMBERSHIP, METHODS, is_calibrated, kind_among, kind_of
 from raymat.nodule import ACCEPTED, REJECTED, InputError, Nodule, required
 from raymat.quality import scores
 from raymat.quality.scores import CONVERGED, CONVERGED_WEIGHT, FACTS, TERMS
@@ -87,7 +87,7 @@ def score_mattes(
     image : float (z, y, x), HU
     trimap : uint8 (z, y, x), 0 background, 128 unknown, 255 foreground
     readers : masks (z, y, x), 1 inside; empty where the trimap was given
-    mattes : method to alpha, float (z, y, x), 0 to 1
+    mattes : method to alpha, float (z, y, x), 0 to 1; that of a name with a "+" is judged as a calibrated one
     converged : method to whether its solver converged; absent means yes
     spacing : (z, y, x) mm
 
@@ -101,12 +101,14 @@ def score_mattes(
         Shapes differ, or the trimap has nothing but background.
     """
     parameters = parameters or QualityParameters()
-    shared = scores.scene(image, trimap, readers, spacing, parameters.pure_lesion)
+    window = HUWindow(*parameters.window)
+    of_kind = scores.scenes(image, trimap, readers, spacing, parameters.pure_lesion, window)
     result = {}
     for method, alpha in mattes.items():
         if alpha.shape != image.shape:
             raise ValueError(f"matte {method} has shape {alpha.shape}, the image {image.shape}")
-        part = np.ascontiguousarray(alpha[shared.box], dtype=np.float32)
+        shared = of_kind[CALIBRATED if is_calibrated(method) else MEMBERSHIP]
+        part = np.ascontiguousarray(alpha[shared.box], dtype=np.float32) / np.float32(shared.scale)
         if not np.isfinite(part).all():
             result[method] = MatteQuality({"finite": 0.0}, 0.0)
         elif not part.any():
