@@ -162,7 +162,7 @@ def choose(
     kind = parameters.kind or kind_among(qualities)
     qualities = {method: found for method, found in qualities.items() if kind in (kind_of(method), ANY)}
     if not qualities:
-        return None, f"no candidate matte of the kind {kind}"
+        return None, "no candidate matte" + ("" if kind == ANY else f" of the kind {kind}")
     order = {method: place for place, method in enumerate(METHODS)}
     best = min(qualities, key=lambda method: (-qualities[method].score, order.get(method, len(order)), method))
     quality = qualities[best]

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from raymat.calibration import LUNG_WINDOW, HUWindow
 from raymat.matting import METHODS
+from raymat.methods import ALPHA_KINDS
 from raymat.nodule import ACCEPTED, REJECTED, InputError, Matte, Nodule
 from raymat.quality import MatteQuality, QualityParameters, assess, choose, combine, explain, score_mattes
 from raymat.quality.scores import TERMS
@@ -158,9 +160,55 @@ def test_a_solver_that_stopped_early_loses_to_the_same_matte_converged(sphere):
 
 
 def test_equal_scores_are_chosen_by_the_order_of_the_methods(sphere):
-    qualities = score(sphere, dict.fromkeys(reversed(METHODS), sphere[3]))
+    qualities = score(sphere, dict.fromkeys(reversed(METHODS[:4]), sphere[3]))
     assert len({quality.score for quality in qualities.values()}) == 1
-    assert choose(qualities) == (METHODS[0], None)
+    assert choose(qualities) == ("cf", None)
+
+
+@pytest.fixture(scope="module")
+def ground_glass(sphere):
+    """The ball with tissue of -590 HU: image, trimap, readers, true membership."""
+    image, trimap, readers, alpha = sphere
+    return image - alpha * 620, trimap, readers, alpha
+
+
+def test_a_matte_is_judged_against_what_its_own_alpha_means(ground_glass):
+    membership = ground_glass[3]
+    calibrated = membership * LUNG_WINDOW.alpha(np.float32(-590))
+    right = score(ground_glass, {"cf": membership, "cf+": calibrated})
+    wrong = score(ground_glass, {"cf": calibrated, "cf+": membership})
+    floor = QualityParameters().floor
+    for method in ("cf", "cf+"):
+        assert right[method].score > 1.5 * floor
+        assert wrong[method].score < right[method].score - 0.2
+        for term in ("explained", "overlap"):
+            assert wrong[method].terms[term] < right[method].terms[term] - 0.1
+    # Its own alpha as a share of the tissue's, the calibrated matte is as good as the other.
+    assert right["cf+"].score == pytest.approx(right["cf"].score, abs=0.05)
+
+
+def test_the_window_of_the_calibrated_mattes_is_the_one_they_are_judged_by(ground_glass):
+    window = HUWindow(-300, 1200)
+    calibrated = ground_glass[3] * window.alpha(np.float32(-590))
+    own = score(ground_glass, {"cf+": calibrated}, window=(window.level, window.width))["cf+"]
+    other = score(ground_glass, {"cf+": calibrated})["cf+"]
+    assert own.terms["explained"] > other.terms["explained"] + 0.1
+
+
+@pytest.mark.parametrize("fault", ["inverted", "noisy", "blocky", "islands", "hole", "shifted", "of another nodule"])
+def test_spoiled_ground_glass_is_rejected_for_its_own_alpha_too(ground_glass, fault):
+    density = LUNG_WINDOW.alpha(np.float32(-590))
+    spoiled = spoil(ground_glass)[fault] * density
+    found = score(ground_glass, {"cf+": ground_glass[3] * density, f"{fault}+": spoiled})
+    assert found[f"{fault}+"].score < QualityParameters().floor < found["cf+"].score
+
+
+def test_only_candidates_of_the_kind_are_chosen():
+    qualities = {"cf": MatteQuality({}, 0.9), "if": MatteQuality({}, 0.95), "lb+": MatteQuality({}, 0.6)}
+    of = {kind: choose(qualities, QualityParameters(kind=kind))[0] for kind in (None, *ALPHA_KINDS)}
+    assert of == {None: "lb+", "calibrated": "lb+", "membership": "if", "any": "if"}
+    reason = choose({"cf": MatteQuality({}, 0.9)}, QualityParameters(kind="calibrated"))
+    assert reason == (None, "no candidate matte of the kind calibrated")
 
 
 def test_a_rejection_says_why(sphere):
