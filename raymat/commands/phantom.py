@@ -22,5 +22,5 @@ def run(options: argparse.Namespace) -> int:
     from raymat.sources.phantom import write_phantoms
 
     table = write_phantoms(options.out, options.n, options.seed, progress=print)
-    print(f"{options.n} phantoms in {options.out}; their true alpha and parameters are listed in {table}")
+    print(f"{options.n} phantoms in {options.out}; their true alphas and parameters are listed in {table}")
     return 0

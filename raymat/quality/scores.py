@@ -246,7 +246,7 @@ def term(
     return made
 
 
-@term(weight=0.28, half=0.4, words="does not explain the image")
+@term(weight=0.28, half=0.6, words="does not explain the image")
 def explained(alpha: np.ndarray, scene: Scene) -> float:
     """How well `I = m F + (1 - m) B` (paper, Eq. 1) explains the image with F and B as they are known.
 
@@ -259,7 +259,7 @@ def explained(alpha: np.ndarray, scene: Scene) -> float:
     return _distance(alpha, scene, scene.measurable, scene.expected)
 
 
-@term(weight=0.04, half=0.05, words="interior does not have the alpha of its density")
+@term(weight=0.02, half=0.05, words="interior does not have the alpha of its density")
 def interior(alpha: np.ndarray, scene: Scene) -> float:
     """Whether the interior has the alpha of its density (paper, section 4.2: the foreground need not be pure lesion).
 
@@ -280,7 +280,7 @@ def known(alpha: np.ndarray, scene: Scene) -> float:
     return (total - inside) / total if total else NOTHING
 
 
-@term(weight=0.16, half=0.8, words="foreground of the trimap is not lesion")
+@term(weight=0.16, half=0.6, words="foreground of the trimap is not lesion")
 def foreground(alpha: np.ndarray, scene: Scene) -> float:
     """Whether the known foreground is lesion.
 
@@ -291,7 +291,7 @@ def foreground(alpha: np.ndarray, scene: Scene) -> float:
     return 1.0 - scene.filling
 
 
-@term(weight=0.04, half=0.2, words="does not follow the image's edges", power=4)
+@term(weight=0.04, half=0.25, words="does not follow the image's edges", power=4)
 def local_fit(alpha: np.ndarray, scene: Scene) -> float:
     """Whether alpha is linear in the image in every small window, as Eq. 1 with locally constant F and B says.
 
@@ -303,7 +303,7 @@ def local_fit(alpha: np.ndarray, scene: Scene) -> float:
     return _unexplained(alpha, scene, 0)
 
 
-@term(weight=0.04, half=0.35, words="interior not continuous with the edge")
+@term(weight=0.05, half=0.38, words="interior not continuous with the edge")
 def continuity(alpha: np.ndarray, scene: Scene) -> float:
     """Whether the interior continues at the foreground's edge (paper, figure 6: "not numerically continuous").
 
@@ -317,7 +317,7 @@ def continuity(alpha: np.ndarray, scene: Scene) -> float:
     return float(np.mean(np.maximum(jump - scene.step, 0.0), dtype=np.float64))
 
 
-@term(weight=0.2, half=0.4, words="stray islands")
+@term(weight=0.15, half=0.55, words="stray islands")
 def islands(alpha: np.ndarray, scene: Scene) -> float:
     """No lesion apart from the lesion.
 
@@ -339,7 +339,7 @@ def islands(alpha: np.ndarray, scene: Scene) -> float:
     return worst
 
 
-@term(weight=0.25, half=0.0015, words="holes inside")
+@term(weight=0.28, half=0.0015, words="holes inside")
 def holes(alpha: np.ndarray, scene: Scene) -> float:
     """No hole closed in by lesion: `e` is the larger, over ``LEVELS``, of the alpha missing below a level in components
     (6-connected) that do not reach the known background, as a share of all alpha."""
@@ -359,14 +359,14 @@ def holes(alpha: np.ndarray, scene: Scene) -> float:
     return worst
 
 
-@term(weight=0.6, half=0.09, words="noisy unknown band", power=4)
+@term(weight=0.15, half=0.15, words="noisy unknown band")
 def noise(alpha: np.ndarray, scene: Scene) -> float:
     """Smoothness of the unknown band: as ``local_fit`` in the smallest window, 3 x 3 x 3 voxels, where what the image
     does not explain of alpha is roughness."""
     return _unexplained(alpha, scene, 1)
 
 
-@term(weight=0.5, half=0.05, words="steps that the image does not have", power=4)
+@term(weight=1.1, half=0.048, words="steps that the image does not have")
 def steps(alpha: np.ndarray, scene: Scene) -> float:
     """No step from voxel to voxel that the image does not have.
 
@@ -383,7 +383,7 @@ def steps(alpha: np.ndarray, scene: Scene) -> float:
     return (squares / faces) ** 0.5 if faces else 0.0
 
 
-@term(weight=0.36, half=0.17, words="disagrees with the readers", readers=True)
+@term(weight=0.28, half=0.19, words="disagrees with the readers", readers=True)
 def overlap(alpha: np.ndarray, scene: Scene) -> float:
     """Agreement with the readers' mean mask m: `e = 1 - 2 sum(alpha m) / sum(alpha^2 + m^2)`, 1 less the soft Dice.
 
@@ -395,7 +395,7 @@ def overlap(alpha: np.ndarray, scene: Scene) -> float:
     return 1.0 - 2.0 * float(np.vdot(alpha, m)) / total if total else NOTHING
 
 
-@term(weight=0.2, half=0.5, words="volume outside the readers' range", readers=True)
+@term(weight=0.3, half=0.7, words="volume outside the readers' range", readers=True)
 def volume(alpha: np.ndarray, scene: Scene) -> float:
     """Whether the matte's volume (the sum of alpha) lies inside the readers' range: `e` is how far it lies beyond the
     smallest or largest reader's volume and ``VOLUME_TOLERANCE`` on top, as the logarithm of the ratio."""

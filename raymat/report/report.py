@@ -272,7 +272,7 @@ def _solves(rows, chosen) -> str:
 
 
 def _mattes(run: str, figures: FigureFolder) -> list[Section]:
-    """Figure 6, and where the true alpha is known how far each method is from it."""
+    """Figure 6, and where the true alphas are known how far each method is from it."""
     nodules = load(run, outcomes=(ACCEPTED, REJECTED))
     if not len(nodules):
         return []

@@ -225,7 +225,8 @@ def phantoms(_: Path) -> dict:
         )
         # Random fields and blur take powers and exponentials; the image is rounded to whole HU.
         found |= {f"{name}, image": drawn.image, f"{name}, parameters": drawn.parameters}
-        found[f"{name}, alpha"] = Close(drawn.alpha, OF_A_POWER)
+        found[f"{name}, membership"] = Close(drawn.membership, OF_A_POWER)
+        found[f"{name}, calibrated"] = Close(drawn.calibrated, OF_A_POWER)
     return found | {"choice": [[case.nodule_id, case.slices, case.window] for case in choose(8, 5)]}
 
 

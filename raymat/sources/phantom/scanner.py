@@ -1,7 +1,7 @@
 """The scanner: blur within the slice, the slice's profile, noise, integers.
 
-The blur is a positive kernel of sum 1 applied alike to the image and to the true alpha, so the alpha that is kept is
-the one that the scanner shows.
+The blur is a positive kernel of sum 1 applied alike to the image and to both true alphas, so what is kept of them is
+what the scanner shows.
 """
 
 from __future__ import annotations
