@@ -2,20 +2,18 @@
 
 Every term is a number from 0 (bad) to 1 (good). Errors e, in units of alpha, of a share of the lesion or of mm^3,
 become terms by `1 / (1 + (e / h)^2)`, h being the error at which a term has fallen to one half: flat where errors are
-harmless, never negative, and falling for as long as they grow. What separates spoiled mattes from sound ones, which
-all have a little of it, falls with the fourth power: flatter before h, steeper behind.
+harmless, never negative, and falling for as long as they grow.
 
 A term is a function to its error, under ``@term`` with all else that is to be said of it. Weights and h were found
-together on phantoms, sound and spoiled, and real nodules of one half of the patients, and rounded
-(docs/explanation/quality.md). The sum of the weights sets where the scores lie: sound mattes at 0.4 to 0.95, spoiled
-ones below the floor of 0.33. The order of the functions is that in which terms are multiplied, and part of the bits of
-a score.
+together on phantoms, sound and spoiled, of one half of the patients, and rounded (docs/explanation/quality.md). The
+sum of the weights sets where the scores lie: sound mattes at 0.4 to 0.95, spoiled ones below the floor of 0.33. The
+order of the functions is that in which terms are multiplied, and part of the bits of a score.
 
 What all mattes of one nodule and one kind share (its box, its noise, what it says of pure lesion and pure background)
 is computed once, in a ``Scene``; the arrays of every function here are those of the scene's box, alpha in units of its
-scale. A matte is judged
-against what its own alpha means: with lesion tissue of density F and background of density B a voxel of intensity I has
-the membership `(I - B) / (F - B)` (Eq. 1), and the calibrated alpha of that times `q(F)` (Eq. 4).
+scale. A matte is judged against what its own alpha means: with lesion tissue of density F and background of density B a
+voxel of intensity I has the membership `(I - B) / (F - B)` (Eq. 1), and the calibrated alpha of that times `q(F)`
+(Eq. 4).
 """
 
 from __future__ import annotations
@@ -202,7 +200,6 @@ class Term:
     half : the error at which the term is one half
     words : what is said where the term is low
     readers : whether it needs readers' masks; without them the term is absent
-    power : how steeply it falls around ``half``
     """
 
     name: str
@@ -211,10 +208,9 @@ class Term:
     half: float
     words: str
     readers: bool
-    power: int
 
     def __call__(self, alpha: np.ndarray, scene: Scene) -> float:
-        """`1 / (1 + (error / half)^power)`; 0 for an error that is no number.
+        """`1 / (1 + (error / half)^2)`; 0 for an error that is no number.
 
         Raises
         ------
@@ -224,7 +220,7 @@ class Term:
         if self.readers and scene.readers_mean is None:
             raise ValueError(f"{self.name} needs readers' masks")
         error = self.error(alpha, scene)
-        return float(1.0 / (1.0 + (error / self.half) ** self.power)) if np.isfinite(error) else 0.0
+        return float(1.0 / (1.0 + (error / self.half) ** 2)) if np.isfinite(error) else 0.0
 
 
 TERMS: dict[str, Term] = {}
@@ -235,12 +231,12 @@ NOTHING = float("nan")  # the error of a matte for which nothing can be said
 
 
 def term(
-    weight: float, half: float, words: str, readers: bool = False, power: int = 2
+    weight: float, half: float, words: str, readers: bool = False
 ) -> Callable[[Callable[[np.ndarray, Scene], float]], Term]:
     """A decorator that makes a quality term of a function to its error; see ``Term``."""
 
     def made(error: Callable[[np.ndarray, Scene], float]) -> Term:
-        TERMS[error.__name__] = Term(error.__name__, error, weight, half, words, readers, power)
+        TERMS[error.__name__] = Term(error.__name__, error, weight, half, words, readers)
         return TERMS[error.__name__]
 
     return made
@@ -291,7 +287,7 @@ def foreground(alpha: np.ndarray, scene: Scene) -> float:
     return 1.0 - scene.filling
 
 
-@term(weight=0.04, half=0.25, words="does not follow the image's edges", power=4)
+@term(weight=0.04, half=0.25, words="does not follow the image's edges")
 def local_fit(alpha: np.ndarray, scene: Scene) -> float:
     """Whether alpha is linear in the image in every small window, as Eq. 1 with locally constant F and B says.
 
