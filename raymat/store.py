@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 from raymat import format_1, format_2
 from raymat.arrow import Row, small_fields, to_row
 from raymat.folder import Folder, as_parquet
-from raymat.methods import ANY
+from raymat.methods import ANY, METHODS, kind_of
 from raymat.nodule import FAILED, OUTCOMES, SCHEMA, InputError, Matte, Nodule, from_table, to_table
 from raymat.places import open_filesystem
 from raymat.words import utf8
@@ -70,6 +70,7 @@ PART_ROWS = 50_000
 DELETIONS = 16  # at once
 ROWS_AT_ONCE = 2_000
 
+_PLACES = {method: place for place, method in enumerate(METHODS)}  # decides between equal scores
 SCHEMAS = {"manifest": MANIFEST, "outcomes": OUTCOME, "nodules": SCHEMA}  # by folder
 
 
@@ -375,11 +376,29 @@ class Store(Folder):
 
         ``outcomes`` has the nodules' ``key`` and ``shard``.
         """
-        wanted = _key_and_shard(outcomes)
+        for rows in self._solved(outcomes):
+            yield pa.Table.from_struct_array(pc.list_flatten(rows["solves"]))
+
+    def best_methods(self, kind: str, outcomes: pa.Table) -> Counter[str]:
+        """How often each method has the best matte of a kind (``Nodule.best``) of a nodule that has one of that kind.
+
+        ``outcomes`` has the ``key`` and ``shard`` of nodules for which a matte was chosen.
+        """
+        found: Counter[str] = Counter()
+        for rows in self._solved(outcomes):
+            found += counts(_best_of_each(rows, kind))
+        return found
+
+    def _solved(self, outcomes: pa.Table) -> Iterator[pa.Table]:
+        """The columns ``method`` and ``solves`` of nodules: of each part of the index, and of shards unknown to it."""
+        wanted, columns, indexed = _key_and_shard(outcomes), ["key", "shard", "method", "solves"], []
         for name in self.listing("outcomes", ".parquet"):
-            rows = self.read_table(name, ["key", "shard", "solves"])
-            rows = rows.filter(pc.is_in(_key_and_shard(rows), wanted))
-            yield pa.Table.from_struct_array(pc.list_flatten(rows["solves"].combine_chunks()))
+            rows = self.read_table(name, columns)
+            indexed.append(rows["shard"])
+            yield rows.filter(pc.is_in(_key_and_shard(rows), wanted)).combine_chunks()
+        for name in self._not_among(indexed):
+            rows = self.outcomes_of_shard(name).select(columns)
+            yield rows.filter(pc.is_in(_key_and_shard(rows), wanted)).combine_chunks()
 
     def remove_superseded(self) -> int:
         """Remove shards whose nodules all stand under the manifest's key in another shard. Returns how many.
@@ -446,6 +465,27 @@ def _digest_of(data: pa.Buffer) -> str:
 
 def _key_and_shard(rows: pa.Table) -> pa.ChunkedArray:
     return pc.binary_join_element_wise(rows["key"], rows["shard"], " ")
+
+
+def _best_of_each(rows: pa.Table, kind: str) -> pa.ChunkedArray:
+    """The method of the best matte of a kind of each nodule that has one; of one part of the index."""
+    solves = pa.Table.from_struct_array(pc.list_flatten(rows["solves"]))
+    nodule = pc.list_parent_indices(rows["solves"])
+    names = solves["method"].unique()
+    number = pc.index_in(solves["method"], names)
+    by_name = pa.array([kind_of(name) for name in names.to_pylist()], pa.string())
+    places = pa.array([_PLACES.get(name, len(_PLACES)) for name in names.to_pylist()], pa.int64())
+    table = pa.table(
+        {
+            "nodule": nodule,
+            "method": solves["method"],
+            "score": solves["score"],
+            "chosen": pc.equal(solves["method"], rows["method"].take(nodule)),
+            "place": places.take(number),
+        }
+    ).filter(pc.equal(pc.coalesce(solves["kind"], by_name.take(number)), kind))
+    order = [("nodule", "ascending"), ("chosen", "descending"), ("score", "descending"), ("place", "ascending")]
+    return table.sort_by(order).group_by("nodule", use_threads=False).aggregate([("method", "first")])["method_first"]
 
 
 def _one_row_per_key(rows: pa.Table) -> pa.Table:

@@ -73,7 +73,7 @@ def draw_nodule(
         direction=np.eye(3),
         readers=[(distance < radius + (1 - edge) / 2 + step).astype(np.uint8) for step in readers],
         trimap=trimap,
-        true_alpha=mattes[0].alpha if known else None,
+        true_membership=mattes[0].alpha if known else None,
         candidates=mattes,
         method=chosen,
         outcome=outcome,
