@@ -390,15 +390,22 @@ class Store(Folder):
         return found
 
     def _solved(self, outcomes: pa.Table) -> Iterator[pa.Table]:
-        """The columns ``method`` and ``solves`` of nodules: of each part of the index, and of shards unknown to it."""
-        wanted, columns, indexed = _key_and_shard(outcomes), ["key", "shard", "method", "solves"], []
+        """The columns ``method`` and ``solves`` of nodules: of each part of the index, then of shards unknown to it."""
+        wanted = _key_and_shard(outcomes)
+        for rows in self._parts(["key", "shard", "method", "solves"]):
+            rows = rows.filter(pc.is_in(_key_and_shard(rows), wanted)).combine_chunks()
+            if rows.num_rows:
+                yield rows
+
+    def _parts(self, columns: list[str]) -> Iterator[pa.Table]:
+        """The index part by part, then the rows of each shard unknown to it; ``columns`` has ``shard``."""
+        indexed = []
         for name in self.listing("outcomes", ".parquet"):
             rows = self.read_table(name, columns)
             indexed.append(rows["shard"])
-            yield rows.filter(pc.is_in(_key_and_shard(rows), wanted)).combine_chunks()
+            yield rows
         for name in self._not_among(indexed):
-            rows = self.outcomes_of_shard(name).select(columns)
-            yield rows.filter(pc.is_in(_key_and_shard(rows), wanted)).combine_chunks()
+            yield self.outcomes_of_shard(name).select(columns)
 
     def remove_superseded(self) -> int:
         """Remove shards whose nodules all stand under the manifest's key in another shard. Returns how many.

@@ -233,19 +233,19 @@ def test_keys_choose_among_the_mattes_of_the_datasets_kind_and_the_others_can_be
         reviewer.says("score: CF+")
         reviewer.says("best membership: CF")
         reviewer.says("keys 1 to 4 choose")
-        assert texts(page, "#focused") == ["1 CF+, calibrated score 0.60"]
+        assert texts(page, "#focused") == ["1 CF+, calibrated, score 0.60"]
 
         # A matte of the other kind is shown by the mouse or by keys, and chosen by none.
         calibrated = reviewer.picture('#focus canvas[data-shows="axial matte"]', 0)
         page.locator('.column[data-matte="7"] .head').click()
-        assert texts(page, "#focused") == ["IF, membership score 0.65"]
+        assert texts(page, "#focused") == ["IF, membership, score 0.65"]
         assert reviewer.picture('#focus canvas[data-shows="axial matte"]', 0) != calibrated
         reviewer.press(".")
-        assert texts(page, "#focused") == ["1 CF+, calibrated score 0.60"]
+        assert texts(page, "#focused") == ["1 CF+, calibrated, score 0.60"]
         reviewer.press(",")
-        assert texts(page, "#focused") == ["IF, membership score 0.65"]
+        assert texts(page, "#focused") == ["IF, membership, score 0.65"]
         reviewer.press("5")
-        reviewer.says("keys 1 to 4 choose: in this dataset alpha is of the kind calibrated")
+        reviewer.says("Only keys 1 to 4 choose: in this dataset alpha is of the kind calibrated")
         assert page.locator("body").get_attribute("data-nodule") == name(0)
 
         reviewer.press("2")

@@ -196,7 +196,7 @@ const canChoose = (matte) => ["any", matte.kind].includes(state.nodule.kind);
 function choose(key) {
   const { mattes, kind } = state.nodule;
   if (canChoose(mattes[key])) decide("choose", mattes[key].method);
-  else say(`${keys(0, mattes.filter(canChoose).length)} choose: in this dataset alpha is of the kind ${kind}.`, true);
+  else say(`Only ${keys(0, mattes.filter(canChoose).length)} choose: in this dataset alpha is of the kind ${kind}.`, true);
 }
 
 async function decide(action, method = null) {
@@ -279,7 +279,7 @@ function describe() {
   $("verdict").innerHTML = parts.join("");
   const matte = nodule.mattes[state.matte];
   const { weights, words, low } = state.about.quality;
-  $("focused").textContent = `${title(matte, state.matte)}, ${matte.kind}   score ${number(matte.score)}`;
+  $("focused").textContent = `${title(matte, state.matte)}, ${matte.kind}, score ${number(matte.score)}`;
   $("focused").title = MEANS[matte.kind] || "";
   document.querySelectorAll(".keys").forEach((span) => {
     span.textContent = keys(0, nodule.mattes.filter(canChoose).length);
