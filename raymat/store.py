@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 from raymat import format_1, format_2
 from raymat.arrow import Row, small_fields, to_row
 from raymat.folder import Folder, as_parquet
-from raymat.methods import ANY
+from raymat.methods import ANY, METHODS, kind_of
 from raymat.nodule import FAILED, OUTCOMES, SCHEMA, InputError, Matte, Nodule, from_table, to_table
 from raymat.places import open_filesystem
 from raymat.words import utf8
@@ -70,6 +70,7 @@ PART_ROWS = 50_000
 DELETIONS = 16  # at once
 ROWS_AT_ONCE = 2_000
 
+_PLACES = {method: place for place, method in enumerate(METHODS)}  # decides between equal scores
 SCHEMAS = {"manifest": MANIFEST, "outcomes": OUTCOME, "nodules": SCHEMA}  # by folder
 
 
@@ -375,11 +376,36 @@ class Store(Folder):
 
         ``outcomes`` has the nodules' ``key`` and ``shard``.
         """
+        for rows in self._solved(outcomes):
+            yield pa.Table.from_struct_array(pc.list_flatten(rows["solves"]))
+
+    def best_methods(self, kind: str, outcomes: pa.Table) -> Counter[str]:
+        """How often each method has the best matte of a kind (``Nodule.best``) of a nodule that has one of that kind.
+
+        ``outcomes`` has the ``key`` and ``shard`` of nodules for which a matte was chosen.
+        """
+        found: Counter[str] = Counter()
+        for rows in self._solved(outcomes):
+            found += counts(_best_of_each(rows, kind))
+        return found
+
+    def _solved(self, outcomes: pa.Table) -> Iterator[pa.Table]:
+        """The columns ``method`` and ``solves`` of nodules: of each part of the index, then of shards unknown to it."""
         wanted = _key_and_shard(outcomes)
+        for rows in self._parts(["key", "shard", "method", "solves"]):
+            rows = rows.filter(pc.is_in(_key_and_shard(rows), wanted)).combine_chunks()
+            if rows.num_rows:
+                yield rows
+
+    def _parts(self, columns: list[str]) -> Iterator[pa.Table]:
+        """The index part by part, then the rows of each shard unknown to it; ``columns`` has ``shard``."""
+        indexed = []
         for name in self.listing("outcomes", ".parquet"):
-            rows = self.read_table(name, ["key", "shard", "solves"])
-            rows = rows.filter(pc.is_in(_key_and_shard(rows), wanted))
-            yield pa.Table.from_struct_array(pc.list_flatten(rows["solves"].combine_chunks()))
+            rows = self.read_table(name, columns)
+            indexed.append(rows["shard"])
+            yield rows
+        for name in self._not_among(indexed):
+            yield self.outcomes_of_shard(name).select(columns)
 
     def remove_superseded(self) -> int:
         """Remove shards whose nodules all stand under the manifest's key in another shard. Returns how many.
@@ -446,6 +472,27 @@ def _digest_of(data: pa.Buffer) -> str:
 
 def _key_and_shard(rows: pa.Table) -> pa.ChunkedArray:
     return pc.binary_join_element_wise(rows["key"], rows["shard"], " ")
+
+
+def _best_of_each(rows: pa.Table, kind: str) -> pa.ChunkedArray:
+    """The method of the best matte of a kind of each nodule that has one; of one part of the index."""
+    solves = pa.Table.from_struct_array(pc.list_flatten(rows["solves"]))
+    nodule = pc.list_parent_indices(rows["solves"])
+    names = solves["method"].unique()
+    number = pc.index_in(solves["method"], names)
+    by_name = pa.array([kind_of(name) for name in names.to_pylist()], pa.string())
+    places = pa.array([_PLACES.get(name, len(_PLACES)) for name in names.to_pylist()], pa.int64())
+    table = pa.table(
+        {
+            "nodule": nodule,
+            "method": solves["method"],
+            "score": solves["score"],
+            "chosen": pc.equal(solves["method"], rows["method"].take(nodule)),
+            "place": places.take(number),
+        }
+    ).filter(pc.equal(pc.coalesce(solves["kind"], by_name.take(number)), kind))
+    order = [("nodule", "ascending"), ("chosen", "descending"), ("score", "descending"), ("place", "ascending")]
+    return table.sort_by(order).group_by("nodule", use_threads=False).aggregate([("method", "first")])["method_first"]
 
 
 def _one_row_per_key(rows: pa.Table) -> pa.Table:

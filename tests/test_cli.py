@@ -105,6 +105,39 @@ def test_inspect_counts_outcomes_and_lists_nodules(dataset, capsys):
     assert "1 reader, fewer than the 2 asked for" in capsys.readouterr().out
 
 
+def test_inspect_says_the_kind_and_what_was_best_of_the_other(tmp_path, capsys):
+    """Of four nodules cf+ or lb+ is chosen; beside them cf has the highest score, but for one where knn has."""
+    nodules = [replace(draw_nodule(n), kind="calibrated", method="lb+" if n == 3 else "cf+") for n in range(4)]
+    nodules[2].candidates[1].score = 0.95
+    rejected = replace(draw_nodule(4, outcome="rejected"), kind="calibrated")
+    write_dataset(tmp_path / "dataset", [*nodules, rejected])
+    assert main(["inspect", str(tmp_path / "dataset"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["kind"] == "calibrated"
+    assert report["methods"] == {"cf+": 3, "lb+": 1}
+    assert report["other_methods"] == {"membership": {"cf": 3, "knn": 1}}
+    assert main(["inspect", str(tmp_path / "dataset")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index("kind     calibrated")
+    assert lines[at + 1 : at + 3] == ["chosen   cf+ 3, lb+ 1", "  best membership: cf 3, knn 1"]
+
+
+def test_inspect_of_a_dataset_of_any_kind_has_the_best_of_both(tmp_path, capsys):
+    """Chosen is cf and, of one nodule, if+, which stands for its kind whatever its score."""
+    write_dataset(tmp_path / "dataset", [draw_nodule(0), draw_nodule(1), replace(draw_nodule(2), method="if+")])
+    assert main(["inspect", str(tmp_path / "dataset"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["kind"], report["methods"]) == ("any", {"cf": 2, "if+": 1})
+    assert report["other_methods"] == {"calibrated": {"cf+": 2, "if+": 1}, "membership": {"cf": 3}}
+
+
+def test_inspect_of_one_kind_alone_names_no_other(tmp_path, capsys):
+    plain = replace(draw_nodule(0, methods=("cf", "lb")), kind="membership")
+    write_dataset(tmp_path / "dataset", [plain])
+    assert main(["inspect", str(tmp_path / "dataset"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["other_methods"] == {}
+
+
 @pytest.mark.ray
 def test_inspect_keeps_a_column_between_a_long_id_and_its_outcome(tmp_path, capsys):
     names = [f"{'1.2.840.113619.' * 4}{n}-{n}" for n in (1, 2)]

@@ -138,7 +138,8 @@ def test_another_method_is_solved_alone_and_decisions_still_hold(copied, monkeyp
         return estimate_all(*arrays, methods=methods, **more)
 
     monkeypatch.setattr(steps, "estimate_all", recording)
-    parameters = replace(PARAMETERS, matting=MattingParameters(("lb", "cf", "knn+")))
+    quality = replace(PARAMETERS.quality, kind="any")  # as it was before datasets were of a kind
+    parameters = replace(PARAMETERS, matting=MattingParameters(("lb", "cf", "knn+")), quality=quality)
     plan = build_in_a_loop(Store.create(store.root), source, parameters)
     assert (plan.partly, plan.to_do, solved) == (4, 5, [("lb",)] * 4)
     after = arrays(store.root)

@@ -9,11 +9,11 @@ import pytest
 from matplotlib import image as mpl_image
 from matplotlib import rcParams
 
-from raymat.matting import METHODS
+from raymat.methods import MEANINGS, METHODS
 from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, REJECTED, InputError, Matte, Nodule
 from raymat.pictures.charts import method_histogram
 from raymat.pictures.figure import save
-from raymat.pictures.nodule import show_nodule
+from raymat.pictures.nodule import show_nodule, size_of
 from raymat.pictures.paper import masks_and_matte, methods_side_by_side
 from raymat.pictures.sheet import contact_sheet
 from raymat.pictures.view import PLANES, view_of
@@ -96,11 +96,19 @@ def test_a_networks_matte_is_drawn_over_the_image_like_a_solvers():
         assert text.get_window_extent().x1 <= figure.bbox.x1, text.get_text()
 
 
-def test_the_true_alpha_is_shown_where_it_is_known():
-    base = nodule()
-    figure = show_nodule(nodule(true_alpha=base.candidates[0].alpha))
-    assert [axes.get_label() for axes in figure.axes if axes.get_label().startswith("true")] == [
-        f"true {plane}" for plane in PLANES
+def test_both_truths_are_shown_beside_each_other_where_they_are_known():
+    alpha = nodule().candidates[0].alpha
+    figure = show_nodule(nodule(true_membership=alpha, true_calibrated=0.4 * alpha))
+    names = ("true membership", "true calibrated")
+    last = [axes.get_label() for axes in figure.axes if not axes.get_label().startswith("key")][-6:]
+    assert last == [f"{name} {plane}" for name in names for plane in PLANES]
+    assert set(names) <= set(words(figure).splitlines())
+    pictures = [np.asarray(axes_named(figure, f"{name} axial").images[0].get_array()) for name in names]
+    assert np.abs(pictures[0] - pictures[1]).max() > 0.2
+    alone = show_nodule(nodule(methods=(), true_membership=alpha))  # of a phantom of an earlier version
+    assert [axes.get_label() for axes in alone.axes][-4:] == [
+        *(f"true membership {plane}" for plane in PLANES),
+        "key alpha",
     ]
 
 
@@ -117,7 +125,45 @@ def test_the_title_says_who_how_large_how_rated_and_why():
         assert part in text
     assert "best score 0.10 is too low" in text
     assert "margin" not in text
-    assert "accepted: CF" in words(show_nodule(nodule()))
+    assert "accepted: CF, membership" in words(show_nodule(nodule()))
+
+
+def test_every_matte_stands_under_its_kind_and_the_best_beside_the_chosen_one_is_named():
+    figure = show_nodule(nodule(kind="calibrated", method="lb+"))
+    text = words(figure).splitlines()
+    assert "accepted: LB+, calibrated" in text
+    assert [line for line in text if line.endswith(("chosen", "best"))] == ["0.90  best", "0.30  chosen"]
+    headings = {t.get_text().partition(":")[0]: t for t in figure.texts if t.get_text().startswith(tuple(MEANINGS))}
+    for kind, methods in (("membership", METHODS[:4]), ("calibrated", METHODS[4:])):
+        ends = [axes_named(figure, f"{methods[place]} axial").get_position() for place in (0, -1)]
+        middle = figure.bbox.width * (ends[0].x0 + ends[1].x1) / 2
+        box = headings[kind].get_window_extent()
+        assert (box.x0 + box.x1) / 2 == pytest.approx(middle, abs=2)
+        assert figure.bbox.width * ends[0].x0 < box.x0 < box.x1 < figure.bbox.width * ends[1].x1
+    # Without room for what a kind means, its name alone.
+    assert {"membership", "calibrated"} <= set(words(show_nodule(nodule(methods=FEW))).splitlines())
+    # In a dataset of any kind there is but one chosen matte.
+    assert "best" not in words(show_nodule(nodule(method="lb+")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"kind": "calibrated", "method": "cf+"}, "{:.1f} mm (CF, membership)"),
+        ({"kind": "any", "method": "cf"}, "{:.1f} mm (CF, membership)"),
+        ({"kind": "calibrated", "method": "cf+", "methods": ("cf+",)}, "mm (readers' mean)"),
+        ({"kind": "calibrated", "method": "cf+", "methods": ("cf+",), "readers": 0}, "at least {:.1f} mm (CF+, cal"),
+        ({"method": "3dmm", "methods": ("3dmm",), "readers": 0}, "{:.1f} mm (3DMM)"),
+        ({"method": None}, "mm (readers' mean)"),
+    ],
+)
+def test_the_size_is_that_of_the_membership_and_says_so(changes, expected):
+    """A calibrated matte sums to less than the volume."""
+    changes = {"methods": FEW} | changes
+    found = nodule(**changes)
+    # The fixture's first matte: the one of membership where there is one.
+    volume = found.candidates[0].alpha.sum(dtype=np.float64) * 0.5**3
+    assert expected.format((6 * volume / np.pi) ** (1 / 3)) in size_of(found)
 
 
 @pytest.mark.parametrize("direction", [(1, -1, -1), (-1, 1, 1), (-1, -1, -1)])
@@ -199,7 +245,8 @@ def test_contact_sheet_takes_an_iterator_and_every_outcome():
     figure = contact_sheet(iter([nodule(), rejected, failed, nodule(readers=0, name="N4")]), "twelve nodules")
     assert [axes.get_label() for axes in figure.axes] == ["nodule N1", "nodule N2", "nodule N3", "nodule N4"]
     text = words(figure)
-    for part in ("twelve nodules", "accepted", "rejected", "failed", "0.90", "slice missing", *map(str.upper, METHODS)):
+    outcomes = ("accepted", "CF, membership", "rejected", "failed")
+    for part in ("twelve nodules", *outcomes, "0.90", "slice missing", *map(str.upper, METHODS)):
         assert part in text
     frames = {axes.get_label(): len([p for p in axes.patches if not p.get_fill()]) for axes in figure.axes}
     assert frames == {"nodule N1": 1, "nodule N2": 0, "nodule N3": 0, "nodule N4": 1}
@@ -241,8 +288,16 @@ def test_saving_twice_gives_the_same_bytes_and_leaves_pyplot_alone(tmp_path):
 
 def test_figures_have_a_panel_for_each_mask_and_method(tmp_path):
     drawn = draw_nodule(0)
-    assert len(masks_and_matte(drawn).axes) == 3 * (1 + 4 + 1)
-    assert len(methods_side_by_side([drawn, draw_nodule(1)]).axes) == 2 * (2 + 8)
+    masks = masks_and_matte(replace(drawn, method="cf+", kind="calibrated"))
+    assert len(masks.axes) == 3 * (1 + 4 + 1)
+    assert "(f) CF+, calibrated" in words(masks)
+    methods = methods_side_by_side([drawn, draw_nodule(1)])
+    assert len(methods.axes) == 2 * (2 + 8)
+    assert "(j) IF+" in words(methods)
+    assert [t.get_text().partition(":")[0] for t in methods.texts if ": share of the voxel" in t.get_text()] == [
+        "membership",
+        "calibrated",
+    ]
     drawn.readers = []
     with pytest.raises(InputError, match="readers' masks"):
         masks_and_matte(drawn)

@@ -23,8 +23,9 @@ METHODS = ("cf", "knn", "cf+", "knn+")
 COUNT = 3
 
 
-def with_methods(*methods: str, **changes):
-    return replace(PARAMETERS, matting=MattingParameters(methods, **changes))
+def with_methods(*methods: str, kind="any", **changes):
+    quality = replace(PARAMETERS.quality, kind=kind)
+    return replace(PARAMETERS, matting=MattingParameters(methods, **changes), quality=quality)
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,19 @@ def test_only_the_decision_for_a_matte_that_changed_is_void(store, cases, solved
     build_in_a_loop(store, cases, with_methods(*METHODS))
     assert solved == [("knn", "knn+")] * COUNT
     assert problems(store) == {"case1": "its matte knn+ was solved again since, with another result"}
+
+
+def test_a_dataset_of_another_kind_voids_the_choices_of_mattes_that_are_not_of_it(store, cases, solved, tmp_path):
+    plan = build_in_a_loop(store, cases, with_methods(*METHODS, kind="calibrated"))
+    assert (plan.rescored, solved) == (COUNT, [])
+    assert problems(store) == {"case0": "chooses a membership matte; the dataset is of the kind calibrated now"}
+    with pytest.raises(InputError, match=r"case0: Ada's decision \(cf\): chooses a membership matte"):
+        release(ReleaseRequest(store.root, str(tmp_path / "release"), "1.0"), quiet)
+    build_in_a_loop(store, cases, with_methods(*METHODS, kind="membership"))
+    assert problems(store) == {"case1": "chooses a calibrated matte; the dataset is of the kind membership now"}
+    # As it was: nothing is lost.
+    build_in_a_loop(store, cases, with_methods(*METHODS))
+    assert (problems(store), solved) == ({}, [])
 
 
 def test_a_rejection_is_kept_until_nothing_is_left_of_what_was_rejected(store, cases, solved):

@@ -1,6 +1,8 @@
 """The store: what is committed stands, whole and once."""
 
 import os
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -11,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import raymat
-from raymat.nodule import InputError, Nodule, from_table, to_table
+from raymat.methods import MEANINGS, METHODS
+from raymat.nodule import InputError, Matte, Nodule, from_table, to_table
 from raymat.store import Store, shard_name
 from tests.support.nodules import failed_nodule, manifest_row, random_nodule
 
@@ -122,6 +125,26 @@ def test_solves_are_those_of_the_nodules_asked_for(store):
     rows = store.index(["key", "shard"])
     assert sum(table.num_rows for table in store.solves(rows)) == 3
     assert sum(table.num_rows for table in store.solves(rows[:1])) == 1
+
+
+def test_the_best_method_of_a_kind_is_what_a_nodule_says_of_itself(store):
+    """Of scores that are equal, absent or not the chosen matte's, in an index of several parts and beside it."""
+    rng, nodules = np.random.default_rng(0), []
+    for number in range(40):
+        methods = [METHODS[place] for place in rng.permutation(8)[: rng.integers(1, 9)]]
+        scores = rng.choice([0.2, 0.5, 0.5, np.nan], len(methods))
+        alpha = np.zeros((1, 1, 1), np.float32)
+        mattes = [Matte(method, alpha, score=score) for method, score in zip(methods, scores, strict=True)]
+        nodules.append(replace(random_nodule(f"n{number}"), candidates=mattes, method=str(rng.choice(methods))))
+    for start in range(0, 30, 10):
+        store.add_to_index(store.commit(to_table(nodules[start : start + 10])))
+    store.commit(to_table(nodules[30:]))
+    rows = store.index(["key", "shard"])
+    assert rows.num_rows == 40
+    for kind in MEANINGS:
+        best = Counter(matte.method for nodule in nodules if (matte := nodule.best(kind)))
+        assert store.best_methods(kind, rows) == best
+    assert store.best_methods("membership", rows[:0]) == Counter()
 
 
 def test_one_nodule_of_many_in_a_shard_is_read_alone(store, monkeypatch):

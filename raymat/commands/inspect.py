@@ -1,11 +1,11 @@
-"""``raymat inspect``: the outcomes and methods of a dataset."""
+"""``raymat inspect``: the outcomes of a dataset, its kind of alpha and the methods chosen."""
 
 from __future__ import annotations
 
 import argparse
 import json
 
-HELP = "print the outcomes and methods of a dataset"
+HELP = "print the outcomes of a dataset, its kind of alpha and the methods chosen"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -20,23 +20,29 @@ def run(options: argparse.Namespace) -> int:
     """``raymat inspect``."""
     import pyarrow.compute as pc
 
+    from raymat.methods import MEANINGS
     from raymat.nodule import ACCEPTED, OUTCOMES
     from raymat.store import Store, counts
 
     store = Store.open(options.dataset)
-    rows = store.outcomes(("nodule_id", "patient_id", "outcome", "method", "stage", "reason", "notes", "shape"))
+    listed = ("nodule_id", "patient_id", "outcome", "method", "stage", "reason", "notes", "shape")
+    rows = store.outcomes((*listed, "key", "shard"))
     planned = store.manifest(["nodule_id"]).num_rows
     of = counts(rows["outcome"])
-    chosen = counts(rows.filter(pc.equal(rows["outcome"], ACCEPTED))["method"])
+    accepted = rows.filter(pc.equal(rows["outcome"], ACCEPTED))
+    kind, chosen = store.kind(), counts(accepted["method"])
+    others = {other: store.best_methods(other, accepted) for other in MEANINGS if other != kind}
     report = {
         "dataset": options.dataset,
         "planned": planned,
         "not_yet_built": planned - rows.num_rows,
         "outcomes": {name: of[name] for name in OUTCOMES},
+        "kind": kind,
         "methods": dict(chosen.most_common()),
+        "other_methods": {other: dict(best.most_common()) for other, best in others.items() if best},
         "bytes": store.size_bytes(),
     }
-    nodules = (row for batch in rows.to_batches(max_chunksize=1_000) for row in batch.to_pylist())
+    nodules = (row for batch in rows.select(listed).to_batches(max_chunksize=1_000) for row in batch.to_pylist())
     if options.json:
         # Nodule by nodule, as there may be millions.
         print(json.dumps(report, indent=1).removesuffix("\n}") + ',\n "nodules": [')
@@ -49,7 +55,10 @@ def run(options: argparse.Namespace) -> int:
         print(f"  {name:<10}{of[name]:>7}")
     if planned > rows.num_rows:
         print(f"  not built {planned - rows.num_rows:>7}   (run the build again to finish)")
+    print(f"kind     {kind}")
     print("chosen   " + (", ".join(f"{method} {n}" for method, n in chosen.most_common()) or "none"))
+    for other, best in report["other_methods"].items():
+        print(f"  best {other}: " + ", ".join(f"{method} {n}" for method, n in best.items()))
     print(f"on disk  {report['bytes'] / 1e6:.1f} MB")
     for row in nodules:
         text = row["method"] or ""

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from raymat.methods import in_order, is_method
-from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, REJECTED, Nodule, required
-from raymat.pictures.figure import FAINT, INK, blank
+from raymat.methods import ANY, CALIBRATED, MEANINGS, MEMBERSHIP, in_order, is_method
+from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, REJECTED, Matte, Nodule, required
+from raymat.pictures.figure import FAINT, INK, blank, kind_headings
 from raymat.pictures.view import (
     HALO,
     OUTSIDE,
@@ -43,10 +43,10 @@ SHOWN_RATINGS = (
 
 
 def show_nodule(nodule: Nodule) -> Figure:
-    """One nodule in three planes: image and readers, trimap, every matte with its score, the true alpha where known.
+    """One nodule in three planes: image and readers, trimap, every matte with its score, both truths where known.
 
     The planes run through the centre of mass of the chosen matte (else of the best one, the readers or the trimap). The
-    chosen matte is framed.
+    chosen matte is framed, and the best one of the other kind of alpha is named; a heading says the kind of each.
 
     Raises
     ------
@@ -56,31 +56,25 @@ def show_nodule(nodule: Nodule) -> Figure:
     view = view_of(nodule, MARGIN_MM)
     image = view.turn(required(nodule.image, nodule, "image"))
     columns = _columns_of(nodule)
-    panel, left, head, foot = 1.62, 0.42, 1.42, 0.5
+    panel, left, head, foot = 1.62, 0.42, 1.6, 0.5
     width = max(left + len(columns) * panel + 0.12, 8.0)
     height = head + 3 * panel + foot
     figure = blank(width, height, constrained=False)
     _head(figure, nodule, width, height)
+    kinds = {matte.method: matte.kind for matte in nodule.candidates}
+    kind_headings(figure, [kinds.get(name, "") for name, _, _ in columns], left, panel, height - head + 0.42)
     for column, (name, below, array) in enumerate(columns):
         chosen = name == nodule.method
-        turned = None if array is None else view.turn(array)
         for plane in range(3):
             bottom = height - head - (plane + 1) * panel
             box = (left + column * panel, bottom, panel - 0.06, panel - 0.06)
             axes = figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
             axes.set_label(f"{name} {PLANES[plane]}")
+            over = None if array is None else view.cut(view.turn(array), plane)
             extent = view.extent(image.shape, plane)
-            if turned is not None and name == "trimap":
-                picture = view.cut(turned, plane)
-                axes.imshow(picture, cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="nearest")
-            else:
-                picture = grey_of(view.cut(image, plane))
-                if turned is not None:
-                    picture = overlay(picture, view.cut(turned, plane))
-                axes.imshow(picture, extent=extent, interpolation="bilinear")
-            if name == "readers":
-                for reader, mask in enumerate(nodule.readers):
-                    draw_contour(axes, view.cut(view.turn(mask), plane), extent, reader, 1.1)
+            _picture(axes, name, view.cut(image, plane), over, extent)
+            for reader, mask in enumerate(nodule.readers if name == "readers" else ()):
+                draw_contour(axes, view.cut(view.turn(mask), plane), extent, reader, 1.1)
             _dress(axes, view.side, chosen)
             if plane == 0:
                 _title(axes, name, below, chosen)
@@ -89,9 +83,20 @@ def show_nodule(nodule: Nodule) -> Figure:
                 if view.oriented:
                     _sides(axes, LABELS[plane])
                 _scale_bar(axes, view.side)
-    mattes = bool(nodule.candidates) or nodule.true_alpha is not None
+    mattes = bool(nodule.candidates) or any(nodule.truth(kind) is not None for kind in MEANINGS)
     _key(figure, nodule, left, width, height, mattes)
     return figure
+
+
+def _picture(
+    axes: Axes, name: str, image: np.ndarray, over: np.ndarray | None, extent: tuple[float, float, float, float]
+) -> None:
+    """A cut of the image under one of a matte, or the trimap's alone."""
+    if over is not None and name == "trimap":
+        axes.imshow(over, cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="nearest")
+        return
+    picture = grey_of(image) if over is None else overlay(grey_of(image), over)
+    axes.imshow(picture, extent=extent, interpolation="bilinear")
 
 
 def _columns_of(nodule: Nodule) -> list[tuple[str, str, np.ndarray | None]]:
@@ -101,10 +106,18 @@ def _columns_of(nodule: Nodule) -> list[tuple[str, str, np.ndarray | None]]:
         columns.append(("readers", f"{len(nodule.readers)} masks", None))
     if nodule.trimap is not None:
         columns.append(("trimap", "", nodule.trimap))
-    columns += [(method, score_of(nodule.scores[method]), nodule.mattes[method]) for method in in_order(nodule.scores)]
-    if nodule.true_alpha is not None:
-        columns.append(("true", "alpha", nodule.true_alpha))
+    columns += [(method, _verdict_on(method, nodule), nodule.mattes[method]) for method in in_order(nodule.scores)]
+    truths = ((f"true {kind}", nodule.truth(kind)) for kind in (MEMBERSHIP, CALIBRATED))
+    columns += [(name, "", truth) for name, truth in truths if truth is not None]
     return columns
+
+
+def _verdict_on(method: str, nodule: Nodule) -> str:
+    """A matte's score, and whether it is the chosen one or, beside that, the best of the other kind."""
+    others = [nodule.best(kind) for kind in MEANINGS if nodule.method and nodule.kind != ANY]
+    beside = any(matte is not None and matte.method == method for matte in others)
+    word = "chosen" if method == nodule.method else "best" if beside else ""
+    return f"{score_of(nodule.scores[method])}  {word}".strip()
 
 
 def _title(axes: Axes, name: str, below: str, chosen: bool) -> None:
@@ -113,13 +126,23 @@ def _title(axes: Axes, name: str, below: str, chosen: bool) -> None:
     axes.annotate(
         in_capitals(name), (0.5, 1.0), (0, 17), fontsize=11, color=CHOSEN_TEXT if chosen else INK, weight="bold", **at
     )
-    words = f"{below}  chosen" if chosen else below
-    axes.annotate(words, (0.5, 1.0), (0, 5), fontsize=9, color=CHOSEN_TEXT if chosen else FAINT, **at)
+    axes.annotate(below, (0.5, 1.0), (0, 5), fontsize=9, color=CHOSEN_TEXT if chosen else FAINT, **at)
 
 
 def in_capitals(name: str) -> str:
     """The name of a column: methods and the network in capitals, all others as they are."""
     return name.upper() if is_method(name) else name.replace("3dmm", "3DMM")
+
+
+def chosen_of(nodule: Nodule) -> str:
+    """The chosen method and what alpha means in its matte, "CF+, calibrated"; empty where none was chosen."""
+    chosen = nodule.best(ANY) if nodule.method else None
+    return _named(chosen) if chosen else ""
+
+
+def _named(matte: Matte) -> str:
+    """A matte's method and what its alpha means, where that is known."""
+    return in_capitals(matte.method) + (f", {matte.kind}" if matte.kind != ANY else "")
 
 
 def _dress(axes: Axes, side: float, chosen: bool) -> None:
@@ -166,18 +189,28 @@ def score_of(score: float) -> str:
 
 
 def size_of(nodule: Nodule) -> str:
-    """The nodule's size in words: that of a sphere of its volume, by the chosen matte, else the readers' mean mask."""
+    """The nodule's size in words: the diameter of a sphere of its volume, and what the volume is of.
+
+    Membership sums to the volume: the chosen matte of that kind, else the readers' mean mask. A calibrated matte sums
+    to less, and so gives "at least".
+    """
     if nodule.spacing is None:
         return ""
-    voxel = float(np.prod(nodule.spacing))
-    if nodule.alpha is not None:
-        volume, of = float(nodule.alpha.sum(dtype=np.float64)) * voxel, "chosen matte"
+    membership, chosen = (nodule.best(kind) if nodule.method else None for kind in (MEMBERSHIP, ANY))
+    if membership is None and chosen and chosen.kind != CALIBRATED:
+        membership = chosen  # a network's
+    least = ""
+    if membership:
+        voxels, of = float(membership.alpha.sum(dtype=np.float64)), _named(membership)
     elif nodule.readers:
-        volume, of = float(np.mean([np.count_nonzero(mask) for mask in nodule.readers])) * voxel, "readers' mean"
+        voxels, of = float(np.mean([np.count_nonzero(mask) for mask in nodule.readers])), "readers' mean"
+    elif chosen:
+        voxels, of = float(chosen.alpha.sum(dtype=np.float64)), _named(chosen)
+        least = "at least "
     else:
         return ""
-    diameter = (6.0 * volume / np.pi) ** (1.0 / 3.0)
-    return f"{diameter:.1f} mm ({of})" if volume else ""
+    diameter = (6.0 * voxels * float(np.prod(nodule.spacing)) / np.pi) ** (1.0 / 3.0)
+    return f"{least}{diameter:.1f} mm ({of})" if voxels else ""
 
 
 def _ratings(nodule: Nodule) -> str:
@@ -204,7 +237,7 @@ def _head(figure: Figure, nodule: Nodule, width: float, height: float) -> None:
     outcome = nodule.outcome or ""
     words = outcome
     if nodule.method:
-        words += f": {nodule.method.upper()}"
+        words += f": {chosen_of(nodule)}"
     if nodule.reason:
         words += f" ({nodule.reason})"
     words = textwrap.shorten(words, int(width * 11), placeholder=" ...")
@@ -233,4 +266,4 @@ def _key(figure: Figure, nodule: Nodule, left: float, width: float, height: floa
         bar.imshow(overlay(np.full((1, 256, 3), 0.1, np.float32), ramp), aspect="auto", extent=(0, 1, 0, 1))
         bar.axis("off")
         figure.text((width - 3.08) / width, (y + 0.065) / height, "alpha  0", fontsize=9, va="center", ha="right")
-        figure.text((width - 1.02) / width, (y + 0.065) / height, "1 = all lesion", fontsize=9, va="center", ha="left")
+        figure.text((width - 1.02) / width, (y + 0.065) / height, "1", fontsize=9, va="center", ha="left")

@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from raymat.errors import InputError
-from raymat.methods import METHODS
+from raymat.methods import METHODS, kind_of
 from raymat.nodule import Nodule, required
-from raymat.pictures.figure import INK, blank
+from raymat.pictures.figure import INK, blank, kind_headings
+from raymat.pictures.nodule import chosen_of, in_capitals
 from raymat.pictures.view import PLANES, View, panel, view_of
 
 MARGIN_MM = 6.0
@@ -20,18 +21,18 @@ Column = tuple[str, np.ndarray | None]
 
 
 def masks_and_matte(nodule: Nodule) -> Figure:
-    """One nodule in three planes: image, each reader's mask, the chosen matte (figure 1). Redder is more lesion.
+    """One nodule in three planes: image, each reader's mask, the chosen matte and its kind (figure 1).
 
     Raises
     ------
     InputError
         The nodule has no readers' masks, or no chosen matte.
     """
-    if not nodule.readers or nodule.alpha is None or nodule.method is None:
+    if not nodule.readers or nodule.alpha is None:
         raise InputError(f"{nodule.nodule_id}: this figure needs readers' masks and a chosen matte")
     columns: list[Column] = [("image", None)]
     columns += [(f"reader {number}", mask.astype(np.float32)) for number, mask in enumerate(nodule.readers, start=1)]
-    columns.append((f"alpha, {nodule.method.upper()}", nodule.alpha))
+    columns.append((chosen_of(nodule), nodule.alpha))
     view = view_of(nodule, MARGIN_MM)
     rows = [(PLANES[plane], _row(nodule, view, columns, plane)) for plane in range(3)]
     return _grid([name for name, _ in columns], rows)
@@ -61,7 +62,8 @@ def methods_side_by_side(nodules: Iterable[Nodule]) -> Figure:
         rows.append((nodule.nodule_id, _row(nodule, view_of(nodule, MARGIN_MM), columns, 0)))
     if not rows:
         raise InputError("there are no nodules to draw")
-    return _grid(["image", "mean mask", *(method.upper() for method in METHODS)], rows)
+    names = ["image", "mean mask", *METHODS]
+    return _grid([in_capitals(name) for name in names], rows, [kind_of(name) for name in names])
 
 
 def _row(nodule: Nodule, view: View, columns: Sequence[Column], plane: int) -> list[np.ndarray]:
@@ -69,9 +71,10 @@ def _row(nodule: Nodule, view: View, columns: Sequence[Column], plane: int) -> l
     return [panel(view, image, plane, PANEL_PX, alpha) for _, alpha in columns]
 
 
-def _grid(names: Sequence[str], rows: Sequence[tuple[str, list[np.ndarray]]]) -> Figure:
-    """Panels in rows and columns with letters, as in a paper."""
-    left, head = 0.32, 0.3
+def _grid(names: Sequence[str], rows: Sequence[tuple[str, list[np.ndarray]]], kinds: Sequence[str] = ()) -> Figure:
+    """Panels in rows and columns with letters, as in a paper, and headings where ``kinds`` has those of the columns."""
+    left, letters = 0.32, 0.3
+    head = letters + (0.25 if kinds else 0.0)
     width, height = left + len(names) * PANEL_IN, head + len(rows) * PANEL_IN
     figure = blank(width, height, constrained=False)
     for row, (title, panels) in enumerate(rows):
@@ -86,5 +89,7 @@ def _grid(names: Sequence[str], rows: Sequence[tuple[str, list[np.ndarray]]]) ->
     for column, name in enumerate(names):
         x = left + (column + 0.5) * PANEL_IN
         text = f"({chr(ord('a') + column)}) {name}"
-        figure.text(x / width, 1 - 0.1 / height, text, ha="center", va="top", fontsize=9, color=INK)
+        y = 1 - (head - letters + 0.1) / height
+        figure.text(x / width, y, text, ha="center", va="top", fontsize=9, color=INK)
+    kind_headings(figure, kinds, left, PANEL_IN, height - head + letters - 0.03)
     return figure

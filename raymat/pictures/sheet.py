@@ -16,7 +16,7 @@ from raymat.errors import InputError
 from raymat.methods import in_order
 from raymat.nodule import Nodule
 from raymat.pictures.figure import FAINT, INK, blank
-from raymat.pictures.nodule import FRAME, OUTCOME_COLOURS, in_capitals, score_of, size_of
+from raymat.pictures.nodule import FRAME, OUTCOME_COLOURS, chosen_of, in_capitals, score_of, size_of
 from raymat.pictures.view import HALO, View, bar_length, draw_contour, panel, view_of
 
 MARGIN_MM = 6.0
@@ -31,8 +31,8 @@ def contact_sheet(nodules: Iterable[Nodule], title: str | None = None) -> Figure
     """Many nodules on one sheet, each in three rows (axial, coronal, sagittal): image, readers' contours, mattes.
 
     There is one column per method that any of the nodules has a matte of. The chosen matte is framed and shown again,
-    last. Up to four nodules stand in one column, more of them in as many as fit. Only small pictures of each nodule are
-    kept, so the iterable may be long and lazy.
+    last; the nodule's text names the kind of its alpha. Up to four nodules stand in one column, more of them in as many
+    as fit. Only small pictures of each nodule are kept, so the iterable may be long and lazy.
 
     Raises
     ------
@@ -108,6 +108,7 @@ class _Tile:
     panels : name of a column to uint8 (3 planes * rows, columns, 3); none without an image
     contours : reader, cut of the mask, and where that lies on the axes of the tile
     scores : method to what is written on its panel, of every matte
+    chosen : the chosen method and the kind of its alpha
     side : side of the field of view, mm
     bar_mm : length of the scale bar
     """
@@ -116,6 +117,7 @@ class _Tile:
     patient_id: str
     outcome: str | None
     method: str | None
+    chosen: str
     line: str
     reason: str
     panels: dict[str, np.ndarray] = field(default_factory=dict)
@@ -131,6 +133,7 @@ class _Tile:
             nodule.patient_id,
             nodule.outcome,
             nodule.method,
+            chosen_of(nodule),
             size_of(nodule),
             nodule.reason or "",
         )
@@ -171,6 +174,8 @@ def _tile_text(figure: Figure, tile: _Tile, x: float, top: float, width: float, 
     if tile.patient_id and tile.patient_id not in tile.nodule_id:
         lines += [(line, 8, "normal", FAINT) for line in textwrap.wrap(tile.patient_id, 24)]
     lines.append((tile.outcome or "not judged", 9, "bold", OUTCOME_COLOURS.get(tile.outcome or "", INK)))
+    if tile.chosen:
+        lines.append((tile.chosen, 8, "bold", INK))
     if tile.line:
         lines += [(line, 8, "normal", INK) for line in textwrap.wrap(tile.line, 24)]
     lines += [(line, 7.5, "normal", FAINT) for line in textwrap.wrap(tile.reason, 27)[:8]]

@@ -11,7 +11,7 @@ from raymat.review.decisions import REJECT, Decision
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two reviewers on the nodules that both decided.
+    """Two reviewers on the nodules that both decided, choosing among mattes of the same kind.
 
     Attributes
     ----------
@@ -54,7 +54,8 @@ def agreement(current: Mapping[str, Mapping[str, Decision]]) -> list[Agreement]:
     names = sorted({name for by_reviewer in current.values() for name in by_reviewer})
     found = []
     for one, other in combinations(names, 2):
-        both = [(d[one].label, d[other].label) for d in current.values() if one in d and other in d]
+        shared = [(d[one], d[other]) for d in current.values() if one in d and other in d]
+        both = [(a.label, b.label) for a, b in shared if a.kind == b.kind or None in (a.kind, b.kind)]
         if not both:
             continue
         labels = [pair[0] for pair in both], [pair[1] for pair in both]

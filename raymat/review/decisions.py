@@ -11,6 +11,10 @@ matte has the same bytes, whatever becomes of the others. A rejection says that 
 stands as long as one of them is left as it was, since then image, readers and trimap are the same, too, and nobody's
 "no" turns into a release by itself. Mattes that came later, or that changed, do not undo it: the nodule stays out until
 a reviewer looks again.
+
+A dataset is of a kind of alpha (``raymat.methods.ALPHA_KINDS``), and only mattes of that kind can be chosen in it.
+Where it is built again with another kind, the choice of a matte that is not of that kind no longer fits; a rejection
+stands.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 from raymat import format_1
+from raymat.methods import ALPHA_KINDS, ANY, kind_of
 from raymat.nodule import ACCEPTED, REJECTED, InputError
 from raymat.store import Store
 
@@ -38,7 +43,7 @@ RULE = (
     "A reviewer's decision stands over the score. Of several reviewers the majority decides between a matte and "
     "rejection, then, among those who accept, the matte most of them chose (of equals, the one of the higher score). "
     "Where as many reject as accept the nodule is left out. Nodules without a decision follow their score: the best "
-    "matte where it reaches the floor, else rejected."
+    "matte of the dataset's kind where it reaches the floor, else rejected."
 )
 
 
@@ -55,6 +60,8 @@ class Decision:
     action : "choose", "reject", or "withdraw", which takes back what the reviewer said before
     method : the chosen matte's, with "choose"
     at : time of the decision, ns since 1970
+    kind : of the dataset when the decision was made, one of ``raymat.methods.ALPHA_KINDS``: which mattes could be
+        chosen. Decisions of earlier versions have none and count for any kind.
     """
 
     decision_id: str
@@ -64,6 +71,7 @@ class Decision:
     action: str
     method: str | None
     at: int
+    kind: str | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9a-zA-Z-]{8,64}", self.decision_id):
@@ -74,6 +82,8 @@ class Decision:
             raise InputError(f"unknown action {self.action!r}; there are {', '.join(ACTIONS)}")
         if (self.action == CHOOSE) != (self.method is not None):
             raise InputError("a decision names a method if, and only if, it chooses one")
+        if self.kind not in (None, *ALPHA_KINDS):
+            raise InputError(f"unknown kind of alpha {self.kind!r}; there are {', '.join(ALPHA_KINDS)}")
 
     @property
     def label(self) -> str:
@@ -93,6 +103,17 @@ def mattes_of(row: Mapping) -> str:
     if not all(solve["digest"] for solve in row["solves"]):
         return str(row["key"][: format_1.SOLVE_KEY_LENGTH])
     return " ".join(f"{solve['method']}:{solve['digest']}" for solve in row["solves"])
+
+
+def kind_here(row: Mapping) -> str:
+    """The kind of alpha of the nodule's dataset; "any" where it was committed before datasets were of a kind."""
+    return row["kind"] or ANY
+
+
+def choosable(row: Mapping) -> list[Mapping]:
+    """The solves of a nodule whose mattes can be chosen: those of the dataset's kind."""
+    kind = kind_here(row)
+    return [solve for solve in row["solves"] if kind in (solve["kind"] or kind_of(solve["method"]), ANY)]
 
 
 def unchanged(decision: Decision, row: Mapping) -> set[str]:
@@ -242,6 +263,8 @@ def no_longer(decision: Decision, rows: Mapping[str, Mapping]) -> str | None:
         return f"the nodule has no mattes any more ({row['outcome']}: {row['reason']})"
     if decision.method is not None and decision.method not in methods:
         return f"there is no matte {decision.method}; there are {', '.join(methods)}"
+    if decision.method is not None and decision.method not in [solve["method"] for solve in choosable(row)]:
+        return f"chooses a {kind_of(decision.method)} matte; the dataset is of the kind {kind_here(row)} now"
     same = unchanged(decision, row)
     if decision.method is not None and decision.method not in same:
         return f"its matte {decision.method} was solved again since, with another result"

@@ -3,6 +3,7 @@
 The message is 4 bytes (little endian) with the length of a JSON header, the header padded with spaces to a multiple of
 8, then the arrays it names, each beginning at a multiple of 8 bytes. The image is uint16, ``value * slope + intercept``
 in the image's unit; masks and mattes (alpha in steps of 1/255) are uint8 and cut to the box that holds them all.
+Mattes of the dataset's kind, which alone can be chosen, stand before the others.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 
 import numpy as np
 
-from raymat.matting import METHODS
+from raymat.methods import ANY, MEANINGS, METHODS
 from raymat.nodule import Nodule, matte_box, required
 from raymat.pictures.view import view_of
 from raymat.quality import explain
@@ -41,7 +42,10 @@ def payload(nodule: Nodule) -> bytes:
         shown = shown | (mask != 0)
     box = matte_box(view.turn(shown))
     order = {method: place for place, method in enumerate(METHODS)}
-    candidates = sorted(nodule.candidates, key=lambda matte: order.get(matte.method, len(order)))
+    # Those that can be chosen come first: their places are the keys that choose them.
+    by_place = sorted(nodule.candidates, key=lambda matte: order.get(matte.method, len(order)))
+    candidates = sorted(by_place, key=lambda matte: nodule.kind not in (matte.kind, ANY))
+    best = {kind: nodule.best(kind) for kind in MEANINGS}
     arrays = [stored]
     arrays += [view.turn(mask)[box].astype(np.uint8) for mask in nodule.readers]
     arrays += [_steps(view.turn(matte.alpha)[box]) for matte in candidates]
@@ -57,6 +61,8 @@ def payload(nodule: Nodule) -> bytes:
         "outcome": nodule.outcome,
         "reason": nodule.reason,
         "method": nodule.method,
+        "kind": nodule.kind,
+        "best": {kind: matte.method for kind, matte in best.items() if matte},
         "notes": nodule.notes,
         "ratings": nodule.ratings,
         "spacing": view.spacing,
@@ -73,6 +79,7 @@ def payload(nodule: Nodule) -> bytes:
         "mattes": [
             {
                 "method": matte.method,
+                "kind": matte.kind,
                 "score": matte.score if math.isfinite(matte.score) else None,
                 "terms": matte.scores,
                 "words": explain(matte.scores),

@@ -29,12 +29,20 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from raymat.matting import METHODS
 from raymat.nodule import InputError
 from raymat.places import NotWritten, Unreachable
 from raymat.quality.selection import LOW, WEIGHTS, WORDS
 from raymat.review.agreement import agreement
-from raymat.review.decisions import REJECT, Decision, Decisions, no_longer, refuse_unscored
+from raymat.review.decisions import (
+    REJECT,
+    WITHDRAW,
+    Decision,
+    Decisions,
+    choosable,
+    kind_here,
+    no_longer,
+    refuse_unscored,
+)
 from raymat.review.payload import payload
 from raymat.store import Store
 
@@ -69,6 +77,8 @@ class ReviewSession:
     def reload(self) -> None:
         """Read the dataset's rows again, as after a build beside the server."""
         self.rows = {row["nodule_id"]: row for row in self.store.outcomes().to_pylist()}
+        with self._lock:
+            self._ready.clear()
 
     def table(self, reviewer: str) -> list[dict]:
         """One row per nodule with mattes: what the score says, what the reviewer said, and whether there is a dispute.
@@ -92,7 +102,7 @@ class ReviewSession:
             "patient_id": row["patient_id"],
             "outcome": row["outcome"],
             "method": row["method"],
-            "score": max(solve["score"] for solve in row["solves"]),
+            "score": max((solve["score"] for solve in choosable(row)), default=None),
             "mine": said.get(reviewer),
             "others": others if reviewer in said else {},
             "others_count": len(others),
@@ -145,23 +155,33 @@ class ReviewSession:
         InputError
             The decision is malformed or cannot be written.
         Gone
-            The nodule, or the mattes it was made on, are no longer in the dataset.
+            The nodule, or the mattes it was made on, are no longer in the dataset, or the dataset is of another kind.
         """
-        names = ("decision_id", "nodule_id", "mattes", "reviewer", "action", "method")
-        if not isinstance(message, dict) or set(message) - set(names):
-            raise InputError(f"a decision has {', '.join(names)}")
-        if not all(isinstance(message.get(name), str) for name in names if name != "method"):
-            raise InputError("a decision's parts are texts")
+        names = ("decision_id", "nodule_id", "mattes", "kind", "reviewer", "action", "method")
+        texts_only = isinstance(message, dict) and all(
+            isinstance(message.get(name), str) for name in names if name != "method"
+        )
+        if not texts_only or set(message) - set(names):
+            raise InputError(f"a decision has {', '.join(names)}, all of them texts; reload the page")
         texts: dict[str, Any] = {name: message.get(name) for name in names}
         decision = Decision(**texts, at=self.decisions.now())
-        if not self._fits(decision) or not self.store.exists(self.rows[decision.nodule_id]["shard"]):
+        if self._refused(decision) or not self.store.exists(self.rows[decision.nodule_id]["shard"]):
             self.reload()
-            problem = no_longer(decision, self.rows)
+            problem = self._refused(decision)
             if problem:
                 raise Gone(f"{decision.nodule_id}: {problem}; reload the page")
         self.decisions.record(decision)
         current = self.decisions.current().get(decision.nodule_id, {})
         return self._table_row(self.rows[decision.nodule_id], current, decision.reviewer)
+
+    def _refused(self, decision: Decision) -> str | None:
+        """Why a new decision cannot be taken; a page that shows another kind asked for something else."""
+        problem = no_longer(decision, self.rows)
+        if problem is None and decision.action != WITHDRAW:
+            kind = kind_here(self.rows[decision.nodule_id])
+            if decision.kind != kind:
+                return f"was decided for the kind {decision.kind}; the dataset is of the kind {kind} now"
+        return problem
 
     def _fits(self, decision: Decision) -> bool:
         return no_longer(decision, self.rows) is None
@@ -188,7 +208,7 @@ def application(session: ReviewSession, token: str, hosts: list[str]) -> Starlet
 
     def about(request: Request) -> Response:
         quality = {"weights": WEIGHTS, "words": WORDS, "low": LOW}
-        return JSONResponse({"dataset": session.store.root, "methods": METHODS, "quality": quality})
+        return JSONResponse({"dataset": session.store.root, "quality": quality})
 
     def nodules(request: Request) -> Response:
         return JSONResponse(session.table(request.query_params.get("reviewer", "")))

@@ -2,13 +2,15 @@
 
 import json
 import threading
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from raymat.nodule import InputError
+from raymat.nodule import InputError, from_table, to_table
 from raymat.review.agreement import agreement, cohen_kappa
-from raymat.review.decisions import Decision, Decisions, standing
+from raymat.review.decisions import Decision, Decisions, choosable, no_longer, standing
+from raymat.store import outcome_row
 from tests.support.nodules import draw_nodule, shown, write_dataset
 
 MATTES = shown(draw_nodule(0))
@@ -22,7 +24,12 @@ def store(tmp_path):
 def a_decision(number=0, reviewer="Ada", action="choose", nodule="case-000", **more) -> Decision:
     method = more.pop("method", "cf" if action == "choose" else None)
     at = more.pop("at", 1_000 + number)
-    return Decision(f"decision-{number}", nodule, MATTES, reviewer, action, method, at)
+    return Decision(f"decision-{number}", nodule, MATTES, reviewer, action, method, at, **more)
+
+
+def row_of(kind: str | None, **changes) -> dict:
+    """The row of the index of the nodule that ``MATTES`` were shown of."""
+    return outcome_row(from_table(to_table([draw_nodule(0)]))[0]) | {"kind": kind} | changes
 
 
 def test_a_confirmed_decision_is_there_for_whoever_opens_the_dataset_next(store):
@@ -99,11 +106,42 @@ def test_a_damaged_decision_is_named(store):
         {"action": "like"},
         {"method": None},
         {"action": "reject", "method": "cf"},
+        {"kind": "density"},
     ],
 )
 def test_what_is_no_decision_is_refused(wrong):
     with pytest.raises(InputError):
         a_decision(**wrong)
+
+
+def test_a_choice_fits_a_dataset_of_its_mattes_kind_and_a_rejection_fits_any():
+    plain, calibrated, rejection = a_decision(method="cf"), a_decision(method="cf+"), a_decision(action="reject")
+
+    def problems(kind: str | None) -> list[str | None]:
+        rows = {"case-000": row_of(kind)}
+        return [no_longer(decision, rows) for decision in (plain, calibrated, rejection)]
+
+    for kind in ("any", None):  # None: committed before datasets were of a kind
+        assert problems(kind) == [None, None, None]
+    words = "chooses a {} matte; the dataset is of the kind {} now".format
+    assert problems("calibrated") == [words("membership", "calibrated"), None, None]
+    assert problems("membership") == [None, words("calibrated", "membership"), None]
+
+
+def test_a_matte_of_an_earlier_format_is_of_its_methods_kind():
+    row = row_of("calibrated")
+    for solve in row["solves"]:
+        solve["kind"] = None
+    assert [solve["method"] for solve in choosable(row)] == ["cf+", "knn+", "lb+", "if+"]
+
+
+def test_a_decision_written_before_there_were_kinds_is_read_and_has_none(store):
+    written = asdict(a_decision())
+    del written["kind"]
+    store.write(f"review/{1_000:020d}-decision-0.json", json.dumps(written).encode())
+    assert Decisions(store).all() == [a_decision()]
+    Decisions(store).record(a_decision(1, kind="calibrated", method="cf+"))
+    assert [decision.kind for decision in Decisions(store).all()] == [None, "calibrated"]
 
 
 def test_kappa_of_cohens_own_example():
@@ -137,3 +175,17 @@ def test_agreement_counts_what_both_have_read():
     assert (pair.reviewers, pair.nodules, pair.kept, pair.kept_kappa) == (("Ada", "Ben"), 3, 1.0, 1.0)
     assert pair.chosen == pytest.approx(2 / 3)
     assert pair.chosen_kappa == pytest.approx((2 / 3 - 1 / 3) / (1 - 1 / 3))
+
+
+def test_reviewers_who_chose_among_mattes_of_different_kinds_are_not_compared():
+    made = [
+        a_decision(0, "Ada", nodule="n0", kind="calibrated", method="cf+"),
+        a_decision(1, "Ben", nodule="n0", kind="calibrated", method="cf+"),
+        a_decision(2, "Ada", nodule="n1", kind="calibrated", method="cf+"),
+        a_decision(3, "Ben", nodule="n1", kind="any", action="reject"),
+        a_decision(4, "Ada", nodule="n2", method="lb+"),  # before there were kinds: counts for any
+        a_decision(5, "Ben", nodule="n2", kind="calibrated", action="reject"),
+    ]
+    (pair,) = agreement(standing(made))
+    assert (pair.nodules, pair.kept) == (2, 0.5)
+    assert agreement(standing(made[2:4])) == []

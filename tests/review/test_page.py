@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ pytestmark = [
 ]
 
 TOKEN = "token-of-the-test"
+HEADS = "#mosaic .kind, #mosaic .head"  # of the groups and columns of small images
 DEADLINE_MS = 240_000  # a machine may be slow; nothing here waits for a fixed time
 
 
@@ -84,6 +86,12 @@ class Reviewer:
 
     def picture(self, selector: str, number: int) -> str:
         return self.page.locator(selector).nth(number).evaluate("(canvas) => canvas.toDataURL()")
+
+
+def texts(page, selector: str) -> list[str]:
+    """The texts of what is on the page, those that are empty left out."""
+    found = page.locator(selector).evaluate_all("(all) => all.map((one) => one.innerText)")
+    return [" ".join(text.split()) for text in found if text.strip()]
 
 
 def name(number: int) -> str:
@@ -205,3 +213,63 @@ def test_windows_slices_flicker_and_filters_do_what_their_keys_say(browser, tmp_
         reviewer.says("no nodule matches this filter")
         assert not reviewer.faults
         assert Path(store.path("review")).is_dir()
+
+
+def test_keys_choose_among_the_mattes_of_the_datasets_kind_and_the_others_can_be_looked_at(browser, tmp_path):
+    nodules = [replace(draw_nodule(n), kind="calibrated", method="cf+") for n in range(3)]
+    store = write_dataset(tmp_path / "dataset", nodules)
+    port = free_port()
+    with serving(store, port):
+        reviewer = Reviewer(browser, port, "Dee")
+        page = reviewer.page
+        reviewer.sees(name(0))
+        assert texts(page, HEADS) == [
+            "image",
+            *("calibrated: keys 1 to 4", "1 CF+ 0.60", "2 KNN+ 0.55", "3 LB+ 0.50", "4 IF+ 0.45"),
+            *("membership: to compare", "CF 0.80", "KNN 0.75", "LB 0.70", "IF 0.65"),
+        ]
+        assert texts(page, ".column.score .head") == ["1 CF+ 0.60"]
+        assert texts(page, ".column.beside .head") == texts(page, ".group.other .column.beside .head") == ["CF 0.80"]
+        reviewer.says("score: CF+")
+        reviewer.says("best membership: CF")
+        reviewer.says("keys 1 to 4 choose")
+        assert texts(page, "#focused") == ["1 CF+, calibrated, score 0.60"]
+
+        # A matte of the other kind is shown by the mouse or by keys, and chosen by none.
+        calibrated = reviewer.picture('#focus canvas[data-shows="axial matte"]', 0)
+        page.locator('.column[data-matte="7"] .head').click()
+        assert texts(page, "#focused") == ["IF, membership, score 0.65"]
+        assert reviewer.picture('#focus canvas[data-shows="axial matte"]', 0) != calibrated
+        reviewer.press(".")
+        assert texts(page, "#focused") == ["1 CF+, calibrated, score 0.60"]
+        reviewer.press(",")
+        assert texts(page, "#focused") == ["IF, membership, score 0.65"]
+        reviewer.press("5")
+        reviewer.says("Only keys 1 to 4 choose: in this dataset alpha is of the kind calibrated")
+        assert page.locator("body").get_attribute("data-nodule") == name(0)
+
+        reviewer.press("2")
+        reviewer.sees(name(1))
+        reviewer.press("x")
+        reviewer.sees(name(2))
+        assert not reviewer.faults
+    made = [(d.nodule_id, d.label, d.kind) for d in Decisions(store).all()]
+    assert made == [(name(0), "knn+", "calibrated"), (name(1), "reject", "calibrated")]
+
+
+def test_a_dataset_of_any_kind_has_a_key_for_every_matte(browser, tmp_path):
+    store = write_dataset(tmp_path / "dataset", [draw_nodule(0, methods=("cf", "knn", "cf+"))])
+    port = free_port()
+    with serving(store, port):
+        reviewer = Reviewer(browser, port, "Eve")
+        reviewer.sees(name(0))
+        assert texts(reviewer.page, HEADS) == [
+            "image",
+            *("membership: keys 1 to 2", "1 CF 0.80", "2 KNN 0.75"),
+            *("calibrated: key 3", "3 CF+ 0.70"),
+        ]
+        assert texts(reviewer.page, ".column.beside") == []
+        reviewer.press("3")
+        reviewer.says("you: CF+")
+        assert not reviewer.faults
+    assert [(d.label, d.kind) for d in Decisions(store).all()] == [("cf+", "any")]

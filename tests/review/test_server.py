@@ -6,12 +6,14 @@ import socket
 import threading
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import requests
 import uvicorn
 
+from raymat.matting import METHODS
 from raymat.nodule import InputError
 from raymat.places import Unreachable
 from raymat.quality.selection import WEIGHTS
@@ -65,15 +67,22 @@ def client(store):
 
 
 def decision(number=0, label="cf", reviewer="Ada", **more) -> dict:
+    """What the page sends of a nodule of ``draw_nodule``, whose kind is any."""
     method = None if label in ("reject", "withdraw") else label
     return {
         "decision_id": uuid.uuid4().hex,
         "nodule_id": f"case-{number:03d}",
         "mattes": shown(draw_nodule(number)),
+        "kind": "any",
         "reviewer": reviewer,
         "action": "choose" if method else label,
         "method": method,
     } | more
+
+
+def calibrated_nodule(number: int, **changes):
+    """A nodule of a dataset of the kind calibrated, with all eight mattes."""
+    return replace(draw_nodule(number), **({"kind": "calibrated", "method": "cf+"} | changes))
 
 
 def unpack(message: bytes) -> tuple[dict, memoryview]:
@@ -180,6 +189,62 @@ def test_a_decision_on_what_is_no_longer_there_is_refused_in_words(client, store
     assert Decisions(store).all() == []
 
 
+def test_mattes_of_the_datasets_kind_come_first_and_the_best_of_either_kind_is_named():
+    def header_of(nodule) -> dict:
+        return unpack(payload(nodule))[0]
+
+    mixed = header_of(draw_nodule(0))
+    assert mixed["kind"] == "any"
+    assert [matte["method"] for matte in mixed["mattes"]] == list(METHODS)
+    calibrated = header_of(calibrated_nodule(0, method="lb+"))
+    assert calibrated["kind"] == "calibrated"
+    assert [(matte["method"], matte["kind"]) for matte in calibrated["mattes"]] == [
+        *((method, "calibrated") for method in METHODS[4:]),
+        *((method, "membership") for method in METHODS[:4]),
+    ]
+    # The chosen one, and beside it the one of the highest score.
+    assert calibrated["best"] == {"calibrated": "lb+", "membership": "cf"}
+    assert header_of(replace(draw_nodule(0, methods=("cf", "lb")), kind="membership"))["best"] == {"membership": "cf"}
+
+
+def test_only_a_matte_of_the_datasets_kind_can_be_chosen(tmp_path):
+    store = write_dataset(tmp_path / "dataset", [calibrated_nodule(0)])
+    with serving(store) as root:
+        client = Client(root, Authorization=f"Bearer {TOKEN}")
+        (row,) = client.get("/api/nodules?reviewer=Ada").json()
+        assert row["score"] == pytest.approx(0.6)  # of cf+; cf has 0.8 and cannot be chosen
+        answer = client.post("/api/decisions", json=decision(label="lb", kind="calibrated"))
+        assert answer.status_code == 409
+        assert "case-000: chooses a membership matte; the dataset is of the kind calibrated" in answer.json()["error"]
+        assert Decisions(store).all() == []
+        for label in ("lb+", "reject"):
+            assert client.post("/api/decisions", json=decision(label=label, kind="calibrated")).json()["mine"] == label
+            assert Decisions(store).current()["case-000"]["Ada"].kind == "calibrated"
+
+
+def test_a_page_of_before_the_dataset_was_of_another_kind_is_told_to_reload(tmp_path):
+    store = write_dataset(tmp_path / "dataset", [draw_nodule(0)])
+    with serving(store) as root:
+        client = Client(root, Authorization=f"Bearer {TOKEN}")
+        before, _ = unpack(client.get("/api/volume?nodule=case-000").content)
+        assert client.post("/api/decisions", json=decision(label="cf")).json()["mine"] == "cf"
+        # Scored again beside the running server: the same mattes, of which four can be chosen.
+        old = store.outcomes()["shard"][0].as_py()
+        write_dataset(store.root, [calibrated_nodule(0, key="f" * 32)])
+        store.delete(old)
+        for label in ("cf+", "reject"):
+            answer = client.post("/api/decisions", json=decision(label=label))
+            assert answer.status_code == 409
+            assert "for the kind any; the dataset is of the kind calibrated now; reload" in answer.json()["error"]
+        (row,) = client.get("/api/nodules?reviewer=Ada").json()
+        assert row["mine"] is None  # the choice of cf no longer fits
+        after, _ = unpack(client.get("/api/volume?nodule=case-000").content)
+        assert (before["kind"], after["kind"]) == ("any", "calibrated")
+        assert after["mattes_id"] == before["mattes_id"]
+        answer = client.post("/api/decisions", json=decision(label="cf+", kind=after["kind"]))
+        assert (answer.status_code, answer.json()["mine"]) == (200, "cf+")
+
+
 def test_a_full_disk_is_reported_and_the_same_decision_can_be_sent_again(client, store, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -213,7 +278,10 @@ def test_a_dataset_of_predictions_is_not_reviewed(tmp_path):
         serve(predictions.root)
 
 
-@pytest.mark.parametrize("body", [b"no json", b"[]", b"{}", b'{"reviewer": 5}', json.dumps({"at": 1}).encode()])
+NO_DECISIONS = ([], {}, {"reviewer": 5}, {"at": 1}, decision() | {"kind": None}, decision() | {"at": 1})
+
+
+@pytest.mark.parametrize("body", [b"no json", *(json.dumps(wrong).encode() for wrong in NO_DECISIONS)])
 def test_what_is_no_decision_is_refused(client, body):
     answer = client.post("/api/decisions", data=body)
     assert answer.status_code == 400

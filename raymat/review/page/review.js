@@ -9,6 +9,10 @@ const READERS = ["#00d5ff", "#ffd400", "#ff5cf4", "#5dff5d", "#ff9340", "#b79bff
 const AHEAD = 2; // nodules fetched ahead
 const RETRY_MS = 1000;
 const FLICKER_MS = 450;
+const MEANS = {
+  membership: "the share of a voxel that belongs to the lesion, whatever the density of the lesion",
+  calibrated: "membership times the share of pure lesion tissue that the density stands for: ground glass stays below 1",
+};
 
 const state = {
   reviewer: localStorage.getItem("raymat reviewer") || "",
@@ -137,7 +141,7 @@ async function go(at) {
   state.nodule = nodule;
   state.slices = [...nodule.centre];
   const chosen = nodule.mattes.findIndex((m) => m.method === (state.rows.get(id).mine || nodule.method));
-  const best = nodule.mattes.reduce((b, m, i, all) => (m.score > all[b].score ? i : b), 0);
+  const best = nodule.mattes.reduce((b, m, i, all) => (canChoose(m) && m.score > all[b].score ? i : b), 0);
   state.matte = chosen >= 0 ? chosen : best;
   if (state.window === "full") setWindow("full", false);
   say("");
@@ -162,7 +166,8 @@ function newId() {
 // Sends a decision until the server has confirmed it; the same id, so that one sent twice is one.
 async function send(nodule, action, method) {
   const body = JSON.stringify({
-    decision_id: newId(), nodule_id: nodule.nodule_id, mattes: nodule.mattes_id, reviewer: state.reviewer, action, method,
+    decision_id: newId(), nodule_id: nodule.nodule_id, mattes: nodule.mattes_id, kind: nodule.kind,
+    reviewer: state.reviewer, action, method,
   });
   for (;;) {
     try {
@@ -183,6 +188,15 @@ async function send(nodule, action, method) {
       await new Promise((wake) => setTimeout(wake, RETRY_MS));
     }
   }
+}
+
+// The mattes of the dataset's kind; they stand before the others.
+const canChoose = (matte) => ["any", matte.kind].includes(state.nodule.kind);
+
+function choose(key) {
+  const { mattes, kind } = state.nodule;
+  if (canChoose(mattes[key])) decide("choose", mattes[key].method);
+  else say(`Only ${keys(0, mattes.filter(canChoose).length)} choose: in this dataset alpha is of the kind ${kind}.`, true);
 }
 
 async function decide(action, method = null) {
@@ -238,6 +252,12 @@ function count() {
   $("count").textContent = `${mine} of ${state.rows.size} decided by you`;
 }
 
+// "key 5", "keys 1 to 4", "no keys": of a number of mattes in a row.
+const keys = (first, count) => {
+  if (count < 2) return count ? `key ${first + 1}` : "no keys";
+  return `keys ${first + 1} to ${Math.min(9, first + count)}`;
+};
+
 const upper = (method) => (method === "reject" ? "rejected" : method.toUpperCase());
 
 function describe() {
@@ -253,10 +273,17 @@ function describe() {
   parts.push(nodule.method
     ? `<div class="score">score: ${escape(upper(nodule.method))}</div>`
     : `<div class="score bad">score: rejected</div><div>${escape(nodule.reason || "")}</div>`);
+  for (const { kind, method } of nodule.mattes.filter(isBeside)) {
+    parts.push(`<div class="beside">best ${kind}: ${escape(upper(method))}</div>`);
+  }
   $("verdict").innerHTML = parts.join("");
   const matte = nodule.mattes[state.matte];
   const { weights, words, low } = state.about.quality;
-  $("focused").textContent = `${state.matte + 1}  ${upper(matte.method)}   score ${number(matte.score)}`;
+  $("focused").textContent = `${title(matte, state.matte)}, ${matte.kind}, score ${number(matte.score)}`;
+  $("focused").title = MEANS[matte.kind] || "";
+  document.querySelectorAll(".keys").forEach((span) => {
+    span.textContent = keys(0, nodule.mattes.filter(canChoose).length);
+  });
   const terms = Object.entries(matte.terms).map(([name, value]) =>
     `<tr title="${escape(words[name] || "")}"><td class="${value < low ? "low" : ""}">` +
     `${escape(value < low ? words[name] || name : name)}</td><td><meter min="0" max="1" low="${low}" value="${value}">` +
@@ -272,8 +299,14 @@ function describe() {
     column.classList.toggle("focused", i === state.matte);
     column.classList.toggle("score", method === nodule.method);
     column.classList.toggle("mine", method === row.mine);
+    column.classList.toggle("beside", isBeside(nodule.mattes[i]));
   }
 }
+
+// The best matte of the other kind, which cannot be chosen and is kept beside the chosen one.
+const isBeside = (matte) => !canChoose(matte) && state.nodule.best[matte.kind] === matte.method;
+
+const title = (matte, i) => (canChoose(matte) ? `${i + 1} ${upper(matte.method)}` : upper(matte.method));
 
 const number = (value) => (value === null ? "none" : value.toFixed(2));
 
@@ -286,9 +319,10 @@ function layout() {
   const { nodule } = state, focus = $("focus"), mosaic = $("mosaic");
   const mattes = nodule.mattes.length;
   const wide = $("viewer").clientWidth - 20, high = $("viewer").clientHeight - $("tools").offsetHeight - 14;
-  const small = Math.floor(Math.min((wide - (mattes + 1) * 14) / (mattes + 1), (high * 0.56 - 44) / 3));
+  const groups = groupsOf(nodule.mattes);
+  const small = Math.floor(Math.min((wide - groups.length * 16) / (mattes + 1) - 14, (high * 0.56 - 64) / 3));
   // Image and matte side by side in one row or, where that makes them larger, in two.
-  const rest = high - 3 * small - 66;
+  const rest = high - 3 * small - 86;
   const fit = (across, down) => Math.floor(Math.min((wide - across * 4) / across, (rest - down * 4) / down));
   const across = state.beside && fit(6, 1) >= fit(3, 2) ? 6 : 3;
   const large = fit(across, state.beside && across === 3 ? 2 : 1);
@@ -305,15 +339,41 @@ function layout() {
     for (const [plane, kind] of order) focus.append(pane(plane, kind, large));
     const first = columnOf("image", "", "readers' contours", null, small);
     for (let plane = 0; plane < 3; plane++) first.append(pane(plane, null, small));
-    mosaic.append(first);
-    nodule.mattes.forEach((matte, i) => {
-      const fault = matte.words.join(", ") + (matte.converged ? "" : " (did not converge)");
-      const column = columnOf(`${i + 1} ${upper(matte.method)}`, number(matte.score), fault, i, small);
-      for (let plane = 0; plane < 3; plane++) column.append(pane(plane, i, small));
-      mosaic.append(column);
-    });
+    mosaic.append(groupOf("", "", [first]));
+    for (const { kind, first: start, mattes: of } of groups) {
+      const columns = of.map((matte, k) => {
+        const fault = matte.words.join(", ") + (matte.converged ? "" : " (did not converge)");
+        const column = columnOf(title(matte, start + k), number(matte.score), fault, start + k, small);
+        for (let plane = 0; plane < 3; plane++) column.append(pane(plane, start + k, small));
+        return column;
+      });
+      mosaic.append(groupOf(kind, canChoose(of[0]) ? keys(start, of.length) : "to compare", columns));
+    }
   }
   draw();
+}
+
+// The mattes of one kind are a group: {kind, first: place of its first matte, mattes}.
+function groupsOf(mattes) {
+  const groups = [];
+  mattes.forEach((matte, i) => {
+    if (groups.at(-1)?.kind === matte.kind) groups.at(-1).mattes.push(matte);
+    else groups.push({ kind: matte.kind, first: i, mattes: [matte] });
+  });
+  return groups;
+}
+
+function groupOf(kind, use, columns) {
+  const group = document.createElement("div"), heading = document.createElement("div"), row = document.createElement("div");
+  group.className = `group ${use === "to compare" ? "other" : ""}`;
+  group.dataset.kind = kind;
+  heading.className = "kind";
+  heading.title = MEANS[kind] || "";
+  heading.textContent = use ? `${kind}: ${use}` : "";
+  row.className = "columns";
+  row.append(...columns);
+  group.append(heading, row);
+  return group;
 }
 
 function columnOf(name, score, below, matte, size) {
@@ -536,7 +596,7 @@ document.addEventListener("keydown", (event) => {
     event.preventDefault();
     if (state.overlay && !event.repeat) { state.overlay = false; draw(); }
   } else if (digit >= 0 && state.nodule.mattes[digit]) {
-    if (!event.repeat) decide("choose", state.nodule.mattes[digit].method);
+    if (!event.repeat) choose(digit);
   } else if (KEYS[event.key]) {
     event.preventDefault();
     if (!event.repeat || event.key.startsWith("Arrow")) KEYS[event.key]();
@@ -599,8 +659,6 @@ async function begin() {
   try {
     state.about = await (await ask("/api/about")).json();
     document.title = `raymat review: ${state.about.dataset.split("/").pop()}`;
-    const keys = Math.min(9, state.about.methods.length);
-    document.querySelectorAll(".last-key").forEach((key) => { key.textContent = keys; });
     await loadRows();
     await loadProgress();
     await setFilter();
