@@ -105,14 +105,14 @@ def evaluate(job: EvaluateJob, say: Callable[[str], None] = print) -> tuple[dict
     """
     data = Data.open(job.dataset)
     trainings = [_networks(path, data) for path in job.trainings]
-    names = [name for name, _, _ in trainings]
-    if len(set(names)) < len(names):
-        raise InputError(f"{' and '.join(job.trainings)}: both are {names[0]}; give one with masks, one without")
     kinds = {kind: path for path, (_, kind, _) in zip(job.trainings, trainings, strict=True)}
     if len(kinds) > 1:
         learnt = " and ".join(f"{path} learnt alpha of the kind {kind}" for kind, path in kinds.items())
         raise InputError(f"{learnt}: their ground truths differ; evaluate each kind in an output of its own")
     (kind,) = kinds
+    names = [name for name, _, _ in trainings]
+    if len(set(names)) < len(names):
+        raise InputError(f"{' and '.join(job.trainings)}: both are {names[0]}; give one with masks, one without")
     networks = [(name, weights) for name, _, weights in trainings]
     splits = sorted(set.intersection(*(set(weights) for _, weights in networks)))
     if not splits:

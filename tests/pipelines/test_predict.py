@@ -236,9 +236,10 @@ def test_a_training_on_other_nodules_is_refused(tmp_path):
     training = write_training(tmp_path / "training", other, RECIPE, (0,))
     with pytest.raises(InputError, match="was trained on other nodules"):
         evaluate(EvaluateJob(data, (training,), Output(str(tmp_path / "out"))), quiet)
-    ablation = replace(RECIPE, kind=ANY, model=replace(RECIPE.model, auxiliary=False))
-    trainings = (training, write_training(tmp_path / "without", other, ablation, (0,)))
-    with pytest.raises(InputError, match=r"training learnt .* kind calibrated and .*without learnt .* kind any: their"):
-        evaluate(EvaluateJob(other, trainings, Output(str(tmp_path / "out"))), quiet)
+    earlier = write_training(tmp_path / "earlier", other, replace(RECIPE, kind=ANY), (0,))
+    with pytest.raises(InputError, match=r"training learnt .* kind calibrated and .*earlier learnt .* kind any: their"):
+        evaluate(EvaluateJob(other, (training, earlier), Output(str(tmp_path / "out"))), quiet)
+    with pytest.raises(InputError, match="both are 3DMM; give one with masks, one without"):
+        evaluate(EvaluateJob(other, (earlier, earlier), Output(str(tmp_path / "out"))), quiet)
     with pytest.raises(InputError, match="no training here"):
         evaluate(EvaluateJob(data, (str(tmp_path),), Output(str(tmp_path / "out"))), quiet)
