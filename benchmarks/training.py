@@ -98,7 +98,7 @@ def bare(dataset: str, recipe: Recipe, steps: int, gpu: bool, threads: int | Non
     if not gpu:
         torch.set_num_threads(threads or os.cpu_count() or 1)
     data = Data.open(dataset)
-    records = [record_of(data.nodules[place], recipe.model) for place in data.of(data.split(0).training)]
+    records = [record_of(data.nodules[place], recipe) for place in data.of(data.split(0).training)]
     recipe = of_steps(recipe, len(records), steps)
     state = begin(recipe, steps_per_epoch(len(records), recipe.batch), device)
     state.model.train()

@@ -156,9 +156,9 @@ class Experiment:
         figures = "\n\n".join(self.run.show(name) for name in self.figures)
         self.run.describe(f"{text}\n\n{self.description}\n\n{figures}")
 
-    def input(self, dataset: str, digest: str) -> None:
-        """Log the input: its path or name, and its digest."""
-        self.run.dataset(dataset, dataset, digest)
+    def input(self, dataset: str, digest: str, kind: str = "") -> None:
+        """Log the input: its path or name, its digest, and the kind of alpha that is used of it."""
+        self.run.dataset(dataset, dataset, digest, kind)
 
     # Written to the output, then logged -------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from raymat.loading import Nodules, load
+from raymat.methods import ANY
 from raymat.nodule import ACCEPTED, InputError
 from raymat.places import open_filesystem
 from raymat.release.record import DIGESTS, Release, is_release
@@ -23,6 +24,7 @@ class Data:
     path : of the dataset or release
     nodules : read by their position when they are asked for
     patients : the patient of each
+    kind : what alpha means in their chosen mattes, one of ``raymat.methods.ALPHA_KINDS``
     recorded : the repeated splits that a release was published with, patient to part; None for a dataset
     digest : of all of them, in whatever order
     order : of all of them in their order, in which batches are drawn
@@ -31,6 +33,7 @@ class Data:
     path: str
     nodules: Nodules
     patients: list[str]
+    kind: str
     recorded: list[dict[str, str]] | None
     digest: str
     order: str
@@ -43,12 +46,14 @@ class Data:
             rows = Release.open(path).index
             recorded = [{row["patient_id"]: row[f"split_{n}"] for row in rows} for n in range(REPETITIONS)]
             keys = [row[f"{name}_digest"] for row in rows for name in DIGESTS]
+            kind = nodules[0].kind if len(nodules) else ANY
         else:
-            rows = Store.open(path).outcomes(["patient_id", "key", "outcome"]).to_pylist()
+            store = Store.open(path)
+            rows = store.outcomes(["patient_id", "key", "outcome"]).to_pylist()
             rows = [row for row in rows if row["outcome"] == ACCEPTED]
-            recorded, keys = None, [row["key"] for row in rows]
+            recorded, keys, kind = None, [row["key"] for row in rows], store.kind()
         patients = [row["patient_id"] for row in rows]
-        return cls(path, nodules, patients, recorded, digest(*sorted(keys)), digest(*keys))
+        return cls(path, nodules, patients, kind, recorded, digest(*sorted(keys)), digest(*keys))
 
     def split(self, repetition: int) -> Split:
         """A release's own split, else the one that is drawn.

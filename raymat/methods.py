@@ -189,6 +189,11 @@ def kind_among(methods: Iterable[str]) -> str:
     return next((kind for kind in MEANINGS if kind in kinds), ANY)
 
 
+def alpha_in_words(kind: str) -> str:
+    """What texts and pictures call the alpha of a kind."""
+    return "alpha" if kind == ANY else f"{kind} alpha"
+
+
 def is_method(name: str) -> bool:
     """Whether there is a method of that name."""
     return solver_of(name) in SOLVERS
@@ -196,6 +201,5 @@ def is_method(name: str) -> bool:
 
 def in_order(methods: Iterable[str]) -> tuple[str, ...]:
     """The methods in the order of ``METHODS``, each once; names that are none come last."""
-    place = {name: number for number, name in enumerate(SOLVERS)}
-    last = len(place)
-    return tuple(sorted(set(methods), key=lambda m: (is_calibrated(m), place.get(solver_of(m), last), m)))
+    place = {name: number for number, name in enumerate(METHODS)}
+    return tuple(sorted(set(methods), key=lambda method: (place.get(method, len(place)), method)))

@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from raymat.machine import can_make
+from raymat.methods import ANY
 from raymat.nodule import OUTCOMES, InputError
 from raymat.places import in_submitted_job, without_credentials
 from raymat.words import bounded, first_line, utf8
@@ -347,14 +348,16 @@ class Run:
         """Markdown that shows a picture of the run's artifacts in its description."""
         return f"![{name}](get-artifact?path={name}&run_uuid={self.id})"
 
-    def dataset(self, name: str, uri: str, digest: str) -> None:
-        """Log the input as an MLflow dataset, and its digest as the tag ``data_digest``."""
+    def dataset(self, name: str, uri: str, digest: str, kind: str = "") -> None:
+        """Log the input as an MLflow dataset, its digest as the tag ``data_digest``, the kind of alpha as ``kind``."""
         if not self.uri:
             return
         self.tag("data_digest", digest)
+        if kind:
+            self.tag("kind", kind)
         name, uri = utf8(name), utf8(uri)
-        kind = "local" if "://" not in uri else uri.partition("://")[0]
-        data = mlflow.entities.Dataset(name, digest[:DIGEST_LENGTH], kind, json.dumps({"uri": uri}))
+        where = "local" if "://" not in uri else uri.partition("://")[0]
+        data = mlflow.entities.Dataset(name, digest[:DIGEST_LENGTH], where, json.dumps({"uri": uri}))
         inputs = [mlflow.entities.DatasetInput(data, [mlflow.entities.InputTag("mlflow.data.context", "input")])]
 
         def log(identifier: str) -> None:
@@ -398,13 +401,14 @@ class Run:
         if self.uri:
             self._store(self.client.log_table, {c: [str(row[c] or "") for row in rows] for c in columns}, name)
 
-    def model(self, weights: str, window: tuple[int, int, int]) -> None:
+    def model(self, weights: str, window: tuple[int, int, int], kind: str = ANY) -> None:
         """Log the network of a weights file and register it, ready for ``mlflow.pyfunc`` and ``mlflow models serve``.
 
-        The model is a copy of raymat's code and the weights: loading it unpickles nothing.
+        Its metadata say of which kind its alpha is. The model is a copy of raymat's code and the weights: loading it
+        unpickles nothing.
         """
         if self.uri:
-            self._store(_log_model, self.uri, weights, window)
+            self._store(_log_model, self.uri, weights, window, kind)
 
     def tag(self, name: str, value: str) -> None:
         """Set a tag."""
@@ -452,7 +456,7 @@ class Run:
             self._server.call(end)
 
 
-def _log_model(identifier: str, uri: str, weights: str, window: tuple[int, int, int]) -> None:
+def _log_model(identifier: str, uri: str, weights: str, window: tuple[int, int, int], kind: str) -> None:
     mlflow.set_tracking_uri(uri)
     example = np.full([max(1, side // 4) for side in window], -900.0, np.float32)
     tensor = TensorSpec(np.dtype(np.float32), (-1, -1, -1))
@@ -466,6 +470,7 @@ def _log_model(identifier: str, uri: str, weights: str, window: tuple[int, int, 
             signature=ModelSignature(inputs=Schema([tensor]), outputs=Schema([tensor])),
             input_example=example,
             registered_model_name=REGISTERED,
+            metadata={"kind": kind},
             # The code itself: raymat is on no package index, where a stranger could register its name.
             code_paths=[str(Path(__file__).parent)],
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in SERVED_WITH],

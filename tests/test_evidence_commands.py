@@ -6,7 +6,8 @@ import pytest
 
 from raymat.classification.networks import PAPER_NETWORKS, SMALL_NETWORKS
 from raymat.cli import main
-from raymat.evidence.inputs import INPUTS
+from raymat.evidence.inputs import inputs_of
+from raymat.methods import CALIBRATED
 
 
 @pytest.fixture
@@ -30,11 +31,12 @@ def run(monkeypatch, *arguments: str) -> int:
     return main(list(arguments))
 
 
-def test_the_whole_experiment_is_168_trials_of_the_papers_networks(asked, monkeypatch):
+def test_the_whole_experiment_is_180_trials_of_the_papers_networks(asked, monkeypatch):
     assert run(monkeypatch, "classify", "data", "-o", "out", "--preset", "paper", "--no-tracking") == 0
     (job,) = asked
-    assert (job.inputs, job.networks, job.seeds, job.gpus) == (INPUTS, PAPER_NETWORKS, (0, 1, 2, 3), 1.0)
-    assert len(job.inputs) * len(job.networks) * len(job.seeds) == 168
+    # None is named: which inputs differ is known with the dataset.
+    assert (job.inputs, job.networks, job.seeds, job.gpus) == ((), PAPER_NETWORKS, (0, 1, 2, 3), 1.0)
+    assert len(inputs_of(CALIBRATED)) * len(job.networks) * len(job.seeds) == 180
     assert job.recipe.crop.side == 96
 
 

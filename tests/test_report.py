@@ -1,6 +1,7 @@
 """The report: one page that needs nothing but itself and says what the folders hold."""
 
 import html.parser
+import json
 import re
 from dataclasses import replace
 
@@ -127,6 +128,40 @@ def test_measurements_of_an_earlier_version_are_read_under_their_earlier_name(tm
         pages.append((tmp_path / "report.html").read_text().replace(str(folder), "FOLDER"))
     assert "The left-out reader" in pages[0]
     assert pages[0] == pages[1]
+
+
+def test_readers_are_predicted_by_membership_and_earlier_measurements_do_not_say_so(measured, tmp_path):
+    pages = []
+    for earlier in (False, True):
+        if earlier:
+            rows = pd.read_parquet(measured / "measurements.parquet")
+            rows = rows[~rows["method"].str.startswith("chosen, calibrated")].drop(columns="chosen_calibrated")
+            rows.to_parquet(measured / "measurements.parquet")
+            readers_table.summarise(rows).to_csv(measured / "readers.csv", index=False)
+        write_report([str(measured)], tmp_path / "report.html")
+        pages.append((tmp_path / "report.html").read_text())
+    assert ["the best matte of the kind membership" in text for text in pages] == [True, False]
+    assert ["<td>chosen, calibrated</td>" in text for text in pages] == [True, False]
+    assert all("<td>chosen</td>" in text for text in pages)
+
+
+def test_the_page_says_of_which_kind_the_chosen_matte_is(experiment, tmp_path):
+    note = json.loads((experiment / "classify.json").read_text())
+    (tmp_path / "evaluated").mkdir()
+    for name in ("errors.csv", "table.md"):
+        (tmp_path / "evaluated" / name).write_text("")
+    (tmp_path / "evaluated" / "errors-chosen-matte.png").write_bytes(b"png")
+    for kind, chosen, truth in (
+        ({}, "the best matte by its quality score", "the chosen matte: mean"),
+        ({"kind": "calibrated"}, "the best calibrated matte by", "the chosen matte (calibrated): mean"),
+        ({"kind": "membership"}, "the best membership matte by", "the chosen matte (membership): mean"),
+    ):
+        (experiment / "classify.json").write_text(json.dumps(note | kind))
+        (tmp_path / "evaluated" / "evaluate.json").write_text(json.dumps(kind))
+        write_report([str(experiment), str(tmp_path / "evaluated")], tmp_path / "report.html")
+        text = (tmp_path / "report.html").read_text()
+        assert chosen in text
+        assert truth in text
 
 
 def test_the_same_folders_give_the_same_page(experiment, tmp_path):

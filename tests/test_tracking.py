@@ -38,7 +38,7 @@ def test_a_run_holds_parameters_metrics_artifacts_and_what_it_is_of(uri):
     run = Run(uri, "build x", {"prepare.spacing_mm": 0.5, "min_readers": 4})
     run.progress(Counter(accepted=1), 2.0)
     run.describe("A dataset.")
-    run.dataset("cases.csv", "s3://bucket/cases.csv", "d" * 64)
+    run.dataset("cases.csv", "s3://bucket/cases.csv", "d" * 64, "membership")
     run.figure("sheet.png", Figure())
     run.picture("validation/one.png", b"png")
     run.table("rows.json", [{"a": 1}], ["a"])
@@ -50,7 +50,7 @@ def test_a_run_holds_parameters_metrics_artifacts_and_what_it_is_of(uri):
     assert found.data.params == {"prepare.spacing_mm": "0.5", "min_readers": "4"}
     assert found.data.metrics["progress/accepted"] == 1
     assert found.data.tags["mlflow.note.content"] == "A dataset."
-    assert found.data.tags["data_digest"] == "d" * 64
+    assert (found.data.tags["data_digest"], found.data.tags["kind"]) == ("d" * 64, "membership")
     (data,) = found.inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.source_type, data.dataset.digest) == ("cases.csv", "s3", "d" * 36)
     names = {artifact.path for artifact in client.list_artifacts(found.info.run_id)}
@@ -134,7 +134,7 @@ def network(uri, tmp_path_factory) -> str:
     """Weights of a tiny network that is registered in the store."""
     torch.set_num_threads(1)
     weights = write_weights(tmp_path_factory.mktemp("network"))
-    Run(uri, "split 0", {}, TRAININGS).model(weights, (8, 8, 8))
+    Run(uri, "split 0", {}, TRAININGS).model(weights, (8, 8, 8), "calibrated")
     return weights
 
 
@@ -143,6 +143,7 @@ def test_a_logged_network_predicts_the_same_alpha(uri, network):
     image = np.random.default_rng(0).normal(-500, 300, (8, 9, 10)).astype(np.float32)
     np.testing.assert_allclose(loaded.predict(image), Ensemble([network]).predict(image).alpha, atol=1e-5)
     assert loaded.metadata.signature is not None
+    assert loaded.metadata.metadata == {"kind": "calibrated"}
     assert loaded.metadata.saved_input_example_info is not None
     files = [path.name for path in Path(uri.removeprefix("sqlite:///")).parent.rglob("*") if path.is_file()]
     assert Path(network).name in files

@@ -12,13 +12,13 @@ from raymat.classification.inputs import crops_of, random_reader, size_of
 from raymat.classification.labels import label_of, malignancy_ratings
 from raymat.classification.recipe import Recipe
 from raymat.evidence.inputs import OF_NAME
-from raymat.methods import is_method
 from raymat.nodule import InputError, Nodule
 from raymat.splits import PARTS
 
 FEWEST_OF_A_CLASS = 2  # in each part: one of each says nothing of an area
+HELD = "inputs"  # the column that names those of a nodule
 STORED = tuple(name for name, given in OF_NAME.items() if given.voxels)
-FACTS = ("nodule_id", "patient_id", "rating", "volume_mm3", "diameter_mm", "methods")
+FACTS = ("nodule_id", "patient_id", "rating", "volume_mm3", "diameter_mm", HELD)
 SAMPLE = pa.schema(
     [
         ("nodule_id", pa.string()),
@@ -26,7 +26,7 @@ SAMPLE = pa.schema(
         ("rating", pa.float64()),
         ("volume_mm3", pa.float64()),
         ("diameter_mm", pa.float64()),
-        ("methods", pa.list_(pa.string())),
+        (HELD, pa.list_(pa.string())),
         *((name, pa.large_binary()) for name in STORED),
         ("readers", pa.list_(pa.large_binary())),
     ]
@@ -45,7 +45,7 @@ def sample_of(nodule: Nodule, recipe: Recipe) -> dict:
         "rating": float(np.mean(ratings)) if ratings else float("nan"),
         "volume_mm3": volume,
         "diameter_mm": diameter,
-        "methods": list(nodule.mattes),
+        HELD: [name for name in STORED if name in crops],
         "readers": [crop.tobytes() for crop in crops["readers"]],
     }
 
@@ -90,15 +90,15 @@ def no_matte(nodule_id: str, name: str) -> InputError:
     """What is said where an input is to be made of a matte that a nodule has not."""
     return InputError(
         f"{nodule_id}: has no matte {name}; leave that input out (--inputs), or build the dataset with all methods (a "
-        "release holds the chosen matte alone)"
+        "release holds the best matte of each kind alone)"
     )
 
 
 def refuse_missing(nodules: pd.DataFrame, inputs: Sequence[str]) -> None:
     """Raise InputError where a nodule has not the matte that an input is made of."""
     for name in inputs:
-        if is_method(name):
-            lacking = nodules[[name not in methods for methods in nodules["methods"]]]
+        if name in STORED:
+            lacking = nodules[[name not in held for held in nodules[HELD]]]
             if len(lacking):
                 raise no_matte(lacking["nodule_id"].iloc[0], name)
 

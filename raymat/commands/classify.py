@@ -1,4 +1,4 @@
-"""``raymat classify``: benign and malignant from 14 inputs."""
+"""``raymat classify``: benign and malignant from masks and mattes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from raymat.commands.options import add_address, add_tracking, numbers_of, output_of, positive, stated
 
-HELP = "classify benign and malignant from 14 inputs (figure 5 of the paper)"
+HELP = "classify benign and malignant from image, masks and mattes (figure 5 of the paper)"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -21,7 +21,12 @@ def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
         help="paper: DenseNet-121, ResNet-34, ResNet-50 on crops of 96 voxels; small: for CPUs (default: %(default)s)",
     )
     trials = command.add_argument_group("trials", "every input with every network, seed and repeated split")
-    trials.add_argument("--inputs", type=names_of, metavar="a,b", help="separated by commas (default: all)")
+    trials.add_argument(
+        "--inputs",
+        type=names_of,
+        metavar="a,b",
+        help="separated by commas (default: all but the best matte of the dataset's own kind, which is `chosen`)",
+    )
     trials.add_argument(
         "--networks", type=names_of, metavar="a,b", help="separated by commas (default: the three of the preset)"
     )
@@ -85,7 +90,6 @@ def run(options: argparse.Namespace) -> int:
     """``raymat classify``: status 1 if a trial failed."""
     from raymat.classification.networks import PAPER_NETWORKS, SMALL_NETWORKS
     from raymat.classification.recipe import PRESETS
-    from raymat.evidence.inputs import INPUTS
     from raymat.pipelines.classify import ClassifyJob, classify
 
     paper = options.preset == "paper"
@@ -97,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
             dataset=options.dataset,
             output=output_of(options),
             recipe=replace(recipe, crop=crop, **stated(**{name: getattr(options, name) for name in given})),
-            inputs=options.inputs or INPUTS,
+            inputs=options.inputs or (),
             networks=options.networks or (PAPER_NETWORKS if paper else SMALL_NETWORKS),
             seeds=options.seeds,
             splits=options.splits,

@@ -13,7 +13,10 @@ def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The arguments of ``raymat evaluate`` and ``jobs/evaluate.py``."""
     command.add_argument("dataset", help="the dataset that the networks were trained on")
     command.add_argument(
-        "trainings", nargs="+", metavar="TRAINING", help="outputs of raymat train, one per kind of network"
+        "trainings",
+        nargs="+",
+        metavar="TRAINING",
+        help="outputs of raymat train on one kind of alpha: the network with masks, and the one without",
     )
     command.add_argument("-o", "--out", required=True, help="folder or URI of the table and pictures")
     command.add_argument("--workers", type=positive, default=1, help="number of processes (default: %(default)s)")

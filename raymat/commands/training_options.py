@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from raymat.commands.options import add_address, add_tracking, output_of, positive, stated
 from raymat.errors import InputError
+from raymat.methods import MEANINGS
 
 if TYPE_CHECKING:
     from raymat.pipelines.train import TrainJob
@@ -24,6 +25,9 @@ def add_training(train: argparse.ArgumentParser) -> None:
         choices=("paper", "small"),
         default="small",
         help="paper: the recipe of the paper, eight GPUs; small: for CPUs (default: %(default)s)",
+    )
+    train.add_argument(
+        "--kind", choices=MEANINGS, help="what the alpha that is learnt means (default: as in the dataset)"
     )
     train.add_argument(
         "--without-masks", action="store_true", help="ablation: the matting branch does not see the masks"
@@ -76,6 +80,7 @@ def training_job(options: argparse.Namespace, splits: tuple[int, ...]) -> TrainJ
     return TrainJob(
         dataset=options.dataset,
         output=output_of(options),
+        kind=options.kind,
         recipe=replace(
             recipe,
             model=replace(

@@ -19,7 +19,7 @@ from raymat import metrics
 from raymat.evidence.bootstrap import draws, interval
 from raymat.evidence.delong import delong
 from raymat.evidence.holm import holm
-from raymat.evidence.inputs import CHOSEN, KIND_OF, KINDS, MASKS
+from raymat.evidence.inputs import CHOSEN, MASKS, ROW_OF
 from raymat.evidence.reader_prediction import calibration_bins, calibration_error
 from raymat.evidence.roc import areas, auroc_by_patient, counted_pairs, with_all_once
 from raymat.evidence.size_baseline import size_scores
@@ -183,7 +183,8 @@ def size_predictions(nodules: pd.DataFrame, parts: dict[int, dict[str, str]]) ->
 def kinds(predictions: pd.DataFrame) -> pd.DataFrame:
     """Does a matte carry more than a mask? Each network's AUROC by kind of input, and how far it is above the masks'.
 
-    The AUROC of a kind is the mean over its inputs. All are taken in the same resamples of the patients, so that a
+    The AUROC of a kind is the mean over its inputs; the chosen matte is a kind of its own, as is the best one of either
+    kind of alpha (``raymat.evidence.inputs.ROW_OF``). All are taken in the same resamples of the patients, so that a
     difference has an interval of its own.
 
     Returns
@@ -220,7 +221,8 @@ def _resampled(nodules: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
 
 def _by_kind(network: str, by_input: dict[str, np.ndarray]) -> Iterator[dict[str, object]]:
     """The lines of ``kinds`` for one network."""
-    names_of_kind = {kind: [name for name in by_input if KIND_OF[name] == kind] for kind in KINDS}
+    rows = dict.fromkeys(ROW_OF.values())
+    names_of_kind = {kind: [name for name in by_input if ROW_OF[name] == kind] for kind in rows}
     means = {
         kind: np.mean([by_input[name] for name in names], axis=0) for kind, names in names_of_kind.items() if names
     }

@@ -1,7 +1,8 @@
-"""The fourteen inputs whose diagnoses are compared (paper, section 6.1): what each is, in one place.
+"""The inputs whose diagnoses are compared (paper, section 6.1): what each is, in one place.
 
 The masks are what the readers drew: their mean, one of them at random, their overlap, their union. The mattes are those
-of all methods and the chosen one. None knows of another.
+of all methods, the chosen one, and the best one of each kind of alpha, of which the dataset's own kind is the chosen
+one. None knows of another.
 """
 
 from __future__ import annotations
@@ -12,20 +13,20 @@ from functools import partial
 
 import numpy as np
 
-from raymat.methods import METHODS, is_calibrated
+from raymat.methods import ANY, CALIBRATED, MEMBERSHIP, METHODS, is_calibrated
 from raymat.nodule import Nodule, required
 
 IMAGE, MEAN, RANDOM, OVERLAP, UNION, CHOSEN = "image", "mean", "random", "overlap", "union", "chosen"
 MASKS = "masks"
+WINNERS = "chosen"  # the kind of the chosen matte, and of the best ones
 # Kinds of inputs and their colours in figures, in the order of the tables.
 KIND_COLOURS = {
     "image": "#6b7280",
     MASKS: "#d1a13a",
     "mattes": "#e08d79",
     "mattes +": "#c8553d",
-    "chosen": "#7a1f2b",
+    WINNERS: "#7a1f2b",
 }
-KINDS = tuple(KIND_COLOURS)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Input:
 
     Attributes
     ----------
-    kind : one of ``KINDS``
+    kind : one of ``KIND_COLOURS``
     voxels : the nodule to an array (z, y, x) on its grid; None where the nodule has none. Without such a function the
         input is one of the readers' masks, which each trial draws by its seed.
     hu : whether the array is in HU; it is then scaled to 0 to 1 and continued with the low end of that range, as
@@ -61,7 +62,22 @@ OF_NAME: dict[str, Input] = {
     OVERLAP: Input(MASKS, lambda nodule: np.asarray(_masks(nodule).all(axis=0))),
     UNION: Input(MASKS, lambda nodule: np.asarray(_masks(nodule).any(axis=0))),
     **{name: Input("mattes +" if is_calibrated(name) else "mattes", partial(_matte, name)) for name in METHODS},
-    CHOSEN: Input("chosen", lambda nodule: nodule.alpha),
+    CHOSEN: Input(WINNERS, lambda nodule: nodule.alpha),
+    MEMBERSHIP: Input(WINNERS, lambda nodule: nodule.membership),
+    CALIBRATED: Input(WINNERS, lambda nodule: nodule.calibrated),
 }
 INPUTS = tuple(OF_NAME)
 KIND_OF = {name: given.kind for name, given in OF_NAME.items()}
+# The row of each input in the table by kind, in the order of the rows. Each winner has its own: a mean of membership
+# and calibrated mattes would be of neither.
+ROW_OF = {name: name if kind == WINNERS else kind for name, kind in KIND_OF.items()}
+
+
+def inputs_of(kind: str) -> tuple[str, ...]:
+    """The inputs that are told apart in a dataset of that kind of alpha: its own best matte is the chosen one."""
+    return tuple(name for name in INPUTS if name != kind)
+
+
+def chosen_in_words(kind: str) -> str:
+    """What the chosen matte of a dataset of that kind of alpha is."""
+    return f"`{CHOSEN}` is the best {'' if kind == ANY else f'{kind} '}matte by its quality score"

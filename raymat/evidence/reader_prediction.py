@@ -2,7 +2,9 @@
 
 There the three disagree or are near their border; elsewhere every method says the same. A matte is compared with what
 the three masks alone predict: their mean, and their mean distance, a ramp over the growth of the trimap that does not
-see the image. A matte and the masks are combined by their plain average; nothing is fitted.
+see the image. A matte and the masks are combined by their plain average; nothing is fitted. A mask says what is lesion,
+whatever its density: the chosen matte is here the best one of the kind membership, and the best calibrated one is
+measured beside it.
 """
 
 from __future__ import annotations
@@ -17,16 +19,18 @@ from scipy.stats import rankdata
 from raymat import metrics
 from raymat.arrays import UNKNOWN, box_around
 from raymat.matting import METHODS
-from raymat.nodule import Nodule, NoduleExcluded, required
+from raymat.methods import CALIBRATED, MEMBERSHIP
+from raymat.nodule import Matte, Nodule, NoduleExcluded, required
 
-VERSION = "1"
+VERSION = "2"
 BINS = 10
-MEAN, DISTANCE, CHOSEN = "mean of three", "distance of three", "chosen"
+MEAN, DISTANCE = "mean of three", "distance of three"
+CHOSEN, CHOSEN_CALIBRATED = "chosen", "chosen, calibrated"
+KIND_OF_CHOSEN = {CHOSEN: MEMBERSHIP, CHOSEN_CALIBRATED: CALIBRATED}
 AND_MEAN, AND_DISTANCE = " & mean", " & distance"
 BASELINES = (MEAN, DISTANCE)
 RAMP_MM = 2.0  # the trimap's growth into the background
 MEASURED = "measured"
-EARLIER = "foretold"  # the name of MEASURED in outputs of earlier versions
 
 
 def brier(probability: np.ndarray, truth: np.ndarray) -> float:
@@ -69,18 +73,24 @@ def distance_ramp(readers: Sequence[np.ndarray], spacing: Sequence[float]) -> np
 
 
 def predictions(nodule: Nodule) -> dict[str, np.ndarray]:
-    """What every method predicts: baselines, mattes, the chosen one, and both combined; name to (z, y, x), 0 to 1."""
-    best = max(nodule.candidates, key=lambda matte: matte.score)
+    """What every method predicts: baselines, mattes, the chosen ones, and both combined; name to (z, y, x), 0 to 1."""
     spacing = required(nodule.spacing, nodule, "spacing")
     predicted: dict[str, np.ndarray] = {
         MEAN: np.mean(nodule.readers, axis=0),
         DISTANCE: distance_ramp(nodule.readers, spacing),
     }
-    mattes: dict[str, np.ndarray] = {**nodule.mattes, CHOSEN: best.alpha}
+    chosen = {name: best.alpha for name, best in chosen_of(nodule).items()}
+    mattes: dict[str, np.ndarray] = {**nodule.mattes, **chosen}
     predicted |= mattes
     predicted |= {f"{name}{AND_MEAN}": (alpha + predicted[MEAN]) / 2 for name, alpha in mattes.items()}
-    predicted[f"{CHOSEN}{AND_DISTANCE}"] = (best.alpha + predicted[DISTANCE]) / 2
+    predicted |= {f"{name}{AND_DISTANCE}": (alpha + predicted[DISTANCE]) / 2 for name, alpha in chosen.items()}
     return predicted
+
+
+def chosen_of(nodule: Nodule) -> dict[str, Matte]:
+    """The best matte of each kind that the nodule has mattes of, by ``CHOSEN`` and ``CHOSEN_CALIBRATED``."""
+    best = {name: nodule.best(kind) for name, kind in KIND_OF_CHOSEN.items()}
+    return {name: matte for name, matte in best.items() if matte}
 
 
 def measure(nodule: Nodule) -> Nodule:
@@ -110,8 +120,8 @@ def measure(nodule: Nodule) -> Nodule:
             "dice": metrics.dice(predicted >= 0.5, truth),
             "bins": calibration_bins(here, there).round(6).tolist(),
         }
-    best = max(nodule.candidates, key=lambda matte: matte.score).method
-    facts = {"voxels": int(unknown.sum()), "inside": int(truth[unknown].sum()), "best": best}
+    facts: dict[str, object] = {"voxels": int(unknown.sum()), "inside": int(truth[unknown].sum())}
+    facts |= {"best": {name: matte.method for name, matte in chosen_of(nodule).items()}}
     return nodule.without_arrays(metadata={**nodule.metadata, MEASURED: scores, "unknown_region": facts})
 
 
@@ -119,16 +129,18 @@ def rows_of(nodule: Nodule) -> list[dict]:
     """One row per method, from the metadata that ``measure`` made."""
     metadata: dict[str, Any] = nodule.metadata
     facts = metadata["unknown_region"]
+    best = facts["best"]
     start = {
         "nodule_id": metadata["nodule"],
         "patient_id": nodule.patient_id,
         "left_out": metadata["left_out"],
-        "chosen": facts["best"],
+        "chosen": best.get(CHOSEN),
+        "chosen_calibrated": best.get(CHOSEN_CALIBRATED),
         "voxels": facts["voxels"],
         "inside": facts["inside"],
     }
     rows = []
-    for method, scores in metadata[MEASURED if MEASURED in metadata else EARLIER].items():
+    for method, scores in metadata[MEASURED].items():
         count, probability, inside = scores["bins"]
         values = {name: scores[name] for name in ("brier", "auroc", "dice_unknown", "dice")}
         rows.append(
@@ -144,7 +156,8 @@ def calibration_error(bins: np.ndarray) -> float:
 
 
 def ordered(methods: Mapping[str, object] | Sequence[str]) -> list[str]:
-    """Baselines, all methods, the chosen, then both combined."""
-    mattes = [*METHODS, CHOSEN]
-    order = [*BASELINES, *mattes, *(f"{name}{AND_MEAN}" for name in mattes), f"{CHOSEN}{AND_DISTANCE}"]
+    """Baselines, all methods, the chosen ones, then both combined."""
+    mattes = [*METHODS, *KIND_OF_CHOSEN]
+    order = [*BASELINES, *mattes, *(f"{name}{AND_MEAN}" for name in mattes)]
+    order += [f"{name}{AND_DISTANCE}" for name in KIND_OF_CHOSEN]
     return [name for name in order if name in methods]

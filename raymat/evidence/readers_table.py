@@ -13,6 +13,7 @@ from raymat.evidence.reader_prediction import (
     AND_MEAN,
     BASELINES,
     CHOSEN,
+    CHOSEN_CALIBRATED,
     MEAN,
     calibration_error,
     ordered,
@@ -109,6 +110,6 @@ def counts_in_words(rows: pd.DataFrame) -> str:
 
 
 def drawn_curves(methods: Sequence[str]) -> list[str]:
-    """The methods whose calibration is drawn: the baselines, the chosen matte, and both combined."""
-    wanted = [*BASELINES, CHOSEN, f"{CHOSEN}{AND_MEAN}", f"{CHOSEN}{AND_DISTANCE}"]
+    """The methods whose calibration is drawn: the baselines, the chosen mattes, and the first of these with both."""
+    wanted = [*BASELINES, CHOSEN, CHOSEN_CALIBRATED, f"{CHOSEN}{AND_MEAN}", f"{CHOSEN}{AND_DISTANCE}"]
     return [method for method in wanted if method in methods]

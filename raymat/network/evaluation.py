@@ -10,8 +10,9 @@ import numpy as np
 from raymat import metrics
 from raymat.arrays import BACKGROUND, box_around
 from raymat.matting import LUNG_WINDOW, METHODS
+from raymat.methods import ANY, kind_of
 from raymat.network.inference import Predicted
-from raymat.network.samples import masks_of
+from raymat.network.samples import masks_of, target_of
 from raymat.nodule import Nodule, required
 from raymat.words import markdown_table, plus_minus
 
@@ -43,7 +44,9 @@ def evaluation_box(nodule: Nodule, window: Sequence[int]) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def errors_of(nodule: Nodule, box: tuple[slice, ...], predicted: Mapping[str, Predicted]) -> list[dict]:
+def errors_of(
+    nodule: Nodule, box: tuple[slice, ...], predicted: Mapping[str, Predicted], kind: str = ANY
+) -> list[dict]:
     """Errors of every method on a nodule: one row per method, metric and ground truth.
 
     Parameters
@@ -51,22 +54,23 @@ def errors_of(nodule: Nodule, box: tuple[slice, ...], predicted: Mapping[str, Pr
     nodule : of the test part, with its candidates
     box : ``evaluation_box``
     predicted : name of a network to what it says within the box
+    kind : of the networks' alpha, and so of the ground truth
 
     Returns
     -------
-    rows of ``nodule_id, truth, method, metric, value``. Against the chosen matte the method that it was made by is left
-    out (Table 1's footnote), and its twin (``TWINS``); the true alpha of a phantom is nobody's.
+    rows of ``nodule_id, truth, method, metric, value``. Against the chosen matte of that kind the method that it was
+    made by is left out (Table 1's footnote), and its twin (``TWINS``); the true alpha of a phantom is nobody's.
     """
-    image, chosen = required(nodule.image, nodule, "image"), required(nodule.alpha, nodule, "chosen matte")
+    image, chosen = required(nodule.image, nodule, "image"), target_of(nodule, kind)
     mattes: dict[str, np.ndarray] = {READERS: np.mean(nodule.readers, axis=0)[box]} if nodule.readers else {}
     mattes |= {method: alpha[box] for method, alpha in nodule.mattes.items()}
     mattes[RAMP] = LUNG_WINDOW.alpha(image[box])
     mattes[NOTHING] = np.zeros(mattes[RAMP].shape)
     for name, prediction in predicted.items():
         mattes |= {name: prediction.alpha, f"{name}, mean of its masks": (prediction.union + prediction.overlap) / 2}
-    truths, made_by = {CHOSEN: chosen[box]}, (nodule.method, TWINS.get(nodule.method or ""))
-    if nodule.true_alpha is not None:
-        truths[TRUE] = nodule.true_alpha[box]
+    truths, made_by = {CHOSEN: chosen.alpha[box]}, (chosen.method, TWINS.get(chosen.method))
+    if (true := nodule.truth(kind)) is not None:
+        truths[TRUE] = true[box]
     return [
         {
             "nodule_id": nodule.nodule_id,
@@ -107,17 +111,22 @@ def reliability_curve(bins: Iterable[Sequence[Sequence[float]]]) -> tuple[np.nda
     return probability[some] / count[some], inside[some] / count[some]
 
 
-def summarise(rows: Iterable[Mapping], truth: str) -> dict[str, dict[str, tuple[float, float]]]:
+def summarise(rows: Iterable[Mapping], truth: str, kind: str = ANY) -> dict[str, dict[str, tuple[float, float]]]:
     """Method to metric to mean and ``metrics.spread`` over the splits of the mean over each one's nodules.
 
-    ``rows`` are those of ``errors_of`` with the number of their ``split``; values are scaled as in Table 1.
+    ``rows`` are those of ``errors_of`` with the number of their ``split``; values are scaled as in Table 1. Methods of
+    another kind of alpha than the truth's come last.
     """
     values: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for row in rows:
         if row["truth"] == truth:
             values[row["method"]][row["metric"]][row["split"]].append(row["value"])
     table: dict[str, dict[str, tuple[float, float]]] = {}
-    for method in sorted(values, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER)):
+
+    def place(name: str) -> tuple[bool, int]:
+        return is_other(name, kind), ORDER.index(name) if name in ORDER else len(ORDER)
+
+    for method in sorted(values, key=place):
         by_metric, table[method] = values[method], {}
         for metric, by_split in by_metric.items():
             means = metrics.REPORT_SCALE[metric] * np.array([np.mean(found) for found in by_split.values()])
@@ -152,22 +161,33 @@ def is_automatic(method: str) -> bool:
     return method.startswith(AUTOMATIC)
 
 
-def as_markdown(table: Mapping[str, Mapping[str, tuple[float, float]]], nodules: Mapping[str, int]) -> str:
+def is_other(method: str, kind: str) -> bool:
+    """Whether the alpha of a solver's method is of another kind than this one."""
+    return ANY not in (kind, kind_of(method)) and kind_of(method) != kind
+
+
+def title_of(method: str, kind: str) -> str:
+    """A method's name in a table of that kind of alpha, with its own kind where that is another."""
+    return f"{method} ({kind_of(method)})" if is_other(method, kind) else method
+
+
+Table = Mapping[str, Mapping[str, tuple[float, float]]]
+
+
+def as_markdown(table: Table, nodules: Mapping[str, int], kind: str = ANY) -> str:
     """The table as Markdown, as the paper prints it; ``nodules`` is of ``nodules_of``."""
-    head = ("method", "fully automatic", "nodules", *TITLES.values())
-    return markdown_table(head, [_cells(method, errors, nodules, ".2f") for method, errors in table.items()])
+    return _markdown("method", table, nodules, kind, ".2f")
 
 
-def differences_as_markdown(rows: Sequence[Mapping], truth: str, network: str) -> str:
+def differences_as_markdown(rows: Sequence[Mapping], truth: str, network: str, kind: str = ANY) -> str:
     """``differences`` as Markdown: above 0 the network is nearer to the ground truth."""
     less = differences(rows, truth, network)
-    nodules, table = nodules_of(less, truth), summarise(less, truth)
-    head = (f"method less {network}", "fully automatic", "nodules", *TITLES.values())
-    return markdown_table(head, [_cells(method, errors, nodules, "+.2f") for method, errors in table.items()])
+    return _markdown(f"method less {network}", summarise(less, truth, kind), nodules_of(less, truth), kind, "+.2f")
 
 
-def _cells(
-    method: str, errors: Mapping[str, tuple[float, float]], nodules: Mapping[str, int], form: str
-) -> list[object]:
-    numbers = [plus_minus(*errors[metric], form) for metric in TITLES]
-    return [method, "yes" if is_automatic(method) else "no", nodules[method], *numbers]
+def _markdown(first: str, table: Table, nodules: Mapping[str, int], kind: str, form: str) -> str:
+    lines = []
+    for method, errors in table.items():
+        numbers = [plus_minus(*errors[metric], form) for metric in TITLES]
+        lines.append([title_of(method, kind), "yes" if is_automatic(method) else "no", nodules[method], *numbers])
+    return markdown_table((first, "fully automatic", "nodules", *TITLES.values()), lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,25 +54,17 @@ class Ensemble:
     Raises
     ------
     InputError
-        A file is missing or damaged, or the networks take different inputs.
+        A file is missing or damaged, or the networks take different inputs or predict different kinds of alpha.
     """
 
     def __init__(self, paths: Sequence[str], device: str | torch.device = "cpu") -> None:
-        if not paths:
-            raise InputError("a prediction needs the weights of one network at least")
         self.device = torch.device(device)
         self.models: list[MattingNetwork] = []
-        recipes: list[Recipe] = []
+        recipes: dict[str, Recipe] = {}
         for path in paths:
-            model, recipe = load_model(path, self.device)
-            if recipes and _input_of(recipe) != _input_of(recipes[0]):
-                raise InputError(
-                    f"{path}: takes another input ({_input_of(recipe)}) than {paths[0]} ({_input_of(recipes[0])}); an "
-                    "ensemble shares crop, spacing and range of intensities"
-                )
+            model, recipes[path] = load_model(path, self.device)
             self.models.append(model)
-            recipes.append(recipe)
-        self.recipe = recipes[0]
+        self.recipe = shared_recipe(recipes)
         # What was trained on a GPU in half precision is used on any laptop.
         self.precision = self.recipe.precision if self.device.type == "cuda" else "float32"
 
@@ -170,6 +162,31 @@ class Ensemble:
                 weights[box] += weight
         inside = tuple(slice(-first, -first + n) for first, n in zip(low, volume.shape, strict=True))
         return total[(slice(None), *inside)] / weights[inside]
+
+
+def shared_recipe(recipes: Mapping[str, Recipe]) -> Recipe:
+    """The first of the recipes of an ensemble's networks, by path.
+
+    Raises
+    ------
+    InputError
+        There is none, or a network takes another input than the first or predicts another kind of alpha.
+    """
+    if not recipes:
+        raise InputError("a prediction needs the weights of one network at least")
+    (first, recipe), *others = recipes.items()
+    for path, other in others:
+        if _input_of(other) != _input_of(recipe):
+            raise InputError(
+                f"{path}: takes another input ({_input_of(other)}) than {first} ({_input_of(recipe)}); an ensemble "
+                "shares crop, spacing and range of intensities"
+            )
+        if other.kind != recipe.kind:
+            raise InputError(
+                f"{path}: predicts alpha of the kind {other.kind}, {first} of the kind {recipe.kind}; an ensemble is "
+                "of one kind"
+            )
+    return recipe
 
 
 def _input_of(recipe: Recipe) -> str:

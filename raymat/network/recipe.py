@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
 
+from raymat.methods import ALPHA_KINDS, ANY
 from raymat.network.augmentation import Augmentation
 from raymat.network.model import PRESETS as MODELS
 from raymat.network.model import ModelConfig
@@ -28,6 +29,7 @@ class Recipe:
     channels_last : memory format of weights and volumes, which tensor cores like better
     compiled : whether the network goes through ``torch.compile``
     seed : of the weights, the order and the augmentation
+    kind : of the alpha that is learnt, one of ``raymat.methods.ALPHA_KINDS``; "any" for whichever matte was chosen
     deterministic : refuse what could differ from one run to the next (on a GPU; on CPUs nothing does)
     """
 
@@ -44,6 +46,7 @@ class Recipe:
     channels_last: bool = False
     compiled: bool = False
     seed: int = 0
+    kind: str = ANY
     deterministic: bool = False
 
     def __post_init__(self) -> None:
@@ -51,6 +54,8 @@ class Recipe:
             raise InputError(f"a training needs 1 epoch and a batch of 1 at least, not {self.epochs} and {self.batch}")
         if self.precision not in PRECISIONS:
             raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
+        if self.kind not in ALPHA_KINDS:
+            raise InputError(f"the kind of alpha must be one of {', '.join(ALPHA_KINDS)}, not {self.kind!r}")
         if min(self.alpha_weight, self.gradient_weight, self.weight_decay) < 0 or not self.learning_rate > 0:
             raise InputError("the learning rate must be above 0; weight decay and loss weights must not be below 0")
         stride = self.model.stride
@@ -61,9 +66,10 @@ class Recipe:
             )
 
     def to_dict(self) -> dict:
-        """As plain values, for a checkpoint and for MLflow."""
+        """As plain values, for a checkpoint and for MLflow; an absent ``kind`` is "any", as in earlier versions."""
         augmentation = {**asdict(self.augmentation), "crop": list(self.augmentation.crop)}
-        return {**asdict(self), "model": self.model.to_dict(), "augmentation": augmentation}
+        values = {**asdict(self), "model": self.model.to_dict(), "augmentation": augmentation}
+        return values if self.kind != ANY else {name: value for name, value in values.items() if name != "kind"}
 
     @classmethod
     def from_dict(cls, values: dict) -> Recipe:

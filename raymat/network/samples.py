@@ -10,10 +10,11 @@ from torch import Tensor
 
 from raymat.arrays import BACKGROUND, FOREGROUND
 from raymat.blocks import block_means, factor_of
+from raymat.methods import in_order
 from raymat.network.augmentation import Placement, centre, cut, draw, generator, reach
-from raymat.network.model import ModelConfig, normalised
+from raymat.network.model import normalised
 from raymat.network.recipe import Recipe
-from raymat.nodule import InputError, Nodule, required
+from raymat.nodule import InputError, Matte, Nodule, required
 
 # The channels of a volume; the first two are interpolated, the others are masks.
 CHANNELS = IMAGE, ALPHA, UNION, OVERLAP, SCANNED = range(5)
@@ -32,26 +33,46 @@ def masks_of(nodule: Nodule) -> tuple[np.ndarray, np.ndarray]:
     return trimap != BACKGROUND, trimap == FOREGROUND
 
 
-def record_of(nodule: Nodule, config: ModelConfig) -> dict[str, np.ndarray]:
-    """What the training needs of a nodule, in 6 bytes per voxel.
-
-    ``image`` (0 to 1) and ``alpha`` are float16, a step of 0.7 HU and 0.0005, ``union`` and ``overlap`` uint8; all
-    (z, y, x) on the network's grid. A voxel coarser than the dataset's is the mean of those in it, and a mask has it
-    where it has half of them.
+def target_of(nodule: Nodule, kind: str) -> Matte:
+    """The matte that a network of that kind of alpha learns from and is tested against: the chosen one of the kind.
 
     Raises
     ------
     InputError
-        The nodule has no chosen matte, or the network's grid is no whole multiple of its own.
+        No matte of the nodule was chosen, none is of that kind, or the best one holds no numbers.
     """
-    if nodule.alpha is None:
+    if not nodule.method:
         raise InputError(f"{nodule.nodule_id}: no matte was chosen; the network learns from accepted nodules")
+    best = nodule.best(kind)
+    if best is None:
+        raise InputError(
+            f"{nodule.nodule_id}: has no matte of the kind {kind}, only {', '.join(in_order(nodule.mattes))}; train on "
+            "another --kind, or build the dataset with methods of this one"
+        )
+    if not np.isfinite(best.alpha).all():
+        raise InputError(f"{nodule.nodule_id}: its best matte of the kind {kind}, {best.method}, is not finite")
+    return best
+
+
+def record_of(nodule: Nodule, recipe: Recipe) -> dict[str, np.ndarray]:
+    """What the training needs of a nodule, in 6 bytes per voxel.
+
+    ``image`` (0 to 1) and ``alpha`` are float16, a step of 0.7 HU and 0.0005, ``union`` and ``overlap`` uint8; all
+    (z, y, x) on the network's grid, alpha of the recipe's kind. A voxel coarser than the dataset's is the mean of those
+    in it, and a mask has it where it has half of them.
+
+    Raises
+    ------
+    InputError
+        The nodule has no chosen matte of that kind, or the network's grid is no whole multiple of its own.
+    """
+    config, alpha = recipe.model, target_of(nodule, recipe.kind).alpha
     factor = factor_of(nodule, config.spacing_mm)
     image = block_means(np.ascontiguousarray(nodule.image, np.float32), factor)
     union, overlap = (block_means(mask, factor) >= 0.5 for mask in masks_of(nodule))
     return {
         "image": normalised(torch.from_numpy(image), config.intensity_range).numpy().astype(np.float16),
-        "alpha": block_means(nodule.alpha, factor).astype(np.float16),
+        "alpha": block_means(alpha, factor).astype(np.float16),
         "union": union.astype(np.uint8),
         "overlap": overlap.astype(np.uint8),
     }

@@ -203,7 +203,8 @@ def read_checkpoint(path: str | Path) -> dict:
 def read_checkpoint_of(recipe: Recipe, path: str | Path) -> dict:
     """A checkpoint's content, as ``read_checkpoint``; raises InputError also where it is of another recipe."""
     checkpoint, expected = read_checkpoint(path), recipe.to_dict()
-    other = [name for name in expected if checkpoint["recipe"].get(name) != expected[name]]
+    names = dict.fromkeys([*expected, *checkpoint["recipe"]])
+    other = [name for name in names if checkpoint["recipe"].get(name) != expected.get(name)]
     if other:
         raise InputError(
             f"{path}: a checkpoint of another recipe ({', '.join(other)} differ); it cannot be resumed as this one"

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from raymat.methods import ANY
 from raymat.pictures.figure import FAINT, INK, blank
 from raymat.pictures.nodule import FRAME
 from raymat.pictures.view import overlay
@@ -16,7 +17,9 @@ BAR, MARKED = "#ff8a1f", "#2f6db5"
 COLUMNS = ("image", "union", "overlap", "alpha", "predicted union", "predicted overlap", "predicted alpha")
 
 
-def show_predictions(rows: Sequence[Mapping[str, np.ndarray]], names: Sequence[str] | None = None) -> Figure:
+def show_predictions(
+    rows: Sequence[Mapping[str, np.ndarray]], names: Sequence[str] | None = None, kind: str = ANY
+) -> Figure:
     """Image, ground truth and prediction side by side, one row per nodule (paper, figure 7).
 
     Parameters
@@ -24,6 +27,7 @@ def show_predictions(rows: Sequence[Mapping[str, np.ndarray]], names: Sequence[s
     rows : each with the arrays of ``COLUMNS``, all (z, y, x) of one shape, 0 to 1; drawn is the axial slice that holds
         most of the true alpha
     names : written at the left of each row
+    kind : of the alpha, written below its name
     """
     side = 1.5
     figure = blank(side * len(COLUMNS) + 0.4, side * len(rows) + 0.4)
@@ -36,7 +40,8 @@ def show_predictions(rows: Sequence[Mapping[str, np.ndarray]], names: Sequence[s
             axes.set_xticks([])
             axes.set_yticks([])
             if number == 0:
-                axes.set_title(name, fontsize=9, color=INK)
+                of_kind = f"\n{kind}" if "alpha" in name and kind != ANY else ""
+                axes.set_title(f"{name}{of_kind}", fontsize=9, color=INK)
         if names:
             line[0].set_ylabel(names[number], fontsize=8, color=INK)
     return figure

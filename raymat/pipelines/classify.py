@@ -30,6 +30,7 @@ from raymat.classification.networks import NETWORKS, SMALL_NETWORKS, TITLES, ref
 from raymat.classification.recipe import Recipe
 from raymat.classification.samples import (
     FACTS,
+    HELD,
     SAMPLE,
     balance,
     column_of,
@@ -46,12 +47,13 @@ from raymat.engine.stream import Job, gather, new_session, part_of
 from raymat.engine.tries import Marks
 from raymat.evidence import diagnoses
 from raymat.evidence.files import BY_KIND, COMPARISONS, FIGURE, NODULES, PREDICTIONS, TABLE, TRIALS
-from raymat.evidence.inputs import CHOSEN, INPUTS
+from raymat.evidence.inputs import CHOSEN, INPUTS, chosen_in_words, inputs_of
 from raymat.evidence.platt import calibrated
 from raymat.experiment import CLASSIFY, Experiment, Facts, Output, as_csv, experiment
 from raymat.experiment import FAILED as WITH_FAILURES
 from raymat.folder import Folder
 from raymat.learning import Data
+from raymat.methods import ANY
 from raymat.nodule import ACCEPTED, FAILED, InputError, Nodule
 from raymat.pipelines.fit import RESULT
 from raymat.pipelines.nodules import SHARED, read_nodule, work_rows
@@ -75,8 +77,9 @@ class ClassifyJob:
     dataset : folder or URI of a built dataset or a release
     output : where the experiment is written and logged
     recipe : crop, label and training
-    inputs, networks, seeds, splits : the trials, every one with every other; where ``splits`` is None each seed has a
-        repeated split of its own, so that as many trials test on more nodules
+    inputs, networks, seeds, splits : the trials, every one with every other; where no inputs are named all that differ
+        in the dataset (``raymat.evidence.inputs.inputs_of``), and where ``splits`` is None each seed has a repeated
+        split of its own, so that as many trials test on more nodules
     cpus, gpus : of each trial
     address : the Ray cluster; None for the one this job runs on, else a local one
     """
@@ -84,7 +87,7 @@ class ClassifyJob:
     dataset: str
     output: Output
     recipe: Recipe
-    inputs: tuple[str, ...] = INPUTS
+    inputs: tuple[str, ...] = ()
     networks: tuple[str, ...] = SMALL_NETWORKS
     seeds: tuple[int, ...] = (0, 1, 2, 3)
     splits: tuple[int, ...] | None = (0,)
@@ -140,19 +143,20 @@ def classify(job: ClassifyJob, say: Callable[[str], None] = print) -> tuple[pd.D
     """
     for given, known, what in ((job.inputs, INPUTS, "input"), (job.networks, NETWORKS, "network")):
         unknown = [name for name in given if name not in known]
-        if unknown or not given:
+        if unknown:
             raise InputError(f"no {what} {', '.join(unknown)}; there are {', '.join(known)}")
     if min(job.cpus, job.gpus) < 0 or not max(job.cpus, job.gpus) > 0:
         raise InputError(f"a trial of {job.cpus:g} CPUs and {job.gpus:g} GPUs: give it some of one or the other")
     for network in job.networks:
         refuse_small_crop(network, job.recipe.width, job.recipe.stem, job.recipe.crop.side)
     data = Data.open(job.dataset)
+    job = replace(job, inputs=job.inputs or inputs_of(data.kind))
     parts = {split: data.split(split).parts for split in sorted({split for _, split in job.draws})}
     shared = {"dataset": job.dataset, **job.recipe.to_dict(), "raymat": __version__}
     facts = Facts(shared, {"data_digest": data.digest, "recipe": job.recipe.to_dict()})
     with experiment(CLASSIFY, job.output, facts, say) as work:
         work.describe("Benign or malignant, from each kind of input.")
-        work.input(job.dataset, data.digest)
+        work.input(job.dataset, data.digest, data.kind)
         settings = job.settings
         todo = [one for one in settings if not work.files.exists(f"{one.folder}/{RESULT}")]
         errors = []
@@ -161,7 +165,8 @@ def classify(job: ClassifyJob, say: Callable[[str], None] = print) -> tuple[pd.D
             with connected(job.address):
                 _write_nodules(job, data, parts, work, say)
                 typed = [*work.note.get("commands", []), shlex.join(job.output.command)]
-                work.write_note(dataset=job.dataset, raymat=__version__, commands=list(dict.fromkeys(typed)))
+                commands = list(dict.fromkeys(typed))
+                work.write_note(dataset=job.dataset, kind=data.kind, raymat=__version__, commands=commands)
                 errors = _sweep(job, todo, work, say)
         # The trials' own seconds, so that an interruption loses none and counts none twice.
         work.write_note(seconds=sum(result["seconds"] for result in _results(work.files)))
@@ -188,7 +193,7 @@ def _write_nodules(
 
 
 def prepare_samples(files: Folder, data: Data, recipe: Recipe, say: Callable[[str], None]) -> pd.DataFrame:
-    """Cut every nodule's crops, those that an earlier command cut left as they are.
+    """Cut every nodule's crops, those that an earlier command of this version cut left as they are.
 
     Returns
     -------
@@ -200,8 +205,11 @@ def prepare_samples(files: Folder, data: Data, recipe: Recipe, say: Callable[[st
     InputError
         A nodule cannot be read or cut.
     """
-    parts = files.listing("samples", ".parquet")
-    cut = {nodule_id for name in parts for nodule_id in files.read_table(name, ["nodule_id"])["nodule_id"].to_pylist()}
+    parts = {name: files.read_table(name, ["nodule_id", HELD]) for name in files.listing("samples", ".parquet")}
+    # An earlier version cut fewer inputs, and did not name them.
+    files.delete_many([name for name, part in parts.items() if HELD not in part.column_names])
+    whole = [part for part in parts.values() if HELD in part.column_names]
+    cut = {nodule_id for part in whole for nodule_id in part["nodule_id"].to_pylist()}
     todo = work_rows(data, [row for row, name in enumerate(data.nodules.ids) if name not in cut])
     if todo:
         say(f"cutting the crops of {counted(len(todo), 'nodule')}")
@@ -261,7 +269,7 @@ def _finished_splits(files: Folder) -> set[int]:
 
 
 def _with_parts(nodules: pd.DataFrame, parts: dict[int, dict[str, str]]) -> pd.DataFrame:
-    return nodules.drop(columns="methods").assign(
+    return nodules.drop(columns=HELD).assign(
         **{f"split_{split}": nodules["patient_id"].map(of) for split, of in parts.items()}
     )
 
@@ -437,7 +445,8 @@ def _text(
         "splits, pairs of nodules within one test part count."
     )
     parts = ["# Benign or malignant, by input", head, diagnoses.as_markdown(table, size)]
-    parts += ["By kind of input, each the mean of its inputs:", diagnoses.kinds_as_markdown(kinds)]
+    by_kind = f"By kind of input, each the mean of its inputs; {chosen_in_words(note.get('kind', ANY))}:"
+    parts += [by_kind, diagnoses.kinds_as_markdown(kinds)]
     if (compared["first"] == CHOSEN).any():
         parts += ["The chosen matte against the other inputs, by DeLong's test on the same test nodules:"]
         parts += [diagnoses.comparisons_as_markdown(compared)]

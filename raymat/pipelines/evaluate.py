@@ -22,6 +22,7 @@ from raymat.experiment import EVALUATE, TRAIN, Experiment, Facts, Output, experi
 from raymat.folder import Folder
 from raymat.learning import Data
 from raymat.matting import LUNG_WINDOW
+from raymat.methods import ANY, alpha_in_words
 from raymat.network.evaluation import (
     CHOSEN,
     RAMP,
@@ -36,12 +37,14 @@ from raymat.network.evaluation import (
     nodules_of,
     reliability_curve,
     summarise,
+    title_of,
 )
 from raymat.network.inference import Ensemble
-from raymat.network.samples import masks_of
+from raymat.network.recipe import Recipe
+from raymat.network.samples import masks_of, target_of
 from raymat.nodule import ACCEPTED, FAILED, InputError, Nodule, required
 from raymat.pictures.network import error_bars, reliability, show_predictions
-from raymat.pipelines.fit import WEIGHTS
+from raymat.pipelines.fit import WEIGHTS as WEIGHTS_FILE
 from raymat.pipelines.nodules import SHARED, read_nodule, work_rows
 from raymat.sources import digest
 from raymat.steps import guarded
@@ -50,6 +53,7 @@ from raymat.words import counted, markdown_table, plain_name
 
 DRAWN = 4
 NETWORK, ABLATION = "3DMM", "3DMM‡"
+WEIGHTS, KIND = "weights", "kind"  # what the workers share beside the nodules
 
 JUDGED = pa.schema(
     [
@@ -96,34 +100,42 @@ def evaluate(job: EvaluateJob, say: Callable[[str], None] = print) -> tuple[dict
     Raises
     ------
     InputError
-        A training is unfinished or was made on another dataset, or its weights are damaged.
+        A training is unfinished or was made on another dataset, two of them are of the same network or learnt different
+        kinds of alpha, or weights are damaged.
     """
     data = Data.open(job.dataset)
-    networks = [_networks(path, data) for path in job.trainings]
-    names = [name for name, _ in networks]
+    trainings = [_networks(path, data) for path in job.trainings]
+    kinds = {kind: path for path, (_, kind, _) in zip(job.trainings, trainings, strict=True)}
+    if len(kinds) > 1:
+        learnt = " and ".join(f"{path} learnt alpha of the kind {kind}" for kind, path in kinds.items())
+        raise InputError(f"{learnt}: their ground truths differ; evaluate each kind in an output of its own")
+    (kind,) = kinds
+    names = [name for name, _, _ in trainings]
     if len(set(names)) < len(names):
-        raise InputError(f"{' and '.join(job.trainings)}: both are {names[0]}; give one of each kind")
+        raise InputError(f"{' and '.join(job.trainings)}: both are {names[0]}; give one with masks, one without")
+    networks = [(name, weights) for name, _, weights in trainings]
     splits = sorted(set.intersection(*(set(weights) for _, weights in networks)))
     if not splits:
         raise InputError(f"{' and '.join(job.trainings)}: no split is finished in all; run raymat train to its end")
     work = [row for split in splits for row in work_rows(data, data.of(data.split(split).test), split=split)]
     say(f"{counted(len(splits), 'split')}, {counted(len(work), 'test nodule')}")
     weights = {(name, split): found[split] for name, found in networks for split in splits}
-    parameters = {"dataset": job.dataset, "trainings": " ".join(job.trainings)}
+    parameters = {"dataset": job.dataset, "trainings": " ".join(job.trainings), "kind": kind}
     facts = Facts(parameters, {"of": digest(data.digest, *job.trainings)})
     with experiment(EVALUATE, job.output, facts, say) as output:
-        output.describe("Errors of 3DMM and the solvers on the test nodules of each split.")
-        output.input(job.dataset, data.digest)
+        alpha = alpha_in_words(kind)
+        output.describe(f"Errors of 3DMM and the solvers on the test nodules of each split, against {alpha}.")
+        output.input(job.dataset, data.digest, kind)
         command = shlex.join(["raymat", "evaluate", job.dataset, *job.trainings, "-o", job.output.path])
-        output.write_note(command=command, raymat=__version__)
-        rows = _judge_all(job, data, work, weights, output.files, say)
+        output.write_note(command=command, raymat=__version__, kind=kind)
+        rows = _judge_all(job, data, work, {WEIGHTS: weights, KIND: kind}, output.files, say)
         errors = [row | {"split": one["split"]} for one in rows for row in json.loads(one["errors"])]
-        tables = {truth: summarise(errors, truth) for truth in (CHOSEN, TRUE)}
+        tables = {truth: summarise(errors, truth, kind) for truth in (CHOSEN, TRUE)}
         tables = {truth: table for truth, table in tables.items() if table}
         report = ["# Errors on the test nodules", ""]
-        report += [*_tables(output, tables, errors, names), *_masks(output, rows, names)]
+        report += [*_tables(output, tables, errors, names, kind), *_masks(output, rows, names)]
         drawn = [{name: np.array(a) for name, a in json.loads(row["picture"]).items()} for row in rows[:DRAWN]]
-        output.figure("predictions.png", show_predictions(drawn, [row["nodule_id"] for row in rows[:DRAWN]]))
+        output.figure("predictions.png", show_predictions(drawn, [row["nodule_id"] for row in rows[:DRAWN]], kind))
         output.text("table.md", "\n".join(report))
         columns = ["split", "nodule_id", "truth", "method", "metric", "value"]
         output.table("errors.csv", pa.Table.from_pylist(errors).select(columns))
@@ -133,17 +145,18 @@ def evaluate(job: EvaluateJob, say: Callable[[str], None] = print) -> tuple[dict
     return tables, len(work) - len(rows)
 
 
-def _networks(path: str, data: Data) -> tuple[str, dict[int, bytes]]:
-    """What to call a training's networks, and the weights of each finished split."""
+def _networks(path: str, data: Data) -> tuple[str, str, dict[int, bytes]]:
+    """What to call a training's networks, the kind of alpha they learnt, and the weights of each finished split."""
     files = Folder.at(path)
     if not files.exists(TRAIN.note):
         raise InputError(f"{path}: no training here ({TRAIN.note} is missing)")
     note = files.read_json(TRAIN.note)
     if note["data_digest"] != data.digest:
         raise InputError(f"{path}: was trained on other nodules than {data.path} holds; its test part is unknown")
-    name = NETWORK if note["recipe"]["model"]["auxiliary"] else ABLATION
-    finished = [n for n in files.listing("") if n.endswith(f"/{WEIGHTS}") and n.count("/") == 1]
-    return name, {int(n.split("/")[0].removeprefix("split-")): files.read(n) for n in finished}
+    recipe = Recipe.from_dict(note["recipe"])
+    name = NETWORK if recipe.model.auxiliary else ABLATION
+    finished = [n for n in files.listing("") if n.endswith(f"/{WEIGHTS_FILE}") and n.count("/") == 1]
+    return name, recipe.kind, {int(n.split("/")[0].removeprefix("split-")): files.read(n) for n in finished}
 
 
 @dataclass(frozen=True)
@@ -173,11 +186,13 @@ class Evaluation:
         seen = [factors[name] * np.array(ensemble.window) for name, ensemble in ensembles.items()]
         box = evaluation_box(nodule, np.max(seen, axis=0).tolist())
         predicted = {name: each.predict_finer(image[box], factors[name]) for name, each in ensembles.items()}
+        kind = shared(self.session, KIND)
+        picture = _slice(nodule, target_of(nodule, kind).alpha, box, next(iter(predicted.values())))
         judged: dict[str, object] = {
             "split": split,
-            "errors": json.dumps(errors_of(nodule, box, predicted)),
+            "errors": json.dumps(errors_of(nodule, box, predicted, kind)),
             "masks": json.dumps({name: masks_score(nodule, box, found) for name, found in predicted.items()}),
-            "picture": json.dumps(_slice(nodule, box, next(iter(predicted.values())))),
+            "picture": json.dumps(picture),
         }
         return nodule.without_arrays(outcome=ACCEPTED, metadata=judged)
 
@@ -201,21 +216,21 @@ class Evaluation:
 @functools.cache
 def _ensembles(session: str, split: int) -> dict[str, Ensemble]:
     """The networks of one split by name, once for each worker."""
-    weights = shared(session, "weights")
+    weights = shared(session, WEIGHTS)
     return {name: Ensemble.of_bytes([data]) for (name, of), data in weights.items() if of == split}
 
 
 def _judge_all(
-    job: EvaluateJob, data: Data, work: list[dict], weights: dict, files: Folder, say: Callable[[str], None]
+    job: EvaluateJob, data: Data, work: list[dict], networks: dict, files: Folder, say: Callable[[str], None]
 ) -> list[dict]:
-    """The rows of all test nodules that could be judged; the others are named."""
+    """The rows of all test nodules that could be judged by what the workers share of the networks; others are named."""
     session = new_session()
     evaluation = Evaluation(session)
     with connected(job.address):
         refuse_too_many(job.workers)
         pool = Pool(evaluation.work.stages, min(job.workers, len(work)))
         marks = Marks(files)
-        shared_values = {SHARED: data.nodules, "weights": weights}
+        shared_values = {SHARED: data.nodules, **networks}
         what = Job(evaluation.work, [part_of(work)], [pool], marks, session, shared=shared_values)
         rows = sorted(gather(what, say).to_pylist(), key=lambda row: row["key"])
     failed = [row for row in rows if row["outcome"] == FAILED]
@@ -226,12 +241,11 @@ def _judge_all(
     return [row for row in rows if row["outcome"] != FAILED]
 
 
-def _slice(nodule: Nodule, box: tuple[slice, ...], predicted) -> dict[str, list]:
+def _slice(nodule: Nodule, alpha: np.ndarray, box: tuple[slice, ...], predicted) -> dict[str, list]:
     """What ``show_predictions`` draws of a nodule, the one slice that it shows."""
     union, overlap = (mask[box].astype(float) for mask in masks_of(nodule))
-    image, alpha = required(nodule.image, nodule, "image"), required(nodule.alpha, nodule, "chosen matte")
     arrays = {
-        "image": LUNG_WINDOW.alpha(image[box]),
+        "image": LUNG_WINDOW.alpha(required(nodule.image, nodule, "image")[box]),
         "union": union,
         "overlap": overlap,
         "alpha": alpha[box],
@@ -243,17 +257,18 @@ def _slice(nodule: Nodule, box: tuple[slice, ...], predicted) -> dict[str, list]
     return {name: np.round(array[place : place + 1].astype(float), 3).tolist() for name, array in arrays.items()}
 
 
-def _tables(output: Experiment, tables: dict[str, dict], errors: list[dict], names: list[str]) -> list[str]:
+def _tables(output: Experiment, tables: dict[str, dict], errors: list[dict], names: list[str], kind: str) -> list[str]:
     """The lines of Table 1 against each truth, and less the networks; draws its figure and logs its numbers."""
     lines = []
     for truth, table in tables.items():
-        lines += [f"Against the {truth}, mean (± standard deviation over the splits, n - 1):", ""]
-        lines += [as_markdown(table, nodules_of(errors, truth)), ""]
+        of_kind = "" if kind == ANY else f" ({kind})"
+        lines += [f"Against the {truth}{of_kind}, mean (± standard deviation over the splits, n - 1):", ""]
+        lines += [as_markdown(table, nodules_of(errors, truth), kind), ""]
         for name in names:
             lines += [f"Less the error of {name} on the same nodules (above 0: {name} is nearer):", ""]
-            lines += [differences_as_markdown(errors, truth, name), ""]
+            lines += [differences_as_markdown(errors, truth, name, kind), ""]
         # The window alone is so far off that its bar would hide all others.
-        shown = {method: errors for method, errors in table.items() if method != RAMP}
+        shown = {title_of(method, kind): errors for method, errors in table.items() if method != RAMP}
         automatic = set(filter(is_automatic, shown))
         output.figure(f"errors-{truth.replace(' ', '-')}.png", error_bars(shown, TITLES, automatic))
         for method, found in table.items():

@@ -21,7 +21,6 @@ from ray.data.block import BlockAccessor, BlockMetadata
 from raymat.engine.cluster import data_settings
 from raymat.engine.ray_private import Pause
 from raymat.loading import Nodules
-from raymat.network.model import ModelConfig
 from raymat.network.recipe import Recipe
 from raymat.network.samples import SMOOTH, epoch_order, record_of, steps_per_epoch, training_volume
 from raymat.nodule import InputError
@@ -38,7 +37,7 @@ READY = 16
 AHEAD = 2
 
 
-def load_records(nodules: Nodules, places: Sequence[int], config: ModelConfig, say: Callable[[str], None]) -> list:
+def load_records(nodules: Nodules, places: Sequence[int], recipe: Recipe, say: Callable[[str], None]) -> list:
     """References to ``raymat.network.samples.record_of`` of the nodules at those places.
 
     Raises
@@ -48,7 +47,7 @@ def load_records(nodules: Nodules, places: Sequence[int], config: ModelConfig, s
     """
     task = ray.remote(num_returns=2)(_record)
     source = ray.put(nodules)
-    records, errors = zip(*(task.remote(source, place, config) for place in places), strict=True)
+    records, errors = zip(*(task.remote(source, place, recipe) for place in places), strict=True)
     say(f"reading {len(records)} nodules")
     # The records stay where they were made; what comes here is a word where one is at fault.
     for error in ray.get(list(errors)):
@@ -57,9 +56,9 @@ def load_records(nodules: Nodules, places: Sequence[int], config: ModelConfig, s
     return list(records)
 
 
-def _record(nodules: Nodules, place: int, config: ModelConfig) -> tuple[dict[str, np.ndarray] | None, str]:
+def _record(nodules: Nodules, place: int, recipe: Recipe) -> tuple[dict[str, np.ndarray] | None, str]:
     try:
-        return record_of(nodules[place], config), ""
+        return record_of(nodules[place], recipe), ""
     except InputError as error:
         return None, str(error)
 

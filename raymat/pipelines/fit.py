@@ -191,15 +191,15 @@ def train_worker(settings: Settings) -> None:
                 validated = {f"validation/{name}": value for name, value in found.items()}
                 reporter.metrics([(state.epoch * steps, validated)])
                 if shown and (state.epoch % max(1, recipe.epochs // PICTURES) == 0 or state.epoch == recipe.epochs):
-                    reporter.picture(f"validation/epoch-{state.epoch:04d}.png", _picture(shown))
+                    reporter.picture(f"validation/epoch-{state.epoch:04d}.png", _picture(shown, recipe.kind))
 
 
-def _picture(shown: dict[str, np.ndarray]) -> bytes:
+def _picture(shown: dict[str, np.ndarray], kind: str) -> bytes:
     # Imported behind the first checkpoint: what draws takes a second.
     from raymat.pictures.figure import png_bytes
     from raymat.pictures.network import show_predictions
 
-    return png_bytes(show_predictions([shown]))
+    return png_bytes(show_predictions([shown], kind=kind))
 
 
 def _epoch(

@@ -24,7 +24,9 @@ from raymat.engine.stages import READ, Pool, Stage, Work
 from raymat.engine.stream import Job, gather, new_session, part_of
 from raymat.engine.tries import Marks
 from raymat.experiment import PREDICT, Facts, Output, experiment
-from raymat.network.inference import Ensemble, Predicted
+from raymat.methods import alpha_in_words
+from raymat.network.inference import Ensemble, Predicted, shared_recipe
+from raymat.network.recipe import Recipe
 from raymat.network.surroundings import around, read_around, scans_of
 from raymat.network.targets import Target
 from raymat.network.training import read_checkpoint
@@ -79,7 +81,8 @@ def predict(job: PredictJob, say: Callable[[str], None] = print) -> Counter[str]
     Raises
     ------
     InputError
-        Weights are missing or damaged, two targets have one name, or the output cannot be written.
+        Weights are missing or damaged or of networks that cannot predict together, two targets have one name, or the
+        output cannot be written.
     """
     if job.volumes not in (None, *FORMATS):
         raise InputError(f"volumes are written as {' or '.join(FORMATS)}, not {job.volumes!r}")
@@ -90,19 +93,19 @@ def predict(job: PredictJob, say: Callable[[str], None] = print) -> Counter[str]
     twice = [name for name, count in names.items() if count > 1]
     if twice:
         raise InputError(f"{twice[0]}: named {names[twice[0]]} times; every target needs an id of its own")
-    for path in job.weights:
-        read_checkpoint(path)
+    kind = shared_recipe({path: Recipe.from_dict(read_checkpoint(path)["recipe"]) for path in job.weights}).kind
     weights = [Path(path).read_bytes() for path in job.weights]
     made_by = digest(*(digest(data.hex()) for data in weights), job.size_mm, job.flips)
     scans = scans_of(job.targets)
     keys = {target: digest(repr(target), _state(target, scans), made_by) for target in job.targets}
     work = digest(*keys.values())
     parameters = {"weights": " ".join(job.weights), "size_mm": job.size_mm, "flips": job.flips, "targets": len(keys)}
+    parameters["kind"] = kind
     store = Store.create(job.output.path)
     with experiment(PREDICT, job.output, Facts(parameters, {"of": work}), say, store) as output:
-        output.describe("Mattes of lesions at given places, predicted by 3DMM.")
-        output.input(job.targets[0].image, work)
-        outcomes = _predict(job, {"weights": weights, "scans": scans}, keys, store, say)
+        output.describe(f"Mattes of lesions at given places, {alpha_in_words(kind)} predicted by 3DMM.")
+        output.input(job.targets[0].image, work, kind)
+        outcomes = _predict(job, {"weights": weights, "scans": scans, "kind": kind}, keys, store, say)
         counts = Counter(row["outcome"] for row in outcomes)
         output.run.metrics({f"nodules/{name}": counts[name] for name in OUTCOMES})
         for row in outcomes:
@@ -114,7 +117,8 @@ def predict(job: PredictJob, say: Callable[[str], None] = print) -> Counter[str]
         output.conclude(words)
         say(words)
         out = job.output.path
-        say(f"predictions  {out}" + (f"   ({out}/volumes/*.{job.volumes})" if job.volumes else ""))
+        volumes = f"   ({out}/volumes/*.{job.volumes})" if job.volumes else ""
+        say(f"predictions of {alpha_in_words(kind)}  {out}{volumes}")
     return counts
 
 
@@ -185,7 +189,8 @@ class Prediction:
     def read(self, row: dict) -> Nodule:
         """The image around a target, resampled; it says where it came from."""
         target = _target_of(row)
-        start = Nodule(target.target_id, target.patient_id, METHOD, key=row["key"])
+        kind = shared(self.session, "kind")
+        start = Nodule(target.target_id, target.patient_id, METHOD, key=row["key"], kind=kind)
 
         def work(nodule: Nodule) -> Nodule:
             scan = shared(self.session, "scans").get(target.series)
@@ -255,7 +260,8 @@ def _target_of(row: dict) -> Target:
 
 
 def with_prediction(nodule: Nodule, found: Predicted) -> Nodule:
-    """The nodule with the matte, masks and spread as its candidates, the matte chosen."""
-    mattes = {"": found.alpha, "-union": found.union, "-overlap": found.overlap, "-spread": found.spread}
-    candidates = [Matte(f"{METHOD}{name}", array) for name, array in mattes.items()]
+    """The nodule with the matte, of the nodule's kind, masks and spread as its candidates, the matte chosen."""
+    others = {"-union": found.union, "-overlap": found.overlap, "-spread": found.spread}
+    candidates = [Matte(METHOD, found.alpha, kind=nodule.kind)]
+    candidates += [Matte(f"{METHOD}{name}", array) for name, array in others.items()]
     return replace(nodule, candidates=candidates, outcome=ACCEPTED, method=METHOD)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import pandas as pd
 import pyarrow as pa
@@ -23,6 +23,7 @@ from raymat.evidence.files import MEASUREMENTS
 from raymat.evidence.files import READERS as NAME
 from raymat.evidence.left_out import LeftOutSource
 from raymat.experiment import READERS, Experiment, Facts, Output, experiment
+from raymat.methods import MEMBERSHIP, kind_of
 from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, REJECTED, InputError
 from raymat.pictures.evidence import reader_predictions as draw_predictions
 from raymat.pipelines.build import Build, build
@@ -42,6 +43,7 @@ class ReadersJob:
     ----------
     source, source_name : nodules of four readers, and how the run's parameters call it
     output : where the measurements are written and logged
+    parameters : of the build; mattes of the kind membership are chosen, as masks are of that kind, if there are any
     nodules : number of nodules to draw; all of them where None
     address : the Ray cluster; None for the one this job runs on, else a local one
     """
@@ -70,19 +72,20 @@ def leave_one_reader_out(job: ReadersJob, say: Callable[[str], None] = print) ->
         No nodule has four readers, none could be measured, or source, output, cluster or MLflow store cannot be used.
     """
     out = job.output.path
+    parameters = judging_membership(job.parameters)
     store = Store.create(out)
     # Quality decides which matte is the chosen one: another rule is another measurement.
-    depends = f"({reader_prediction.VERSION!r}, {job.parameters.quality.identity})"
+    depends = f"({reader_prediction.VERSION!r}, {parameters.quality.identity})"
     source = LeftOutSource(job.source, depends, job.nodules)
-    facts = {"source": job.source_name, "out": out, "nodules": job.nodules, **asdict(job.parameters)}
+    facts = {"source": job.source_name, "out": out, "nodules": job.nodules, **asdict(parameters)}
     with experiment(READERS, job.output, Facts(facts), say, store) as work:
-        how = {"raymat": __version__, "source": job.source_name, "parameters": asdict(job.parameters)}
+        how = {"raymat": __version__, "source": job.source_name, "parameters": asdict(parameters)}
         work.json(PARAMETERS, how)
         work.write_note(**how, nodules=job.nodules, command=shlex.join(job.output.command))
         what = Build(
             store,
             source,
-            job.parameters,
+            parameters,
             job.pools,
             job.retry_failed,
             finish=reader_prediction.measure,
@@ -90,7 +93,7 @@ def leave_one_reader_out(job: ReadersJob, say: Callable[[str], None] = print) ->
         )
         work.describe("Each reader left out, and predicted by the other three.")
         result = build(what, say, work.run.progress)
-        work.input(job.source_name, store.source_digest())
+        work.input(job.source_name, store.source_digest(), parameters.kind)
         # The chosen method of a build is none here, where even a rejected nodule's best matte is measured.
         say(summary(result).replace("chosen     ", "best score "))
         rows = _rows(store)
@@ -110,6 +113,13 @@ def leave_one_reader_out(job: ReadersJob, say: Callable[[str], None] = print) ->
         say(f"\nmeasured {work.note['measured']}")
         say(f"table    {out}/readers.md, .csv   figure {out}/readers.png, .pdf")
         return table, counts
+
+
+def judging_membership(parameters: BuildParameters) -> BuildParameters:
+    """The parameters with membership as the kind of the chosen matte, where one of the methods gives it."""
+    if any(kind_of(method) == MEMBERSHIP for method in parameters.matting.methods):
+        return replace(parameters, quality=replace(parameters.quality, kind=MEMBERSHIP))
+    return parameters
 
 
 def _rows(store: Store) -> pd.DataFrame:

@@ -10,7 +10,7 @@ OUT/split-0/weights.pt     weights and recipe, when the training is finished
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from raymat.engine.cluster import connected
 from raymat.engine.reports import Report, reports
 from raymat.experiment import TRAIN, Experiment, Facts, Output, Say, experiment
 from raymat.learning import Data
+from raymat.methods import alpha_in_words
 from raymat.network.recipe import Recipe
 from raymat.nodule import InputError
 from raymat.pipelines.feed import load_records
@@ -37,7 +38,8 @@ class TrainJob:
     ----------
     dataset : folder or URI of a built dataset or a release
     output : where the trainings are written and logged
-    recipe : all that decides the weights
+    recipe : all that decides the weights but ``kind``
+    kind : what alpha means in the mattes that are learnt, "membership" or "calibrated"; that of the dataset where None
     splits : which of the repeated splits
     workers : processes that share each batch, one GPU each where ``gpu``
     threads : of each worker on CPUs; as many as there are CPUs for it where None
@@ -47,16 +49,21 @@ class TrainJob:
     dataset: str
     output: Output
     recipe: Recipe
+    kind: str | None = None
     splits: tuple[int, ...] = tuple(range(REPETITIONS))
     workers: int = 1
     gpu: bool = False
     threads: int | None = None
     address: str | None = None
 
+    def learning(self, data: Data) -> TrainJob:
+        """The job with a recipe of the kind of alpha that is learnt from that data."""
+        return replace(self, recipe=replace(self.recipe, kind=self.kind or data.kind))
+
     def facts(self, data: Data, **identity: object) -> Facts:
         """What the output is made from; the order of the nodules, too, as batches are drawn in it."""
         recipe = self.recipe.to_dict()
-        parameters = {"dataset": self.dataset, "workers": self.workers, **recipe}
+        parameters = {"dataset": self.dataset, "workers": self.workers, "kind": self.recipe.kind, **recipe}
         return Facts(
             parameters, {"data_digest": data.digest, "order_of_nodules": data.order, "recipe": recipe, **identity}
         )
@@ -86,10 +93,11 @@ def train(job: TrainJob, say: Say = print) -> dict[int, dict[str, float]]:
     """
     job.refuse_uneven()
     data = Data.open(job.dataset)
+    job = job.learning(data)
     splits = {number: data.split(number) for number in job.splits}
     with experiment(TRAIN, job.output, job.facts(data), say) as work:
-        work.describe("3DMM, trained on each split of the patients.")
-        work.input(job.dataset, data.digest)
+        work.describe(f"3DMM, trained on each split of the patients; it learns {alpha_in_words(job.recipe.kind)}.")
+        work.input(job.dataset, data.digest, job.recipe.kind)
         work.write_note(dataset=job.dataset)
         todo = {n: split for n, split in splits.items() if not work.files.exists(f"split-{n}/{WEIGHTS}")}
         for number in [n for n in splits if n not in todo]:
@@ -110,17 +118,17 @@ def _train_splits(job: TrainJob, data: Data, splits: dict[int, Split], work: Exp
     """Train on each of the splits; the records of all of them are read once."""
     threads = threads_of(job.workers, job.gpu, job.threads)
     rows = data.of({patient for split in splits.values() for patient in (*split.training, *split.validation)})
-    records = dict(zip(rows, load_records(data.nodules, rows, job.recipe.model, say), strict=True))
+    records = dict(zip(rows, load_records(data.nodules, rows, job.recipe, say), strict=True))
     for number, split in splits.items():
         folder = f"split-{number}"
         work.json(f"{folder}/split.json", asdict(split))
         run = work.child(folder, f"split {number}", {"split": number, **job.facts(data).parameters})
-        run.dataset(job.dataset, job.dataset, data.digest)
+        run.dataset(job.dataset, job.dataset, data.digest, job.recipe.kind)
         run.text("split.json", json.dumps(asdict(split), indent=1))
         training, validation = ([records[row] for row in data.of(part)] for part in (split.training, split.validation))
         say(
-            f"split {number}: {len(training)} nodules to learn from, {len(validation)} to validate, "
-            f"{counted(job.workers, 'worker')}"
+            f"split {number}: {len(training)} nodules to learn {alpha_in_words(job.recipe.kind)} from, "
+            f"{len(validation)} to validate, {counted(job.workers, 'worker')}"
         )
         with reports(Follower(run, say, f"split {number}: ")) as reporter:
             settings = Settings(job.recipe, training, validation, threads, reporter)
@@ -129,7 +137,7 @@ def _train_splits(job: TrainJob, data: Data, splits: dict[int, Split], work: Exp
             work.files.write(f"{folder}/{RESULT}", (Path(local) / RESULT).read_bytes())
             # Last: a split is finished when its weights are there.
             work.files.write(f"{folder}/{WEIGHTS}", (Path(local) / WEIGHTS).read_bytes())
-            run.model(str(Path(local) / WEIGHTS), job.recipe.augmentation.crop)
+            run.model(str(Path(local) / WEIGHTS), job.recipe.augmentation.crop, job.recipe.kind)
         work.end_child(folder)
 
 

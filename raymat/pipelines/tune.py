@@ -24,6 +24,7 @@ from raymat.engine.reports import reports
 from raymat.experiment import FAILED, TUNE, Experiment, Say, experiment
 from raymat.folder import Folder
 from raymat.learning import Data
+from raymat.methods import alpha_in_words
 from raymat.nodule import InputError
 from raymat.pipelines.feed import load_records
 from raymat.pipelines.fit import RESULT, Settings, fit, threads_of
@@ -85,9 +86,10 @@ def tune_loss_weights(job: TuneJob, say: Say = print) -> tuple[float, float]:
         The dataset has too few patients, the output holds another sweep, the cluster cannot hold one trial, or no
         trial came to a result.
     """
-    training = job.training
-    training.refuse_uneven()
-    data = Data.open(training.dataset)
+    job.training.refuse_uneven()
+    data = Data.open(job.training.dataset)
+    training = job.training.learning(data)
+    job = replace(job, training=training)
     number = training.splits[0]
     split = tuning_split(data, number, say)
     grid: dict[str, object] = {
@@ -100,8 +102,9 @@ def tune_loss_weights(job: TuneJob, say: Say = print) -> tuple[float, float]:
     facts = training.facts(data, **grid)
     fixed = {name: value for name, value in facts.parameters.items() if name not in job.trials[0].parameters}
     with experiment(TUNE, training.output, replace(facts, parameters=fixed), say) as work:
-        work.describe("The weights of 3DMM's loss (Eq. 6): one training for each pair.")
-        work.input(training.dataset, data.digest)
+        alpha = alpha_in_words(training.recipe.kind)
+        work.describe(f"The weights of 3DMM's loss (Eq. 6): one training for each pair; it learns {alpha}.")
+        work.input(training.dataset, data.digest, training.recipe.kind)
         with connected(training.address, holds_dataset=True):
             errors = _run(job, data, split, work, say)
         if errors:
@@ -136,7 +139,7 @@ def _run(job: TuneJob, data: Data, split: Split, work: Experiment, say: Say) -> 
     training = job.training
     threads = threads_of(training.workers, training.gpu, training.threads)
     parts = [data.of(split.training), data.of(split.validation)]
-    records = load_records(data.nodules, [row for part in parts for row in part], training.recipe.model, say)
+    records = load_records(data.nodules, [row for part in parts for row in part], training.recipe, say)
     at_once = trials_at_once(training.workers, training.workers if training.gpu else 0, len(job.pairs))
     say(f"{counted(len(job.pairs), 'trial')}, {at_once} at once")
     shared = dotted(training.facts(data).parameters)
@@ -198,7 +201,9 @@ def _conclude(job: TuneJob, work: Experiment, errors: Sequence[str], say: Say) -
     out = job.training.output.path
     if not np.isfinite(sads).any():
         raise InputError(f"{out}: no trial came to a result; run the same command again")
-    figure = heat_map(sads, job.alphas, job.betas, f"validation SAD, {counted(job.training.recipe.epochs, 'epoch')}")
+    recipe = job.training.recipe
+    title = f"validation SAD of {alpha_in_words(recipe.kind)}, {counted(recipe.epochs, 'epoch')}"
+    figure = heat_map(sads, job.alphas, job.betas, title)
     work.figure(HEAT_MAP, figure)
     alpha, beta = job.pairs[int(np.nanargmin(sads))]
     best = {"alpha_weight": alpha, "gradient_weight": beta, "validation_sad": float(np.nanmin(sads))}

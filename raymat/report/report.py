@@ -30,10 +30,12 @@ from raymat.evidence.files import (
     TABLE,
     TRIALS,
 )
-from raymat.evidence.inputs import CHOSEN
+from raymat.evidence.inputs import CHOSEN, chosen_in_words
+from raymat.evidence.reader_prediction import CHOSEN_CALIBRATED
 from raymat.folder import Folder
 from raymat.loading import load
 from raymat.matting import METHODS
+from raymat.methods import ANY
 from raymat.nodule import ACCEPTED, OUTCOMES, REJECTED, InputError
 from raymat.pictures import evidence
 from raymat.pictures.charts import method_histogram
@@ -166,7 +168,8 @@ def _classification(run: str, store: Folder, figures: FigureFolder) -> list[Sect
     section.heading("By kind of input")
     section.text(diagnoses.kinds_as_markdown(diagnoses.kinds(predictions)))
     section.text(
-        "Each kind is the mean of its inputs; the difference to the masks is taken in the same resamples of patients."
+        f"Each kind is the mean of its inputs; {chosen_in_words(note.get('kind', ANY))}. The difference to the masks "
+        "is taken in the same resamples of patients."
     )
     section.heading("Every input")
     section.text(diagnoses.as_markdown(table, size))
@@ -197,6 +200,11 @@ share of the three masks that contain the voxel, and a ramp of the mean distance
 distance` are averages of a matte with these; nothing is fitted. `chosen` is the matte with the best quality score,
 which has seen the same three readers.
 """
+# Earlier versions took the best matte of either kind.
+CHOSEN_OF_A_KIND = """
+A mask says what is lesion, whatever its density. `chosen` is therefore the best matte of the kind membership, and
+`chosen, calibrated` the best of the other kind, which has lower values where the lesion is less dense.
+"""
 
 
 def _readers(run: str, store: Folder, figures: FigureFolder) -> list[Section]:
@@ -214,6 +222,8 @@ def _readers(run: str, store: Folder, figures: FigureFolder) -> list[Section]:
         note["command"],
     )
     section.text(READERS_WORDS)
+    if (table["method"] == CHOSEN_CALIBRATED).any():
+        section.text(CHOSEN_OF_A_KIND)
     section.text(readers_table.as_markdown(table))
     section.folded("Against the mean of the three masks, on the same splits", readers_table.gains_as_markdown(table))
     section.folded(
@@ -316,8 +326,10 @@ def _evaluation(run: str, store: Folder, figures: FigureFolder) -> list[Section]
     text = store.read("table.md").decode()
     section.text("\n".join(line for line in text.splitlines() if not line.startswith("# ")))
     note = json.loads(store.read(EVALUATE_NOTE)) if store.exists(EVALUATE_NOTE) else {}
+    kind = note.get("kind", ANY)
     for name, caption in EVALUATION_CAPTIONS.items():
         if store.exists(name):
+            caption = caption.format(of_kind="" if kind == ANY else f" ({kind})")
             section.figure(store.read(name), caption, note.get("command", f"raymat evaluate ... -o {shlex.quote(run)}"))
     return [section]
 
@@ -359,8 +371,8 @@ def _values(values: dict) -> str:
 
 OVER_SPLITS = "mean and standard deviation over the repeated splits. Blue: fully automatic."
 EVALUATION_CAPTIONS = {
-    "errors-chosen-matte.png": f"Errors against the chosen matte: {OVER_SPLITS}",
-    "errors-true-alpha.png": f"Errors against the true alpha: {OVER_SPLITS}",
+    "errors-chosen-matte.png": f"Errors against the chosen matte{{of_kind}}: {OVER_SPLITS}",
+    "errors-true-alpha.png": f"Errors against the true alpha{{of_kind}}: {OVER_SPLITS}",
     "predictions.png": "Figure 7. Test nodules: ground truth and the network's prediction from the image alone.",
     "reliability.png": "Reliability of the masks' probabilities.",
 }

@@ -1,4 +1,4 @@
-"""The fourteen inputs of a nodule, its label and its size."""
+"""The inputs of a nodule, its label and its size."""
 
 from dataclasses import replace
 
@@ -18,15 +18,17 @@ from raymat.classification.inputs import (
 from raymat.classification.labels import label_of, malignancy_ratings
 from raymat.classification.recipe import Recipe
 from raymat.classification.samples import SAMPLE, column_of, labelled, read_crops, refuse_missing, sample_of
-from raymat.evidence.inputs import INPUTS
+from raymat.evidence.inputs import INPUTS, inputs_of
+from raymat.methods import ALPHA_KINDS, ANY, CALIBRATED, MEMBERSHIP
 from raymat.nodule import InputError
+from tests.support.kinds import nodule_of_kind
 from tests.support.nodules import draw_nodule
 
 CROP = CropConfig(side=8, spacing_mm=1.0, margin=2)
 
 
-def test_there_are_fourteen_and_each_is_of_the_same_grid():
-    assert len(INPUTS) == len(set(INPUTS)) == 14
+def test_there_are_sixteen_and_each_is_of_the_same_grid():
+    assert len(INPUTS) == len(set(INPUTS)) == 16
     crops = crops_of(draw_nodule(0), CROP)
     readers = crops.pop("readers")
     assert set(crops) | {"random"} == set(INPUTS)
@@ -39,6 +41,18 @@ def test_there_are_fourteen_and_each_is_of_the_same_grid():
     assert (crops["overlap"] <= crops["mean"]).all()
     assert (crops["mean"] <= crops["union"]).all()
     np.testing.assert_allclose(np.mean(readers, axis=0, dtype=float), crops["mean"], atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ALPHA_KINDS)
+def test_the_best_matte_of_each_kind_is_an_input_beside_the_chosen_one(kind):
+    nodule = nodule_of_kind(0, kind)
+    crops = crops_of(nodule, CROP)
+    for name, method in (("chosen", nodule.method), (MEMBERSHIP, "cf"), (CALIBRATED, "cf+")):
+        np.testing.assert_array_equal(crops[name], crops[method])
+    assert np.abs(crops[MEMBERSHIP] - crops[CALIBRATED]).max() > 0.1
+    # The dataset's own best matte is the chosen one: the trials would be the same.
+    assert set(INPUTS) - set(inputs_of(kind)) == {kind} - {ANY}
+    assert "chosen" in inputs_of(kind)
 
 
 def test_what_readers_and_mattes_say_elsewhere_changes_no_image():
@@ -103,14 +117,16 @@ def test_a_sample_gives_back_the_input_that_was_stored():
         if name == "random":
             expected = crops["readers"][random_reader("case-002", 4, 5)]
         else:
-            expected = crops[nodules[2].method if name == "chosen" else name]
+            expected = crops[{"chosen": nodules[2].method, MEMBERSHIP: "cf", CALIBRATED: "cf+"}.get(name, name)]
         np.testing.assert_array_equal(got[0], expected)
     facts = table.to_pandas()
     refuse_missing(facts, INPUTS)
     fewer = replace(nodules[0], candidates=nodules[0].candidates[:1])
     facts = pa.Table.from_pylist([sample_of(fewer, recipe)], schema=SAMPLE).to_pandas()
-    with pytest.raises(InputError, match="case-000: has no matte lb"):
-        refuse_missing(facts, ("image", "lb"))
+    for name in ("lb", CALIBRATED):
+        with pytest.raises(InputError, match=f"case-000: has no matte {name}"):
+            refuse_missing(facts, ("image", name))
+    refuse_missing(facts, ("image", "random", "chosen", MEMBERSHIP))
 
 
 def facts_of(ratings):

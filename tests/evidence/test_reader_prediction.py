@@ -13,8 +13,10 @@ from raymat.evidence import reader_prediction
 from raymat.evidence.bootstrap import by_patient, mean_by_patient
 from raymat.evidence.left_out import LeftOutSource
 from raymat.evidence.readers_table import as_markdown, summarise
+from raymat.methods import ALPHA_KINDS, CALIBRATED
 from raymat.nodule import InputError
 from raymat.steps import BuildParameters, read_and_prepare, score, solve
+from tests.support.kinds import nodule_of_kind
 from tests.support.nodules import DrawnSource, draw_nodule
 
 PARAMETERS = BuildParameters(min_readers=3)
@@ -80,12 +82,25 @@ def test_what_is_measured_is_what_other_libraries_say():
     assert not done.candidates
     json.dumps(done.metadata)
     rows = reader_prediction.rows_of(done)
-    earlier = replace(
-        done, metadata={"foretold" if name == "measured" else name: v for name, v in done.metadata.items()}
-    )
-    assert reader_prediction.rows_of(earlier) == rows
     assert {row["method"] for row in rows} == set(reader_prediction.ordered([row["method"] for row in rows]))
     assert {row["nodule_id"] for row in rows} == {"case-001"}
+
+
+@pytest.mark.parametrize("kind", ALPHA_KINDS)
+def test_the_chosen_matte_is_the_best_one_of_membership_whatever_was_built(kind):
+    nodule = nodule_of_kind(0, kind)
+    predicted = reader_prediction.predictions(nodule)
+    for name, method in (("chosen", "cf"), ("chosen, calibrated", "cf+")):
+        np.testing.assert_array_equal(predicted[name], nodule.mattes[method])
+        for base, other in ((" & mean", "mean of three"), (" & distance", "distance of three")):
+            np.testing.assert_allclose(predicted[f"{name}{base}"], (nodule.mattes[method] + predicted[other]) / 2)
+    assert set(reader_prediction.ordered(predicted)) == set(predicted)
+    measured = reader_prediction.measure(replace(nodule, metadata={"nodule": "case-000", "left_out": 1}))
+    for row in reader_prediction.rows_of(measured):
+        assert (row["chosen"], row["chosen_calibrated"]) == ("cf", "cf+")
+    alone = replace(nodule, candidates=[matte for matte in nodule.candidates if matte.kind == CALIBRATED])
+    assert "chosen" not in reader_prediction.predictions(alone)
+    assert "chosen, calibrated" in reader_prediction.predictions(alone)
 
 
 def test_the_distance_ramp_is_one_half_at_the_border_and_mirrors():

@@ -183,6 +183,8 @@ def test_the_tables_agree_with_the_trials_and_correct_for_all_comparisons():
     table = diagnoses.summarise(found, ("image", "mean", "chosen"))
     assert table["input"].to_list() == ["image", "mean", "chosen"]
     assert table["mean"][1] == pytest.approx(trials[trials["input"] == "mean"]["auroc"].mean())
+    with_other = diagnoses.comparisons(draw_predictions({"membership": 1.0, "image": 0.2, "chosen": 4.0}))
+    assert set(with_other[with_other["first"] == "chosen"]["second"]) == {"membership", "image"}
     compared = diagnoses.comparisons(found)
     assert len(compared) == 3
     assert (compared["holm"] >= compared["p"]).all()
@@ -196,7 +198,7 @@ def test_the_tables_agree_with_the_trials_and_correct_for_all_comparisons():
 
 
 def test_kinds_are_compared_with_the_masks_in_the_same_resamples():
-    strong = {"image": 0.2, "mean": 1.0, "union": 1.4, "cf": 1.2, "cf+": 1.2, "chosen": 4.0}
+    strong = {"image": 0.2, "mean": 1.0, "union": 1.4, "cf": 1.2, "cf+": 1.2, "chosen": 4.0, "membership": 1.5}
     first = draw_predictions(strong)
     second = first[first["input"] != "cf"].assign(network="other")
     table = diagnoses.kinds(pd.concat([first, second])).set_index(["network", "kind"])
@@ -208,6 +210,9 @@ def test_kinds_are_compared_with_the_masks_in_the_same_resamples():
     chosen = table.loc[("net", "chosen")]
     assert chosen["auroc"] == pytest.approx(single.loc["chosen", "auroc"])
     assert chosen["auroc_gain"] == pytest.approx(chosen["auroc"] - masks["auroc"])
+    # The best matte of the other kind is no part of it, and in no mean.
+    assert table.loc[("net", "membership"), "auroc"] == pytest.approx(single.loc["membership", "auroc"])
+    assert table.loc["net"].loc[["mattes", "mattes +", "chosen", "membership"], "inputs"].to_list() == [1] * 4
     assert 0 < chosen["auroc_gain_low"] < chosen["auroc_gain"] < chosen["auroc_gain_high"]
     # All networks together are compared by what all were given.
     assert "mattes" in table.loc["net"].index

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from raymat.matting import METHODS, HUWindow, SolveInfo, estimate_all, estimate_alpha
+from raymat.methods import in_order
 from tests.support.nodules import bumpy_ball
 
 
@@ -16,6 +17,11 @@ def case():
 
 def test_the_names_of_the_methods():
     assert METHODS == ("cf", "knn", "lb", "if", "cf+", "knn+", "lb+", "if+")
+
+
+def test_methods_come_in_their_order_and_names_that_are_none_last():
+    names = ("if+", "lb", "3dmm", "cf+", "cf", "lb", "3dmm-union", "average+")
+    assert in_order(names) == ("cf", "lb", "cf+", "if+", "3dmm", "3dmm-union", "average+")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 from raymat import metrics
 from raymat.matting import METHODS
+from raymat.methods import ALPHA_KINDS, CALIBRATED, MEMBERSHIP, kind_of
 from raymat.network.evaluation import (
     CHOSEN,
     NOTHING,
@@ -25,7 +26,9 @@ from raymat.network.evaluation import (
 )
 from raymat.network.evaluation import METRICS as ERRORS
 from raymat.network.inference import Predicted
+from raymat.nodule import InputError
 from raymat.pictures.network import error_bars, heat_map, reliability, show_predictions
+from tests.support.kinds import BEST, nodule_of_kind
 from tests.support.nodules import draw_nodule, small_nodule
 
 WHOLE = (slice(None),) * 3
@@ -65,6 +68,33 @@ def test_a_methods_twin_is_left_out_with_it():
         found = errors_of(replace(nodule, method=chosen), WHOLE, {})
         assert {row["method"] for row in found if row["truth"] == CHOSEN} & set(METHODS) == set(METHODS) - left_out
         assert {row["method"] for row in found if row["truth"] == TRUE} >= set(METHODS)
+
+
+@pytest.mark.parametrize("of_dataset", ALPHA_KINDS)
+@pytest.mark.parametrize(("kind", "others"), [(MEMBERSHIP, {"cf+", "knn+"}), (CALIBRATED, {"cf", "knn"})])
+def test_the_ground_truth_is_of_the_networks_kind_and_the_methods_of_the_other_kind_come_last(kind, others, of_dataset):
+    nodule, made_by = nodule_of_kind(0, of_dataset), BEST[kind]
+    network = Predicted(nodule.mattes[made_by], *(nodule.mattes["cf"],) * 3)
+    found = [row | {"split": 0} for row in errors_of(nodule, WHOLE, {"3DMM": network}, kind)]
+    tables = {truth: summarise(found, truth, kind) for truth in (CHOSEN, TRUE)}
+    assert tables[CHOSEN]["3DMM"]["sad"][0] == tables[TRUE]["3DMM"]["sad"][0] == 0
+    # The chosen matte of the other kind made no ground truth here, and is far from this one.
+    assert made_by not in tables[CHOSEN]
+    assert min(tables[CHOSEN][name]["sad"][0] for name in others) > 0.1
+    own = [name for name in METHODS if kind_of(name) == kind and name in tables[CHOSEN]]
+    methods = list(tables[CHOSEN])
+    assert methods[1 : 1 + len(own)] == own
+    assert set(methods[-2:]) == others
+    text = as_markdown(tables[CHOSEN], nodules_of(found, CHOSEN), kind)
+    text += differences_as_markdown(found, CHOSEN, "3DMM", kind)
+    for name in others:
+        assert text.count(f"| {name} ({kind_of(name)}) | no | 1 |") == 2
+    assert f"| {own[0]} | no | 1 |" in text
+
+
+def test_a_nodule_without_a_matte_of_the_networks_kind_is_named():
+    with pytest.raises(InputError, match="case-000: has no matte of the kind membership"):
+        errors_of(small_nodule(0), WHOLE, {}, MEMBERSHIP)
 
 
 def test_the_box_is_the_networks_input_unless_the_lesion_is_larger():
@@ -138,6 +168,9 @@ def test_pictures_show_what_they_are_given():
     arrays |= {f"predicted {name}": arrays[name] for name in ("alpha", "union", "overlap")}
     figure = show_predictions([arrays, arrays], ["one", "two"])
     assert len(figure.axes) == 14
+    of_kind = show_predictions([arrays], kind=MEMBERSHIP)
+    titles = [axes.get_title() for axes in of_kind.axes]
+    assert [title for title in titles if "membership" in title] == ["alpha\nmembership", "predicted alpha\nmembership"]
     table = {"cf+": dict.fromkeys(ERRORS, (2.0, 0.5)), "3DMM": dict.fromkeys(ERRORS, (1.0, 0.5))}
     widths = [bar.get_width() for bar in error_bars(table, dict.fromkeys(ERRORS, "t")).axes[0].patches]
     assert widths == [2.0, 1.0]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from raymat.methods import ALPHA_KINDS, ANY, CALIBRATED, MEMBERSHIP
 from raymat.network.recipe import Recipe, preset
 from raymat.network.samples import epoch_order, record_of, steps_per_epoch, training_volume, validation_volume
 from raymat.network.training import (
@@ -21,6 +22,7 @@ from raymat.network.training import (
     train_step,
 )
 from raymat.nodule import InputError
+from tests.support.kinds import nodule_of_kind
 from tests.support.networks import small_recipe
 from tests.support.nodules import small_nodule
 
@@ -29,7 +31,7 @@ RECIPE = small_recipe(epochs=3, batch=2, warm_up=0.5)
 
 
 def batches(count: int, recipe=RECIPE) -> list[torch.Tensor]:
-    record = record_of(small_nodule(0), recipe.model)
+    record = record_of(small_nodule(0), recipe)
     volumes = [training_volume(record, recipe, 0, place) for place in range(count * recipe.batch)]
     return list(torch.from_numpy(np.stack(volumes)).split(recipe.batch))
 
@@ -158,7 +160,7 @@ def test_no_code_in_a_file_is_run(tmp_path, monkeypatch):
 
 def test_a_record_holds_the_masks_of_the_readers_and_the_chosen_matte():
     nodule = small_nodule(1)
-    volume = validation_volume(record_of(nodule, RECIPE.model), nodule.image.shape).numpy()
+    volume = validation_volume(record_of(nodule, RECIPE), nodule.image.shape).numpy()
     np.testing.assert_allclose(volume[0], np.clip((nodule.image + 1000) / 1400, 0, 1), atol=1e-3)
     np.testing.assert_allclose(volume[1], nodule.alpha, atol=1e-3)
     np.testing.assert_array_equal(volume[2], nodule.readers[0] | nodule.readers[1])
@@ -168,7 +170,7 @@ def test_a_record_holds_the_masks_of_the_readers_and_the_chosen_matte():
 
 def test_a_record_on_a_coarser_grid_holds_means_and_the_masks_that_have_half_of_a_voxel():
     nodule = small_nodule(1)
-    record = record_of(nodule, replace(RECIPE.model, spacing_mm=2 * nodule.spacing[0]))
+    record = record_of(nodule, replace(RECIPE, model=replace(RECIPE.model, spacing_mm=2 * nodule.spacing[0])))
     sides = [side // 2 for side in nodule.image.shape]
     assert all(part.shape == tuple(sides) for part in record.values())
 
@@ -182,6 +184,37 @@ def test_a_record_on_a_coarser_grid_holds_means_and_the_masks_that_have_half_of_
 
 def test_nodules_that_cannot_be_learnt_from_are_refused_by_name():
     with pytest.raises(InputError, match=r"case-002: on a grid of 1 x 1 x 1 mm"):
-        record_of(small_nodule(2, spacing=1.0), RECIPE.model)
+        record_of(small_nodule(2, spacing=1.0), RECIPE)
     with pytest.raises(InputError, match="case-003: no matte was chosen"):
-        record_of(replace(small_nodule(3), method=None), RECIPE.model)
+        record_of(replace(small_nodule(3), method=None), RECIPE)
+    with pytest.raises(InputError, match=r"case-004: has no matte of the kind membership, only cf\+, knn\+; .*--kind"):
+        record_of(small_nodule(4), replace(RECIPE, kind=MEMBERSHIP))
+    spoiled = small_nodule(5)
+    spoiled.candidates[0].alpha[0, 0, 0] = np.nan
+    with pytest.raises(InputError, match=r"case-005: its best matte of the kind calibrated, cf\+, is not finite"):
+        record_of(spoiled, replace(RECIPE, kind=CALIBRATED))
+
+
+@pytest.mark.parametrize("of_dataset", ALPHA_KINDS)
+def test_a_network_learns_the_best_matte_of_its_kind_whatever_the_dataset_chose(of_dataset):
+    nodule = nodule_of_kind(0, of_dataset)
+    mattes = {kind: record_of(nodule, replace(RECIPE, kind=kind))["alpha"] for kind in ALPHA_KINDS}
+    np.testing.assert_allclose(mattes[MEMBERSHIP], nodule.mattes["cf"], atol=1e-3)
+    np.testing.assert_allclose(mattes[CALIBRATED], nodule.mattes["cf+"], atol=1e-3)
+    np.testing.assert_allclose(mattes[ANY], nodule.alpha, atol=1e-3)
+    assert np.abs(mattes[MEMBERSHIP] - mattes[CALIBRATED]).max() > 0.1
+
+
+def test_a_checkpoint_keeps_the_kind_and_one_of_before_there_were_kinds_is_of_any(tmp_path):
+    assert "kind" not in RECIPE.to_dict()
+    states = {kind: begin(replace(RECIPE, kind=kind), 2, CPU) for kind in ALPHA_KINDS}
+    for kind, state in states.items():
+        save(state, tmp_path / f"{kind}.pt")
+        assert load_model(tmp_path / f"{kind}.pt")[1].kind == kind
+    for kind, state in states.items():
+        for other in set(ALPHA_KINDS) - {kind}:
+            with pytest.raises(InputError, match=r"a checkpoint of another recipe \(kind differ"):
+                restore(state, tmp_path / f"{other}.pt")
+        restore(state, tmp_path / f"{kind}.pt")
+    with pytest.raises(InputError, match="the kind of alpha must be one of"):
+        replace(RECIPE, kind="solid")

@@ -13,11 +13,13 @@ from raymat.classification.inputs import CropConfig
 from raymat.classification.recipe import Recipe
 from raymat.experiment import Output
 from raymat.learning import Data
+from raymat.methods import ANY, CALIBRATED, MEMBERSHIP
 from raymat.nodule import InputError
 from raymat.pipelines.classify import ClassifyJob, classify
 from raymat.tracking import EVIDENCE
 from tests.support import quiet
 from tests.support.drivers import in_cluster, kill_at
+from tests.support.kinds import write_nodules_of_kind
 from tests.support.nodules import rated_nodules, write_dataset
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -106,6 +108,27 @@ def test_a_part_of_the_trials_then_more_and_all_agree_with_mlflow(ray_cluster, d
     assert note["seconds"] > 0
     with pytest.raises(InputError, match="another recipe"):
         classify(replace(part, recipe=replace(RECIPE, epochs=3)), quiet)
+
+    # What an earlier version cut, without the best matte of each kind, is cut again; its trials stay.
+    for path in out.glob("samples/*.parquet"):
+        samples = pd.read_parquet(path).drop(columns=["inputs", "membership", "calibrated"])
+        samples.assign(methods=[["cf"]] * len(samples)).to_parquet(path)
+    said = []
+    table, _ = classify(replace(part, inputs=("membership",), output=Output(str(out), uri)), said.append)
+    assert "cutting the crops of 48 nodules" in said
+    assert table["input"].to_list() == ["image", "chosen", "membership"]
+    assert pd.read_csv(out / "kinds.csv")["kind"].to_list() == ["image", "chosen", "membership"]
+
+
+@pytest.mark.parametrize(("kind", "trials"), [(CALIBRATED, 15), (MEMBERSHIP, 15), (ANY, 16)])
+def test_the_best_matte_of_the_datasets_own_kind_is_the_chosen_one_and_no_input_of_its_own(
+    ray_cluster, tmp_path, kind, trials
+):
+    data, said = write_nodules_of_kind(tmp_path / "data", kind, 5), []
+    job = ClassifyJob(data, Output(str(tmp_path / "out")), RECIPE, networks=("resnet10-small",), seeds=(0,))
+    with pytest.raises(InputError, match="too few patients"):
+        classify(job, said.append)
+    assert said[0] == f"{trials} trials, 0 finished already"
 
 
 # The loss weights' sweep is killed in plain pytest; both sweeps share their lines.

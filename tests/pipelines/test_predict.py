@@ -14,6 +14,7 @@ import raymat
 from raymat.cli import main
 from raymat.experiment import Output
 from raymat.learning import Data
+from raymat.methods import ANY, CALIBRATED, MEMBERSHIP
 from raymat.network.inference import Ensemble
 from raymat.network.recipe import Recipe
 from raymat.network.surroundings import around, refuse_outside
@@ -26,10 +27,11 @@ from raymat.tracking import TRAININGS
 from raymat.volume import Grid, read_volume, write_volume
 from tests.support import quiet
 from tests.support.dicom import FIRST, write_image
+from tests.support.kinds import write_nodules_of_kind
 from tests.support.networks import small_recipe, write_weights
 from tests.support.nodules import write_small_nodules
 
-RECIPE = small_recipe((8, 16, 16))
+RECIPE = small_recipe((8, 16, 16), kind=CALIBRATED)
 GRID = Grid((20, 40, 44), (1.25, 0.7, 0.7), (-60.0, 12.0, 20.0), np.diag([1.0, -1.0, 1.0]))
 
 
@@ -85,6 +87,11 @@ def test_a_table_of_cases_is_predicted_once_and_each_has_its_outcome(ray_cluster
     image, grid = around(job.targets[0], *read_volume(tmp_path / "ct.nii.gz"), (4.0, 8.0, 8.0), 0.5)
     expected = Ensemble(models).predict(image)
     np.testing.assert_allclose(nodule.alpha, expected.alpha, atol=1e-5)
+    # The network's one matte is of its kind, and its masks and spread are of none.
+    assert nodule.kind == Data.open(job.output.path).kind == CALIBRATED
+    assert nodule.calibrated is nodule.alpha
+    assert nodule.membership is None
+    assert any(line.startswith("predictions of calibrated alpha") for line in said)
     np.testing.assert_allclose(nodule.mattes["3dmm-spread"], expected.spread, atol=1e-5)
     volume, placed = read_volume(tmp_path / "out" / "volumes" / "a.3dmm.nii.gz")
     np.testing.assert_allclose(volume, expected.alpha, atol=1e-5)
@@ -155,6 +162,9 @@ def test_bad_tables_and_options_are_refused(models, tmp_path, capsys):
     (tmp_path / "broken.pt").write_bytes(b"weights")
     with pytest.raises(InputError, match=r"broken\.pt: no checkpoint"):
         predict(PredictJob([target], (str(tmp_path / "broken.pt"),), Output(str(tmp_path / "out"))), quiet)
+    other = write_weights(tmp_path, 2, replace(RECIPE, kind=MEMBERSHIP))
+    with pytest.raises(InputError, match=r"2\.pt: predicts alpha of the kind membership, .*1\.pt of the kind cal"):
+        predict(PredictJob([target], (models[1], other), Output(str(tmp_path / "out"))), quiet)
     assert main(["predict", "--image", "ct.nii.gz", "--model", models[0], "-o", str(tmp_path / "o")]) == 2
     assert "--image goes with --center" in capsys.readouterr().err
 
@@ -175,17 +185,22 @@ def write_training(folder, data: str, recipe: Recipe, splits) -> str:
 def test_both_networks_and_the_solvers_are_compared_on_the_test_nodules_of_shared_splits(
     ray_cluster, new_runs, tmp_path
 ):
-    data = write_small_nodules(tmp_path / "data", 8)
-    full = write_training(tmp_path / "full", data, RECIPE, (0, 1, 2))
+    # Its chosen mattes are calibrated, and the networks learnt the best ones of the other kind.
+    data, recipe = write_nodules_of_kind(tmp_path / "data", CALIBRATED, 8), replace(RECIPE, kind=MEMBERSHIP)
+    full = write_training(tmp_path / "full", data, recipe, (0, 1, 2))
     # On a coarser grid: its predictions are brought to the dataset's.
-    ablation = replace(RECIPE, model=replace(RECIPE.model, auxiliary=False, spacing_mm=1.0))
+    ablation = replace(recipe, model=replace(RECIPE.model, auxiliary=False, spacing_mm=1.0))
     without = write_training(tmp_path / "without", data, ablation, (0, 1))
     out, uri = tmp_path / "out", new_runs(tmp_path)
     tables, failed = evaluate(EvaluateJob(data, (full, without), Output(str(out), uri)), quiet)
     assert failed == 0
-    assert {"3DMM", "3DMM‡", "knn+", "readers' mean"} <= set(tables["chosen matte"])
-    assert "cf+" not in tables["chosen matte"]
-    assert tables["true alpha"]["cf+"]["sad"] == (0.0, 0.0)
+    assert list(tables["chosen matte"])[:2] == ["readers' mean", "knn"]
+    assert list(tables["chosen matte"])[-2:] == ["cf+", "knn+"]
+    assert {"3DMM", "3DMM‡"} <= set(tables["chosen matte"])
+    assert tables["true alpha"]["cf"]["sad"] == (0.0, 0.0)
+    text = (out / "table.md").read_text()
+    assert "Against the chosen matte (membership)" in text
+    assert "| cf+ (calibrated) | no |" in text
     with open(out / "errors.csv") as file:
         rows = list(csv.DictReader(file))
     found = Data.open(data)
@@ -206,7 +221,9 @@ def test_both_networks_and_the_solvers_are_compared_on_the_test_nodules_of_share
     client = MlflowClient(tracking_uri=uri)
     (run,) = client.search_runs([client.get_experiment_by_name(TRAININGS).experiment_id])
     names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-    assert json.loads((out / "evaluate.json").read_text())["command"].startswith(f"raymat evaluate {data} {full}")
+    note = json.loads((out / "evaluate.json").read_text())
+    assert note["command"].startswith(f"raymat evaluate {data} {full}")
+    assert note["kind"] == run.data.params["kind"] == run.data.tags["kind"] == MEMBERSHIP
     assert names == {"table.md", "errors.csv", "reliability.png", "predictions.png"} | {
         "errors-chosen-matte.png",
         "errors-true-alpha.png",
@@ -219,5 +236,10 @@ def test_a_training_on_other_nodules_is_refused(tmp_path):
     training = write_training(tmp_path / "training", other, RECIPE, (0,))
     with pytest.raises(InputError, match="was trained on other nodules"):
         evaluate(EvaluateJob(data, (training,), Output(str(tmp_path / "out"))), quiet)
+    earlier = write_training(tmp_path / "earlier", other, replace(RECIPE, kind=ANY), (0,))
+    with pytest.raises(InputError, match=r"training learnt .* kind calibrated and .*earlier learnt .* kind any: their"):
+        evaluate(EvaluateJob(other, (training, earlier), Output(str(tmp_path / "out"))), quiet)
+    with pytest.raises(InputError, match="both are 3DMM; give one with masks, one without"):
+        evaluate(EvaluateJob(other, (earlier, earlier), Output(str(tmp_path / "out"))), quiet)
     with pytest.raises(InputError, match="no training here"):
         evaluate(EvaluateJob(data, (str(tmp_path),), Output(str(tmp_path / "out"))), quiet)

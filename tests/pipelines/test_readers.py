@@ -10,8 +10,9 @@ from mlflow.tracking import MlflowClient
 from raymat.evidence import reader_prediction
 from raymat.evidence.left_out import LeftOutSource
 from raymat.experiment import Output
+from raymat.methods import CALIBRATED, MEMBERSHIP
 from raymat.nodule import ACCEPTED, EXCLUDED, InputError
-from raymat.pipelines.readers import ReadersJob, leave_one_reader_out
+from raymat.pipelines.readers import ReadersJob, judging_membership, leave_one_reader_out
 from raymat.steps import BuildParameters, MattingParameters, read_and_prepare, score, solve
 from raymat.tracking import EVIDENCE
 from tests.support import quiet
@@ -46,7 +47,10 @@ def test_every_split_is_measured_once_and_a_larger_sample_resumes(ray_cluster, n
     assert len(rows.drop_duplicates(["nodule_id", "left_out"])) == 13
     again = rows[rows["nodule_id"].isin(first["nodule_id"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(again, first)
-    assert table["method"].to_list()[:5] == ["mean of three", "distance of three", "cf", "cf+", "chosen"]
+    methods = ["mean of three", "distance of three", "cf", "cf+", "chosen", "chosen, calibrated"]
+    assert table["method"].to_list()[:6] == methods
+    assert set(rows["chosen"]) == {"cf"}
+    assert set(rows["chosen_calibrated"]) == {"cf+"}
 
     ref = next(LeftOutSource(DrawnSource([draw_nodule(1)])).plan())
     nodule = solve(read_and_prepare(LeftOutSource(source), ref, PARAMETERS), PARAMETERS)
@@ -60,10 +64,18 @@ def test_every_split_is_measured_once_and_a_larger_sample_resumes(ray_cluster, n
         assert (tmp_path / "out" / name).stat().st_size > 500
     note = json.loads((tmp_path / "out" / "readers.json").read_text())
     assert note["outcomes"][ACCEPTED] == outcomes[ACCEPTED]
+    assert note["parameters"]["quality"]["kind"] == MEMBERSHIP
     client = MlflowClient(tracking_uri=uri)
     (run,) = client.search_runs([client.get_experiment_by_name(EVIDENCE).experiment_id])
     assert run.info.status == "FINISHED"
     assert run.data.metrics["auroc/cf_plus"] == pytest.approx(table.set_index("method").loc["cf+", "auroc"])
+
+
+def test_masks_are_of_the_kind_membership_and_so_is_the_matte_that_is_chosen():
+    assert PARAMETERS.kind == CALIBRATED
+    assert judging_membership(PARAMETERS).kind == MEMBERSHIP
+    alone = BuildParameters(min_readers=3, matting=MattingParameters(methods=("cf+",)))
+    assert judging_membership(alone) == alone
 
 
 def test_nodules_that_cannot_be_measured_are_an_error(ray_cluster, tmp_path):

@@ -17,9 +17,10 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from raymat.experiment import Output
+from raymat.experiment import TRAIN, Output, experiment
 from raymat.learning import Data
 from raymat.lock import held
+from raymat.methods import ANY, CALIBRATED, MEMBERSHIP
 from raymat.network.recipe import Recipe
 from raymat.network.samples import epoch_order, record_of, training_volume
 from raymat.network.training import begin, load_model, losses_of, predict, read_checkpoint
@@ -31,8 +32,9 @@ from raymat.store import Store
 from raymat.tracking import TRAININGS
 from tests.support import quiet
 from tests.support.drivers import in_cluster, kill_at
+from tests.support.kinds import nodule_of_kind, write_nodules_of_kind
 from tests.support.networks import learning_recipe, options_of
-from tests.support.nodules import small_nodule, write_dataset, write_small_nodules
+from tests.support.nodules import failed_nodule, small_nodule, write_dataset, write_small_nodules
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -122,6 +124,55 @@ def test_the_same_command_again_trains_nothing(trained, data):
     assert len(runs(uri)) == 3
 
 
+def test_a_network_learns_the_datasets_kind_or_the_one_asked_for(ray_cluster, new_runs, tmp_path):
+    data = write_nodules_of_kind(tmp_path / "data", CALIBRATED, 5)
+    uri, said = new_runs(tmp_path), []
+    once = replace(RECIPE, epochs=1)
+    jobs = {
+        kind: job(data, tmp_path / name, uri, recipe=once, kind=kind)
+        for name, kind in (("of-the-dataset", None), ("asked-for", MEMBERSHIP))
+    }
+    for of_kind in jobs.values():
+        train(of_kind, say=said.append)
+    networks = [load_model(Path(of_kind.output.path) / "split-0" / "weights.pt") for of_kind in jobs.values()]
+    assert [recipe.kind for _, recipe in networks] == [CALIBRATED, MEMBERSHIP]
+    first, second = ([*network.state_dict().values()] for network, _ in networks)
+    assert not all(torch.equal(x, y) for x, y in zip(first, second, strict=True)), "both learnt the same mattes"
+    assert [line for line in said if "to learn" in line] == [
+        f"split 0: 3 nodules to learn {kind} alpha from, 1 to validate, 1 worker" for kind in (CALIBRATED, MEMBERSHIP)
+    ]
+    logged = [(run.data.params["kind"], run.data.tags["kind"]) for run in runs(uri)]
+    assert sorted(logged) == [(CALIBRATED,) * 2] * 2 + [(MEMBERSHIP,) * 2] * 2
+    with pytest.raises(InputError, match="holds a training with another recipe"):
+        train(replace(jobs[None], kind=MEMBERSHIP), say=quiet)
+    with pytest.raises(InputError, match=r"case-\d*: has no matte of the kind membership"):
+        train(job(write_small_nodules(tmp_path / "one", 5), tmp_path / "none", kind=MEMBERSHIP), say=quiet)
+
+
+def test_a_training_of_before_there_were_kinds_is_resumed_on_a_dataset_of_no_kind_alone(tmp_path):
+    """Its note and checkpoints name none: its networks learnt whatever was chosen."""
+    for kind in (ANY, CALIBRATED):
+        data, out = Data.open(write_nodules_of_kind(tmp_path / kind, kind, 5)), Store.create(tmp_path / f"{kind}-out")
+        note = {"data_digest": data.digest, "recipe": RECIPE.to_dict(), "order_of_nodules": data.order}
+        out.write("training.json", json.dumps(note).encode())
+        facts = job(data.path, out.root).learning(data).facts(data)
+        if kind == ANY:
+            with experiment(TRAIN, Output(out.root), facts, quiet) as work:
+                assert not work.is_new
+        else:
+            with pytest.raises(InputError, match="another recipe"), experiment(TRAIN, Output(out.root), facts, quiet):
+                pass
+
+
+def test_the_data_know_the_kind_of_their_mattes_whatever_failed(tmp_path):
+    nodules = [nodule_of_kind(number, MEMBERSHIP) for number in range(4)]
+    store = write_dataset(tmp_path / "data", [*nodules, failed_nodule("crashed", "its worker died")])
+    assert Data.open(store.root).kind == MEMBERSHIP
+    release(ReleaseRequest(store.root, str(tmp_path / "release"), "1.0"), say=quiet)
+    assert Data.open(str(tmp_path / "release")).kind == MEMBERSHIP
+    assert Data.open(write_small_nodules(tmp_path / "small", 2)).kind == ANY
+
+
 def test_two_workers_have_the_gradient_of_one_on_the_same_batch(ray_cluster, data, tmp_path):
     found = Data.open(data)
     recipe = Recipe(RECIPE.model, RECIPE.augmentation, epochs=1, batch=2 * -(-len(found.split(0).training) // 2))
@@ -129,7 +180,7 @@ def test_two_workers_have_the_gradient_of_one_on_the_same_batch(ray_cluster, dat
     (checkpoint,) = (tmp_path / "out" / "split-0" / "ray").glob("checkpoint_*/state.pt")
     moments = read_checkpoint(checkpoint)["optimizer"]["state"]
 
-    records = [record_of(found.nodules[place], recipe.model) for place in found.of(found.split(0).training)]
+    records = [record_of(found.nodules[place], recipe) for place in found.of(found.split(0).training)]
     order = epoch_order(len(records), recipe.batch, recipe.seed, 0)
     volumes = [training_volume(records[nodule], recipe, 0, place) for place, nodule in enumerate(order)]
     batch = torch.from_numpy(np.stack(volumes))
@@ -269,4 +320,4 @@ def test_a_release_is_learned_from_with_the_splits_it_was_published_with(data, t
     assert of_dataset.split(REPETITIONS).test
     recorded = [dict.fromkeys(found.patients, "training") | {found.patients[0]: "test"}] * REPETITIONS
     assert replace(found, recorded=recorded).split(0).test == (found.patients[0],)
-    assert record_of(found.nodules[0], RECIPE.model)["alpha"].any()
+    assert record_of(found.nodules[0], RECIPE)["alpha"].any()

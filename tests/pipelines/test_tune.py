@@ -10,6 +10,7 @@ from mlflow.tracking import MlflowClient
 from raymat.commands.training_options import read_loss_weights
 from raymat.experiment import Output
 from raymat.learning import Data
+from raymat.methods import CALIBRATED, MEMBERSHIP
 from raymat.nodule import InputError
 from raymat.pipelines.train import TrainJob
 from raymat.pipelines.tune import TuneJob, tune_loss_weights, tuning_split
@@ -17,6 +18,7 @@ from raymat.splits import REPETITIONS
 from raymat.tracking import TRAININGS
 from tests.support import quiet
 from tests.support.drivers import in_cluster, kill_at
+from tests.support.kinds import write_nodules_of_kind
 from tests.support.networks import learning_recipe, options_of
 from tests.support.nodules import write_small_nodules
 
@@ -29,8 +31,9 @@ ALPHAS, BETAS = (1.0, 10.0, 30.0), (10.0,)
 def test_a_killed_sweep_resumes_and_leaves_the_best_pair(ray_cluster, new_runs, tmp_path, monkeypatch):
     # Named relative to where the command runs, as a user would; Ray Tune's trials run elsewhere.
     monkeypatch.chdir(tmp_path)
-    data, out, uri = write_small_nodules("data", 5), Path("out"), new_runs(tmp_path)
+    data, out, uri = write_nodules_of_kind("data", CALIBRATED, 5), Path("out"), new_runs(tmp_path)
     command = ["tune", data, "-o", str(out), *options_of(RECIPE), "--alphas", "1,10,30", "--betas", "10"]
+    command += ["--kind", MEMBERSHIP]
 
     def finished() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in out.glob("trials/*/result.json")}
@@ -39,7 +42,7 @@ def test_a_killed_sweep_resumes_and_leaves_the_best_pair(ray_cluster, new_runs, 
     stood = finished()
     assert len(stood) < 3, "the sweep was over before it was killed"
 
-    training = TrainJob(data, Output(str(out), uri), RECIPE, splits=(0,), threads=1)
+    training = TrainJob(data, Output(str(out), uri), RECIPE, MEMBERSHIP, splits=(0,), threads=1)
     said = []
     best = tune_loss_weights(TuneJob(training, ALPHAS, BETAS), said.append)
     results = {path.parent.name: json.loads(path.read_text())["sad"] for path in out.glob("trials/*/result.json")}
@@ -56,11 +59,14 @@ def test_a_killed_sweep_resumes_and_leaves_the_best_pair(ray_cluster, new_runs, 
     assert set(trials) == {f"alpha {alpha}, beta 10" for alpha in (1, 10, 30)}
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert trials["alpha 1, beta 10"].data.params["gradient_weight"] == "10.0"
+    assert {run.data.params["kind"] for run in runs} == {MEMBERSHIP}
     assert trials["alpha 1, beta 10"].data.metrics["validation/sad"] == pytest.approx(results["alpha-1-beta-10"])
     assert parent.data.metrics["best/alpha_weight"] == best[0]
 
     with pytest.raises(InputError, match="another recipe"):
         tune_loss_weights(TuneJob(replace(training, recipe=replace(RECIPE, epochs=2)), ALPHAS, BETAS), quiet)
+    with pytest.raises(InputError, match="another recipe"):
+        tune_loss_weights(TuneJob(replace(training, kind=None), ALPHAS, BETAS), quiet)
 
 
 def test_weights_are_chosen_on_patients_whom_no_split_tests(tmp_path):
