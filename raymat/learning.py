@@ -42,7 +42,8 @@ class Data:
         if is_release(*open_filesystem(path)):
             rows = Release.open(path).index
             recorded = [{row["patient_id"]: row[f"split_{n}"] for row in rows} for n in range(REPETITIONS)]
-            keys = [row[f"{name}_digest"] for row in rows for name in DIGESTS]
+            digests = (row[f"{name}_digest"] for row in rows for name in DIGESTS)
+            keys = [known for known in digests if known]
         else:
             rows = Store.open(path).outcomes(["patient_id", "key", "outcome"]).to_pylist()
             rows = [row for row in rows if row["outcome"] == ACCEPTED]

@@ -31,7 +31,7 @@ from raymat import format_1, format_2
 from raymat.arrow import Row, small_fields, to_row
 from raymat.folder import Folder, as_parquet
 from raymat.methods import ANY
-from raymat.nodule import FAILED, OUTCOMES, SCHEMA, InputError, Matte, Nodule, from_table, to_table
+from raymat.nodule import ACCEPTED, FAILED, OUTCOMES, REJECTED, SCHEMA, InputError, Matte, Nodule, from_table, to_table
 from raymat.places import open_filesystem
 from raymat.words import utf8
 
@@ -367,7 +367,10 @@ class Store(Folder):
 
     def kind(self) -> str:
         """What alpha means in the chosen mattes, one of ``raymat.methods.ALPHA_KINDS``; "any" before format 3."""
-        kinds = self.outcomes(["kind"])["kind"].drop_null().unique().to_pylist()
+        rows = self.outcomes(["kind", "outcome"])
+        # A nodule that was never judged need not say it.
+        judged = pc.is_in(rows["outcome"], pa.array([ACCEPTED, REJECTED]))
+        kinds = rows["kind"].filter(judged).drop_null().unique().to_pylist()
         return str(kinds[0]) if len(kinds) == 1 else ANY
 
     def solves(self, outcomes: pa.Table) -> Iterator[pa.Table]:
