@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -31,7 +31,7 @@ class Folder:
     root: str
 
     @classmethod
-    def at(cls, path: str | Path) -> Folder:
+    def at(cls, path: str | Path) -> Self:
         """The folder at a path or URI, whether there is one or not.
 
         Raises

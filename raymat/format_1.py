@@ -115,6 +115,30 @@ RECORD = pa.schema(
     ]
 )
 
+# A row of a release's index.
+INDEX = pa.schema(
+    [
+        ("nodule_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("method", pa.string()),
+        ("score", pa.float64()),
+        ("decided_by", pa.string()),
+        ("reviewers", pa.list_(pa.string())),
+        ("readers", pa.int32()),
+        ("shape", pa.list_(pa.int32())),
+        ("scanner_spacing", pa.list_(pa.float64())),
+        ("diameter_mm", pa.float64()),
+        ("ratings", pa.string()),
+        *((f"split_{number}", pa.string()) for number in range(4)),
+        ("file", pa.string()),
+        ("row", pa.int32()),
+        ("image_digest", pa.string()),
+        ("readers_digest", pa.string()),
+        ("trimap_digest", pa.string()),
+        ("alpha_digest", pa.string()),
+    ]
+)
+
 # A key began with a digest of this number of characters, the same for all mattes of a nodule.
 SOLVE_KEY_LENGTH, KEY_LENGTH = 24, 32
 SOLVED_BY = "2"  # part of the digest

@@ -22,7 +22,7 @@ _OUTCOME_1 = format_1.OUTCOME.set(format_1.OUTCOME.get_field_index("solves"), pa
 OUTCOME = _OUTCOME_1.insert(2, pa.field("source", pa.string()))
 SCHEMAS = {"manifest": format_1.MANIFEST, "outcomes": OUTCOME, "nodules": SCHEMA}  # of a dataset, by folder
 
-# A row of a release.
+# A row of a release; its index was that of format 1.
 _PLACED = ("method", "spacing", "origin", "direction", "metadata", "notes")
 _ARRAYS = ("image", "readers", "trimap", "true_alpha", "alpha")
 RECORD = pa.schema(

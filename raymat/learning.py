@@ -45,15 +45,14 @@ class Data:
         if is_release(*open_filesystem(path)):
             rows = Release.open(path).index
             recorded = [{row["patient_id"]: row[f"split_{n}"] for row in rows} for n in range(REPETITIONS)]
-            keys = [row[f"{name}_digest"] for row in rows for name in DIGESTS]
-            kind = nodules[0].kind if len(nodules) else ANY
+            digests = (row[f"{name}_digest"] for row in rows for name in DIGESTS)
+            keys = [known for known in digests if known]
         else:
-            store = Store.open(path)
-            rows = store.outcomes(["patient_id", "key", "outcome"]).to_pylist()
+            rows = Store.open(path).outcomes(["patient_id", "key", "outcome"]).to_pylist()
             rows = [row for row in rows if row["outcome"] == ACCEPTED]
-            recorded, keys, kind = None, [row["key"] for row in rows], store.kind()
+            recorded, keys = None, [row["key"] for row in rows]
         patients = [row["patient_id"] for row in rows]
-        return cls(path, nodules, patients, kind, recorded, digest(*sorted(keys)), digest(*keys))
+        return cls(path, nodules, patients, nodules.kind, recorded, digest(*sorted(keys)), digest(*keys))
 
     def split(self, repetition: int) -> Split:
         """A release's own split, else the one that is drawn.

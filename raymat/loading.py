@@ -27,6 +27,9 @@ class Reader(Protocol):
     def metadata(self, position: int) -> dict[str, object]:
         """What ``Nodule.metadata`` holds, no array read."""
 
+    def kind(self) -> str:
+        """What alpha means in the chosen mattes."""
+
 
 class Nodules(Sequence[Nodule]):
     """Nodules that are read when they are asked for, one in memory at a time.
@@ -99,6 +102,11 @@ class Nodules(Sequence[Nodule]):
             It cannot be read.
         """
         return self._reader.metadata(self._positions[self._position(nodule_id)])
+
+    @property
+    def kind(self) -> str:
+        """What ``Nodule.alpha`` means: "calibrated", "membership", or "any" (that of ``Nodule.method``)."""
+        return self._reader.kind()
 
     def split(self, number: int, part: str) -> Nodules:
         """A release's nodules of one part ("training", "validation", "test") of one of its four splits, 0 to 3.
@@ -175,7 +183,8 @@ def load(path: str | Path, outcomes: Sequence[str] = (ACCEPTED,)) -> Nodules:
     -------
     Nodules
         of ``Nodule`` with ``nodule_id, patient_id, image, spacing, origin, direction, readers, trimap, mattes, method,
-        scores``; arrays (z, y, x), image in HU, spacing and origin in mm. Those of a release have one matte.
+        scores, alpha, membership, calibrated``; arrays (z, y, x), image in HU, spacing and origin in mm. Those of a
+        release have the chosen matte and the best one of the other kind.
 
     Raises
     ------
@@ -205,6 +214,10 @@ class Committed:
     def __call__(self, position: int) -> Nodule:
         """The nodule of a row."""
         return self.store.read_committed(self.rows["key"][position].as_py(), self.rows["shard"][position].as_py())
+
+    def kind(self) -> str:
+        """What alpha means in the dataset."""
+        return self.store.kind()
 
     def metadata(self, position: int) -> dict[str, object]:
         """The metadata of a row's nodule."""

@@ -31,7 +31,18 @@ from raymat import format_1, format_2
 from raymat.arrow import Row, small_fields, to_row
 from raymat.folder import Folder, as_parquet
 from raymat.methods import ANY, METHODS, kind_of
-from raymat.nodule import ACCEPTED, FAILED, OUTCOMES, SCHEMA, InputError, Matte, Nodule, from_table, to_table
+from raymat.nodule import (
+    ACCEPTED,
+    FAILED,
+    OUTCOMES,
+    REJECTED,
+    SCHEMA,
+    InputError,
+    Matte,
+    Nodule,
+    from_table,
+    to_table,
+)
 from raymat.places import open_filesystem
 from raymat.words import utf8
 
@@ -369,8 +380,9 @@ class Store(Folder):
     def kind(self) -> str:
         """What alpha means in the chosen mattes, one of ``raymat.methods.ALPHA_KINDS``; "any" before format 3."""
         rows = self.outcomes(["kind", "outcome"])
-        # A nodule that killed its worker failed before it was of a kind.
-        kinds = rows.filter(pc.equal(rows["outcome"], ACCEPTED))["kind"].drop_null().unique().to_pylist()
+        # A nodule that was never judged, as one that killed its worker, need not say it.
+        judged = pc.is_in(rows["outcome"], pa.array([ACCEPTED, REJECTED]))
+        kinds = rows["kind"].filter(judged).drop_null().unique().to_pylist()
         return str(kinds[0]) if len(kinds) == 1 else ANY
 
     def solves(self, outcomes: pa.Table) -> Iterator[pa.Table]:

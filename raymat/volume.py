@@ -292,8 +292,10 @@ def _verify_nifti(path: str | Path) -> None:
         )
 
 
-def write_volume(path: str | Path, array: np.ndarray, grid: Grid) -> None:
+def write_volume(path: str | Path, array: np.ndarray, grid: Grid, about: str = "") -> None:
     """Write ``array`` (z, y, x) in its position in the patient; the file name sets the format (``.nii.gz``, ``.nrrd``).
+
+    ``about`` is stored in the header (NIfTI: ``descrip``, 79 characters; NRRD: ``ITK_FileNotes``).
 
     Raises
     ------
@@ -303,8 +305,11 @@ def write_volume(path: str | Path, array: np.ndarray, grid: Grid) -> None:
     import SimpleITK as sitk
 
     try:
+        image = to_sitk(array, grid)
+        if about:
+            image.SetMetaData("ITK_FileNotes", about)
         with utf8_path(path) as writable:
-            sitk.WriteImage(to_sitk(array, grid), writable, useCompression=True)
+            sitk.WriteImage(image, writable, useCompression=True)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise InputError(f"{path}: cannot be written: {lines[-1]}") from error

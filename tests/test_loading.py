@@ -78,10 +78,24 @@ def test_the_torch_view_gives_tensors_or_what_the_transform_makes(place):
     assert sample["image"].shape == sample["alpha"].shape == sample["readers"].shape[1:]
     assert sample["readers"].shape[0] == 4
     np.testing.assert_array_equal(sample["alpha"].numpy(), draw_nodule(1).alpha)
+    for kind in ("membership", "calibrated"):
+        np.testing.assert_array_equal(sample[kind].numpy(), getattr(draw_nodule(1), kind))
+    sample["alpha"].zero_()
+    assert sample["membership"].max() == 1
     loader = torch.utils.data.DataLoader(
         raymat.load(place).torch(lambda nodule: nodule.alpha[:8, :16, :16]), batch_size=5, num_workers=1
     )
     assert next(iter(loader)).shape == (5, 8, 16, 16)
+
+
+def test_a_kind_that_no_nodule_has_is_no_part_of_a_batch(tmp_path):
+    torch = pytest.importorskip("torch")
+    nodules = [draw_nodule(number, methods=("cf+",), readers=(0.2,)) for number in range(2)]
+    view = raymat.load(write_dataset(tmp_path / "dataset", nodules).root).torch()
+    batch = next(iter(torch.utils.data.DataLoader(view, batch_size=2)))
+    assert "membership" not in batch
+    assert batch["calibrated"].shape == batch["alpha"].shape == (2, 20, 32, 32)
+    assert batch["kind"] == ["any", "any"]
 
 
 @pytest.mark.ray
@@ -89,5 +103,16 @@ def test_the_ray_view_reads_every_nodule_once(place, ray_cluster):
     rows = raymat.load(place).ray().take_all()
     assert sorted(row["nodule_id"] for row in rows) == [f"case-{n:03d}" for n in NUMBERS]
     row = next(row for row in rows if row["nodule_id"] == "case-003")
-    alpha = struct_to_array(pa.scalar(row["alpha"], type=ARRAY))
-    np.testing.assert_array_equal(alpha, draw_nodule(3).alpha)
+    for name in ("alpha", "membership", "calibrated"):
+        alpha = struct_to_array(pa.scalar(row[name], type=ARRAY))
+        np.testing.assert_array_equal(alpha, getattr(draw_nodule(3), name))
+
+
+@pytest.mark.ray
+def test_the_ray_view_of_nodules_of_different_kinds_has_one_schema(tmp_path, ray_cluster):
+    methods = [("cf",), ("cf+",)]
+    nodules = [draw_nodule(number, methods=methods[number % 2]) for number in range(4)]
+    view = raymat.load(write_dataset(tmp_path / "dataset", nodules).root).ray()
+    rows = sorted(view.take_all(), key=lambda row: row["nodule_id"])
+    assert [row["membership"] is None for row in rows] == [False, True, False, True]
+    assert [row["calibrated"] is None for row in rows] == [True, False, True, False]

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -16,6 +17,7 @@ import pytest
 import raymat
 from raymat.cli import main
 from raymat.lock import NAME
+from raymat.methods import ALPHA_KINDS, CALIBRATED, MEMBERSHIP
 from raymat.nodule import InputError, to_table
 from raymat.places import open_filesystem
 from raymat.release.freeze import ReleaseRequest, release
@@ -43,6 +45,15 @@ def decide(store, number, label, reviewer="Ada", mattes=None, nodule_id=None) ->
             at,
         )
     )
+
+
+def nodule_of_kind(number, kind, methods=None):
+    """A nodule of a dataset of that kind, its calibrated mattes half as dense, its best matte of that kind chosen."""
+    nodule = draw_nodule(number, **({"methods": methods} if methods else {}))
+    for matte in nodule.candidates:
+        if matte.kind == CALIBRATED:
+            matte.alpha = matte.alpha * np.float32(0.5)
+    return replace(nodule, kind=kind, method=replace(nodule, method=None).best(kind).method)
 
 
 def freeze(store, out, **more) -> str:
@@ -88,16 +99,74 @@ def test_a_persons_decision_overrides_the_score(frozen):
     assert len(left) + len(rows) == 7
 
 
-def test_a_released_nodule_is_the_datasets_with_the_one_chosen_matte(frozen, nodules):
+def test_a_released_nodule_is_the_datasets_with_the_chosen_matte_and_the_best_of_the_other_kind(frozen, nodules):
     back = raymat.load(frozen[0])["case-000"]
-    assert list(back.mattes) == ["knn+"]
-    np.testing.assert_array_equal(back.alpha, nodules[0].mattes["knn+"])
+    assert list(back.mattes) == ["knn+", "cf"]
+    for alpha, method in ((back.alpha, "knn+"), (back.calibrated, "knn+"), (back.membership, "cf")):
+        np.testing.assert_array_equal(alpha, nodules[0].mattes[method])
     for name in ("image", "trimap", "direction"):
         np.testing.assert_array_equal(getattr(back, name), getattr(nodules[0], name))
     np.testing.assert_array_equal(np.stack(back.readers), np.stack(nodules[0].readers))
     for name in ("patient_id", "spacing", "origin", "metadata", "notes", "key", "source"):
         assert getattr(back, name) == getattr(nodules[0], name)
-    assert back.scores == {"knn+": nodules[0].scores["knn+"]}
+    assert back.scores == {method: nodules[0].scores[method] for method in ("knn+", "cf")}
+    terms = {matte.method: matte.scores for matte in nodules[0].candidates}
+    assert {matte.method: matte.scores for matte in back.candidates} == {name: terms[name] for name in ("knn+", "cf")}
+
+
+@pytest.mark.parametrize("kind", ALPHA_KINDS)
+def test_a_release_is_of_its_datasets_kind_and_has_both_mattes(kind, tmp_path):
+    drawn = [nodule_of_kind(number, kind) for number in range(3)]
+    store = write_dataset(tmp_path / "dataset", [*drawn, replace(excluded_nodule(3), kind="any")])
+    freeze(store, tmp_path / "out")
+    nodules = raymat.load(tmp_path / "out")
+    chosen, other = ("cf+", "cf") if kind == CALIBRATED else ("cf", "cf+")
+    assert nodules.kind == raymat.load(store.root).kind == kind
+    assert json.loads((tmp_path / "out" / "release.json").read_text())["kind"] == kind
+    for nodule, before in zip(nodules, drawn, strict=True):
+        assert (nodule.kind, nodule.method, list(nodule.mattes)) == (kind, chosen, [chosen, other])
+        for name in ("alpha", "membership", "calibrated"):
+            np.testing.assert_array_equal(getattr(nodule, name), getattr(before, name))
+    for row in pq.read_table(tmp_path / "out" / "nodules.parquet").to_pylist():
+        assert (row["kind"], row["method"], row["other_method"]) == (kind, chosen, other)
+        assert (row["score"], row["other_score"]) == tuple(drawn[0].scores[method] for method in (chosen, other))
+    assert not verify(tmp_path / "out").problems
+
+
+def test_a_reviewers_choice_leaves_the_matte_of_the_other_kind_as_it_is(tmp_path):
+    store = write_dataset(tmp_path / "dataset", [nodule_of_kind(number, CALIBRATED) for number in range(2)])
+    decide(store, 0, "if+", mattes=shown(nodule_of_kind(0, CALIBRATED)))
+    freeze(store, tmp_path / "out")
+    back = raymat.load(tmp_path / "out")
+    assert [list(nodule.mattes) for nodule in back] == [["if+", "cf"], ["cf+", "cf"]]
+    np.testing.assert_array_equal(back[0].calibrated, nodule_of_kind(0, CALIBRATED).mattes["if+"])
+
+
+def test_a_dataset_of_one_kind_of_methods_is_released_without_the_other(tmp_path):
+    store = write_dataset(tmp_path / "dataset", [nodule_of_kind(0, CALIBRATED, ("cf+", "knn+"))])
+    freeze(store, tmp_path / "out")
+    (nodule,) = raymat.load(tmp_path / "out")
+    assert (list(nodule.mattes), nodule.membership) == (["cf+"], None)
+    (row,) = pq.read_table(tmp_path / "out" / "nodules.parquet").to_pylist()
+    assert row["other_method"] is row["other_score"] is row["other_alpha_digest"] is None
+    assert not verify(tmp_path / "out").problems
+    datasheet = (tmp_path / "out" / "datasheet.md").read_text()
+    assert "Nodules without `other_alpha`: 1 of 1" in datasheet
+    assert "of 1 nodule without one the sum of the calibrated matte, which is less" in datasheet
+
+
+def test_a_nodules_diameter_is_that_of_its_membership(tmp_path):
+    """A calibrated matte sums to less than the volume, here to half of it, which is all there is without membership."""
+    diameters = []
+    for name, methods in (("both", None), ("one", ("cf+",))):
+        nodule = nodule_of_kind(0, CALIBRATED, methods)
+        store = write_dataset(tmp_path / name, [nodule])
+        freeze(store, tmp_path / f"{name}-out")
+        diameters += pq.read_table(tmp_path / f"{name}-out" / "nodules.parquet")["diameter_mm"].to_pylist()
+    drawn = nodule_of_kind(0, CALIBRATED)
+    mm3 = [float(drawn.mattes["cf"].sum(dtype=float)) / 8, float(nodule.mattes["cf+"].sum(dtype=float)) / 8]
+    assert [np.pi / 6 * diameter**3 for diameter in diameters] == pytest.approx(mm3, rel=1e-6)
+    assert mm3[1] < 0.6 * mm3[0]
 
 
 def test_majorities_decide_ties_leave_out_and_a_decision_can_be_taken_back(store, tmp_path):
@@ -186,18 +255,18 @@ def test_no_patient_is_on_two_sides_of_a_split(frozen):
         assert [len(part) for part in parts] == [sum(r[f"split_{number}"] == p for r in table) for p in PARTS]
 
 
-def test_plain_pyarrow_pandas_and_duckdb_read_a_release(frozen, nodules):
+@pytest.mark.parametrize(("column", "method"), [("alpha", "knn+"), ("other_alpha", "cf")])
+def test_plain_pyarrow_pandas_and_duckdb_read_a_release(frozen, nodules, column, method):
     files = str(frozen[0] / "nodules")
+    query = f"select {column} from read_parquet('{files}/*.parquet') where nodule_id = 'case-000'"
     structs = [
-        pq.read_table(files)["alpha"].to_pylist()[0],
-        pd.read_parquet(files)["alpha"][0],
-        duckdb.sql(f"select alpha from read_parquet('{files}/*.parquet') where nodule_id = 'case-000'").fetchall()[0][
-            0
-        ],
+        pq.read_table(files)[column].to_pylist()[0],
+        pd.read_parquet(files)[column][0],
+        duckdb.sql(query).fetchall()[0][0],
     ]
     for struct in structs:
         alpha = np.frombuffer(struct["data"], struct["dtype"]).reshape(struct["shape"])
-        np.testing.assert_array_equal(alpha, nodules[0].mattes["knn+"])
+        np.testing.assert_array_equal(alpha, nodules[0].mattes[method])
 
 
 def test_the_datasheet_says_what_a_reader_of_the_data_must_know(frozen):
@@ -208,7 +277,13 @@ def test_the_datasheet_says_what_a_reader_of_the_data_must_know(frozen):
         "| case-001 | rejected | reviewers | rejected by Ada |",
         "| case-006 | excluded | build | 2 readers |",
         "| prepare.crop_px | 128 |",
-        "| cf | 3 |",
+        "| cf | membership | 3 | 1 |",
+        "| cf+ | calibrated | 0 | 4 |",
+        "`alpha` is of the kind that its `method` has",
+        "- Membership: the share of the voxel that belongs to the lesion",
+        "Nodules without `other_alpha`: 0 of 5",
+        "The volume is that of the membership matte.",
+        "score of the matte of the other kind",
         "not stated (--licence)",
         "| malignancy |",
         "scanner's slice spacing, mm | 2.50",
@@ -251,20 +326,21 @@ def test_every_way_of_tampering_is_named(store, tmp_path):
     assert "nodules/00000.parquet: changed since the release" in problems()
 
     # One voxel of one matte, and every digest of a file made to fit.
-    rows = pq.read_table(shard).to_pylist()
-    data = bytearray(rows[1]["alpha"]["data"])
-    data[4] ^= 1
-    rows[1]["alpha"]["data"] = bytes(data)
+    for column in ("alpha", "other_alpha"):
+        rows = pq.read_table(shard).to_pylist()
+        data = bytearray(rows[1][column]["data"])
+        data[4] ^= 1
+        rows[1][column]["data"] = bytes(data)
+        pq.write_table(pa.Table.from_pylist(rows, schema=RECORD), shard, row_group_size=1)
+        old, new = (hashlib.sha256(content).hexdigest() for content in (sound[shard], shard.read_bytes()))
+        (out / "SHA256SUMS").write_text(sound[out / "SHA256SUMS"].decode().replace(old, new))
+        found = problems(digest=digest)
+        assert f"case-001: {column} not as the index says" in found
+        assert "SHA256SUMS: the release's digest is" in found
+    # A matte of the other kind that was taken out.
+    rows[1] |= dict.fromkeys(name for name in rows[1] if name.startswith("other_"))
     pq.write_table(pa.Table.from_pylist(rows, schema=RECORD), shard, row_group_size=1)
-    sums = (
-        sound[out / "SHA256SUMS"]
-        .decode()
-        .replace(hashlib.sha256(sound[shard]).hexdigest(), hashlib.sha256(shard.read_bytes()).hexdigest())
-    )
-    (out / "SHA256SUMS").write_text(sums)
-    found = problems(digest=digest)
-    assert "case-001: alpha not as the index says" in found
-    assert "SHA256SUMS: the release's digest is" in found
+    assert "case-001: other_alpha not as the index says" in problems()
 
 
 def test_two_releases_are_compared_nodule_by_nodule(store, frozen, tmp_path, capsys):
@@ -278,6 +354,31 @@ def test_two_releases_are_compared_nodule_by_nodule(store, frozen, tmp_path, cap
     assert difference.same == 2
     assert main(["release-diff", str(frozen[0]), str(tmp_path / "second")]) == 0
     assert "case-000: method knn+ -> lb+" in capsys.readouterr().out
+
+
+def test_releases_of_two_kinds_are_compared_and_mattes_of_the_other_kind_too(tmp_path, capsys):
+    drawn = [nodule_of_kind(number, CALIBRATED) for number in range(3)]
+    write_dataset(tmp_path / "calibrated", drawn)
+    write_dataset(tmp_path / "membership", [nodule_of_kind(number, MEMBERSHIP) for number in range(3)])
+    later = [drawn[0], *(replace(nodule, candidates=list(nodule.candidates)) for nodule in drawn[1:])]
+    later[1].candidates = [
+        replace(matte, score=0.9) if matte.method == "lb" else matte for matte in drawn[1].candidates
+    ]
+    later[2].candidates[0] = replace(drawn[2].candidates[0], alpha=drawn[2].candidates[0].alpha * np.float32(0.9))
+    write_dataset(tmp_path / "later", later)
+    for name in ("calibrated", "membership", "later"):
+        freeze(Store.open(tmp_path / name), tmp_path / f"{name}-out")
+    first, second, third = (Release.open(tmp_path / f"{name}-out") for name in ("calibrated", "membership", "later"))
+    assert compare(first, third).changed == {
+        "case-001": "method of the other kind cf -> lb",
+        "case-002": "other_alpha",
+    }
+    swapped = "method cf+ -> cf, method of the other kind cf -> cf+"
+    assert compare(first, second).changed == {f"case-{number:03d}": swapped for number in range(3)}
+    assert main(["release-diff", *(str(tmp_path / f"{name}-out") for name in ("calibrated", "membership"))]) == 0
+    said = capsys.readouterr().out
+    assert "calibrated -> membership" in said
+    assert f"case-000: {swapped}" in said
 
 
 def test_releases_of_the_same_dataset_are_equal(store, tmp_path):

@@ -7,14 +7,25 @@ from collections.abc import Sequence
 import pyarrow as pa
 import ray.data
 
-from raymat.nodule import Nodule, array_to_struct, required
+from raymat.nodule import ARRAY, Nodule, array_to_struct, required
+
+# Named, since the blocks of a dataset must have the same types, whatever is null in one of them.
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("nodule_id", "patient_id", "method", "kind")),
+        ("spacing", pa.list_(pa.float64())),
+        *((name, ARRAY) for name in ("image", "alpha", "membership", "calibrated", "trimap")),
+        ("readers", pa.list_(ARRAY)),
+    ]
+)
 
 
 def ray_dataset(nodules: Sequence[Nodule]) -> ray.data.Dataset:
     """Nodules as a lazy ``ray.data.Dataset``, one per row, read by the workers.
 
-    Columns: ``nodule_id, patient_id, method, spacing`` and ``image, alpha, trimap, readers``, an array being a struct
-    of bytes, shape and dtype as on disk (``raymat.nodule.struct_to_array``): crops differ in size.
+    Columns: ``nodule_id, patient_id, method, kind, spacing`` and ``image, alpha, membership, calibrated, trimap,
+    readers``, an array being a struct of bytes, shape and dtype as on disk (``raymat.nodule.struct_to_array``): crops
+    differ in size. What a nodule does not have is null.
     """
     rows = ray.data.range(len(nodules))
     # Ray's annotation of the function has room for the batch alone, not for fn_args.
@@ -28,12 +39,16 @@ def _records(batch: pa.Table, nodules: Sequence[Nodule]) -> pa.Table:
                 "nodule_id": nodule.nodule_id,
                 "patient_id": nodule.patient_id,
                 "method": nodule.method,
+                "kind": nodule.kind,
                 "spacing": list(required(nodule.spacing, nodule, "spacing")),
                 "image": array_to_struct(nodule.image),
                 "alpha": array_to_struct(nodule.alpha),
+                "membership": array_to_struct(nodule.membership),
+                "calibrated": array_to_struct(nodule.calibrated),
                 "trimap": array_to_struct(nodule.trimap),
                 "readers": [array_to_struct(mask) for mask in nodule.readers],
             }
             for nodule in map(nodules.__getitem__, batch["id"].to_pylist())
-        ]
+        ],
+        schema=SCHEMA,
     )

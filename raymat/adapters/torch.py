@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from raymat.methods import MEANINGS
 from raymat.nodule import Nodule, required
 
 
@@ -28,20 +29,24 @@ def tensors(nodule: Nodule) -> dict[str, object]:
     """A nodule as tensors.
 
     ``image`` (HU) and ``alpha`` float32 (z, y, x), ``trimap`` uint8 (z, y, x), ``readers`` uint8 (readers, z, y, x),
-    ``spacing`` (z, y, x) mm, and ``nodule_id``, ``patient_id``, ``method``.
+    ``spacing`` (z, y, x) mm, and ``nodule_id``, ``patient_id``, ``method``, ``kind``. ``membership`` and ``calibrated``
+    float32 (z, y, x) are there for a nodule that has such a matte: torch's ``default_collate`` refuses None.
     """
     image = required(nodule.image, nodule, "image")
     readers = np.stack(nodule.readers) if nodule.readers else np.zeros((0, *image.shape), np.uint8)
-    return {
+    sample: dict[str, object] = {
         "nodule_id": nodule.nodule_id,
         "patient_id": nodule.patient_id,
         "method": nodule.method,
+        "kind": nodule.kind,
         "image": torch.from_numpy(image),
         "alpha": torch.from_numpy(nodule.alpha),
         "trimap": torch.from_numpy(nodule.trimap),
         "readers": torch.from_numpy(readers),
         "spacing": torch.tensor(nodule.spacing),
     }
+    # Copies: what changes ``alpha`` in place changes neither of them.
+    return sample | {kind: torch.tensor(matte.alpha) for kind in MEANINGS if (matte := nodule.best(kind))}
 
 
 class _TorchNodules(torch.utils.data.Dataset):

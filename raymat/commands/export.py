@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from raymat.errors import InputError
+from raymat.methods import MEANINGS
 from raymat.words import utf8
 
 HELP = "write nodules as NIfTI, NRRD or DICOM Segmentation"
@@ -30,17 +31,21 @@ def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
     command.add_argument(
         "--level", type=float, metavar="ALPHA", help="write a binary segmentation of alpha >= ALPHA (dicom-seg)"
     )
+    command.add_argument(
+        "--kind",
+        choices=("chosen", *MEANINGS),
+        help="write the chosen matte, or the best one of a kind of alpha (default: chosen; membership with --level)",
+    )
     command.set_defaults(run=run)
     return command
 
 
 def run(options: argparse.Namespace) -> int:
     """``raymat export``."""
-    from raymat.export import export
+    from raymat.export import ExportRequest, export
     from raymat.loading import load
 
-    if options.level is not None and options.format != "dicom-seg":
-        raise InputError("--level makes a binary DICOM Segmentation: use it with --format dicom-seg")
+    request = ExportRequest(options.format, options.dicom, options.level, options.kind)
     nodules = load(options.dataset)
     for name in options.nodule or []:
         if name not in nodules:
@@ -49,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     ids = options.nodule or nodules.ids
     failed: list[str] = []
-    for done in export(nodules, ids, out, options.format, options.dicom, options.level):
+    for done in export(nodules, ids, out, request):
         if done.path:
             print(done.path)
         else:

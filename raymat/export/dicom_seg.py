@@ -1,7 +1,8 @@
 """A matte as a DICOM Segmentation on the grid of its source series.
 
-Fractional, type OCCUPANCY: a voxel's value is the share of it that is lesion, which is what alpha means, in steps of
-1/255. With a level, binary: the voxels whose alpha reaches it.
+Fractional, type OCCUPANCY, in steps of 1/255: a voxel's value is the share of it that the lesion fills (membership), or
+that tissue as dense as a solid lesion would fill (calibrated); the content's description says which. With a level,
+binary: the voxels whose alpha reaches it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from highdicom.seg import SegmentationFractionalTypeValues, SegmentationTypeValu
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from raymat.export.description import chosen_matte, description, kind_in_words
 from raymat.loading import Nodules
-from raymat.nodule import InputError, Nodule, required
+from raymat.nodule import InputError, Matte, Nodule, required
 from raymat.sources.dicom import Series, Slice, index_tree, slab_grid
 from raymat.sources.series import scan_of, slab_around
 from raymat.version import __version__
@@ -113,16 +115,16 @@ def write_segmentation(nodule: Nodule, series: Series, root: str, path: Path, le
             f"{alpha.max():.2f}); choose a lower --level"
         )
     sources = [_source(os.path.join(root, item.path), grid.spacing[0]) for item in slices]
-    matte = next(matte for matte in nodule.candidates if matte.method == nodule.method)
-    score = "" if np.isnan(matte.score) else f", score {matte.score:.2f}"
+    matte = chosen_matte(nodule)
     # The same matte of the same series is the same object, however often it is exported.
     seed = [series.uid, nodule.nodule_id, matte.method, repr(level), pixels.tobytes().hex()]
+    title = f"{MAKER} {kind_in_words(matte)}"
     try:
         segmentation = hd.seg.Segmentation(
             source_images=sources,
             pixel_array=pixels,
             segmentation_type=kind,
-            segment_descriptions=[_segment(nodule, level, seed)],
+            segment_descriptions=[_segment(nodule, matte, level, seed)],
             series_instance_uid=generate_uid(entropy_srcs=["series", *seed]),
             series_number=SERIES_NUMBER,
             sop_instance_uid=generate_uid(entropy_srcs=["instance", *seed]),
@@ -133,11 +135,11 @@ def write_segmentation(nodule: Nodule, series: Series, root: str, path: Path, le
             device_serial_number="none",
             fractional_type=SegmentationFractionalTypeValues.OCCUPANCY,
             max_fractional_value=LEVELS,
-            content_description=label(f"alpha matte, {matte.method}{score}"),
+            content_description=label(description(matte)),
             content_label="ALPHA" if level is None else "ALPHA_LEVEL",
             content_creator_name=f"{MAKER}^",
             transfer_syntax_uid=ExplicitVRLittleEndian,
-            series_description=f"{MAKER} {label(nodule.nodule_id, LONGEST_LABEL - len(MAKER) - 1)}",
+            series_description=f"{title} {label(nodule.nodule_id, LONGEST_LABEL - len(title) - 1)}",
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: its headers do not carry a DICOM Segmentation ({error})") from error
@@ -212,8 +214,8 @@ def _tell_of_deidentification(segmentation: pydicom.Dataset, source: pydicom.Dat
         segmentation.DeidentificationMethod = "not stated in the source series"
 
 
-def _segment(nodule: Nodule, level: float | None, seed: list[str]) -> hd.seg.SegmentDescription:
-    suffix = "" if level is None else f" alpha >= {level:g}"
+def _segment(nodule: Nodule, matte: Matte, level: float | None, seed: list[str]) -> hd.seg.SegmentDescription:
+    suffix = "" if level is None else f" {kind_in_words(matte)} >= {level:g}"
     return hd.seg.SegmentDescription(
         segment_number=1,
         segment_label=label(nodule.nodule_id, LONGEST_LABEL - len(suffix)) + suffix,
@@ -221,7 +223,7 @@ def _segment(nodule: Nodule, level: float | None, seed: list[str]) -> hd.seg.Seg
         segmented_property_type=codes.SCT.Nodule,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC,
         algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name=f"{MAKER} {nodule.method}",
+            name=f"{MAKER} {matte.method}",
             version=__version__,
             family=codes.DCM.ArtificialIntelligence,
         ),

@@ -6,27 +6,29 @@ from pathlib import Path
 
 import numpy as np
 
+from raymat.export.description import chosen_matte, description
 from raymat.nodule import InputError, Nodule, required
 from raymat.volume import nodule_grid, write_volume
 
 
-def write_volumes(nodule: Nodule, folder: Path, ending: str) -> Path:
-    """Write image, alpha, trimap and readers' masks, those that there are, as ``folder/alpha.nii.gz`` and so on.
+def write_volumes(nodule: Nodule, folder: Path, ending: str, name: str = "alpha") -> Path:
+    """Write image, chosen matte, trimap and readers' masks, those that there are, as ``folder/alpha.nii.gz`` and so on.
 
     All lie on one grid of the nodule's spacing, in patient coordinates (LPS in NRRD, RAS in NIfTI, as these formats
-    have it): image and alpha float32, the others uint8.
+    have it): image and alpha float32, the others uint8. The header of the matte's file names its kind and method.
+
+    Parameters
+    ----------
+    ending : ".nii.gz" or ".nrrd"
+    name : of the matte's file
 
     Raises
     ------
     InputError
         The nodule has no chosen matte, or a file cannot be written.
     """
-    if nodule.alpha is None:
-        raise InputError(f"{nodule.nodule_id}: it has no chosen matte to export")
-    volumes: dict[str, np.ndarray] = {
-        "image": required(nodule.image, nodule, "image"),
-        "alpha": nodule.alpha,
-    }
+    matte = chosen_matte(nodule)
+    volumes: dict[str, np.ndarray] = {"image": required(nodule.image, nodule, "image"), name: matte.alpha}
     if nodule.trimap is not None:  # what a network predicted has none, and no readers
         volumes["trimap"] = nodule.trimap
     grid = nodule_grid(nodule, volumes["image"])
@@ -35,6 +37,7 @@ def write_volumes(nodule: Nodule, folder: Path, ending: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror})") from error
-    for name, array in volumes.items():
-        write_volume(folder / f"{name}{ending}", array, grid)
+    for part, array in volumes.items():
+        about = description(matte) if part == name else ""
+        write_volume(folder / f"{part}{ending}", array, grid, about)
     return folder

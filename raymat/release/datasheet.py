@@ -8,10 +8,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from raymat.methods import ANY, CALIBRATED, MEMBERSHIP, in_order, kind_of
 from raymat.splits import PARTS
-from raymat.words import dotted, markdown_table
+from raymat.words import counted, dotted, markdown_table
 
 REASONS = 40  # of nodules left out, named one by one; the table has all
+MEANING = {
+    CALIBRATED: "calibrated: the share of the voxel that belongs to the lesion, times the share of pure lesion tissue "
+    "that the lesion's density stands for. It is near 1 inside a solid nodule and, in the default window, about 0.5 in "
+    "ground glass of -590 HU. It describes structure and density; its sum is less than the volume",
+    MEMBERSHIP: "membership: the share of the voxel that belongs to the lesion, whatever the density of the lesion. It "
+    "is 1 inside a nodule of any density, and its sum times the voxel's volume is the volume of the nodule",
+}
 
 
 def datasheet(note: Mapping, index: Sequence[Mapping], left_out: Sequence[Mapping]) -> str:
@@ -27,8 +35,9 @@ def datasheet(note: Mapping, index: Sequence[Mapping], left_out: Sequence[Mappin
     lines = [
         f"# raymat release {note['version']}",
         "",
-        f"{counts['nodules']} nodules of {counts['patients']} patients with one 3D alpha matte each, frozen "
-        f"{note['created']}. Source: {note['source']}.",
+        f"{counts['nodules']} nodules of {counts['patients']} patients, each with a 3D alpha matte of the kind "
+        f"{note['kind']} and, if there is one, the best matte of the other kind, frozen {note['created']}. "
+        f"Source: {note['source']}.",
         "",
         "![Nodules of this release](contact_sheet.png)",
         "",
@@ -38,12 +47,15 @@ def datasheet(note: Mapping, index: Sequence[Mapping], left_out: Sequence[Mappin
         "",
         note["citation"],
         "",
+        "## What alpha means",
+        "",
+        *_meaning(note["kind"], index),
         "## What was chosen, and how",
         "",
         note["rule"],
         "",
         *_table(("decided by", "nodules"), counts["decided_by"].items()),
-        *_table(("method", "nodules"), counts["methods"].items()),
+        *_methods(counts["methods"], counts["other_methods"]),
         *_scores(index),
         "## What was left out",
         "",
@@ -69,7 +81,7 @@ def datasheet(note: Mapping, index: Sequence[Mapping], left_out: Sequence[Mappin
         "## Files",
         "",
         "`nodules/*.parquet` hold one nodule per row: `image` (HU), `readers`, `trimap` (0 background, 128 unknown, "
-        "255 foreground), `alpha` (0 to 1), each a struct of bytes, shape (z, y, x) and dtype: "
+        "255 foreground), `alpha` and `other_alpha` (0 to 1), each a struct of bytes, shape (z, y, x) and dtype: "
         '`np.frombuffer(a["data"], a["dtype"]).reshape(a["shape"])`. `spacing`, `origin` (mm) and `direction` (3 x 3, '
         "row by row) are in (z, y, x) order, patient coordinates LPS. `nodules.parquet` is the index, with splits and "
         "digests. `sha256sum -c SHA256SUMS` checks the files, `raymat verify` the arrays as well; the digest of "
@@ -94,9 +106,27 @@ def _spread(values: Sequence[float]) -> list[str]:
     return [f"{np.percentile(values, q):.2f}" for q in (0, 10, 50, 90, 100)]
 
 
+def _meaning(kind: str, index: Sequence[Mapping]) -> list[str]:
+    if kind == ANY:
+        chosen = "`alpha` is of the kind that its `method` has: calibrated where the name ends with +, else membership."
+        lines = [chosen, "", *(f"- {meaning[0].upper()}{meaning[1:]}." for meaning in MEANING.values())]
+    else:
+        other = MEMBERSHIP if kind == CALIBRATED else CALIBRATED
+        lines = [f"- `alpha` is {MEANING[kind]}.", f"- `other_alpha` is {MEANING[other]}."]
+    without = sum(row["other_method"] is None for row in index)
+    return [*lines, "", f"Nodules without `other_alpha`: {without} of {len(index)}.", ""]
+
+
+def _methods(chosen: Mapping[str, int], other: Mapping[str, int]) -> list[str]:
+    rows = [(name, kind_of(name), chosen.get(name, 0), other.get(name, 0)) for name in in_order({*chosen, *other})]
+    return _table(("method", "kind", "chosen", "best of the other kind"), rows)
+
+
 def _scores(index: Sequence[Mapping]) -> list[str]:
     head = ("", "least", "10 %", "median", "90 %", "most")
-    return _table(head, [("score of the matte", *_spread([row["score"] for row in index]))])
+    named = (("score", "score of the chosen matte"), ("other_score", "score of the matte of the other kind"))
+    found = {words: [row[name] for row in index if row[name] is not None] for name, words in named}
+    return _table(head, [(words, *_spread(scores)) for words, scores in found.items() if scores])
 
 
 def _reasons(left_out: Sequence[Mapping]) -> list[str]:
@@ -119,12 +149,16 @@ def _stale(old: Mapping[str, str]) -> list[str]:
 
 def _sizes(index: Sequence[Mapping]) -> list[str]:
     spacing = [row["scanner_spacing"] for row in index if row["scanner_spacing"]]
-    rows = [("diameter of a sphere of the matte's volume, mm", *_spread([row["diameter_mm"] for row in index]))]
+    rows = [("diameter of a sphere of the nodule's volume, mm", *_spread([row["diameter_mm"] for row in index]))]
     if spacing:
         rows.append(("scanner's slice spacing, mm", *_spread([s[0] for s in spacing])))
         rows.append(("scanner's pixel spacing, mm", *_spread([s[2] for s in spacing])))
     rows.append(("readers", *_spread([row["readers"] for row in index])))
-    return _table(("", "least", "10 %", "median", "90 %", "most"), rows)
+    said = "The volume is that of the membership matte"
+    smaller = sum(MEMBERSHIP not in map(kind_of, (row["method"], row["other_method"] or "")) for row in index)
+    if smaller:
+        said += f", and of {counted(smaller, 'nodule')} without one the sum of the calibrated matte, which is less"
+    return [*_table(("", "least", "10 %", "median", "90 %", "most"), rows), f"{said}.", ""]
 
 
 def _ratings(index: Sequence[Mapping]) -> list[str]:

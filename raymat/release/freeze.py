@@ -37,8 +37,10 @@ from raymat.release.record import (
     SUMS,
     UNFINISHED,
     Release,
+    ReleaseFolder,
     record_digests,
     record_of,
+    released,
 )
 from raymat.review.decisions import RULE, Decision, Decisions, Verdict, no_longer, refuse_unscored, verdict
 from raymat.sources.kinds import KINDS
@@ -48,6 +50,11 @@ from raymat.version import __version__
 from raymat.volume import nodule_grid
 from raymat.words import counted
 
+OTHERS = (
+    "A decision is on the chosen matte, of the release's kind of alpha. Of the other kind the matte of the highest "
+    "score is kept beside it, even below the floor."
+)
+REVIEWED_ONLY = "Nodules that no person decided on are left out."
 NODULES_PER_FILE = 32
 SHEET_NODULES = 24
 NOT_RECORDED = "not recorded: built by an earlier raymat; build again to record them"
@@ -102,7 +109,7 @@ def release(request: ReleaseRequest, say: Callable[[str], None] = print) -> str:
     verdicts = {row["nodule_id"]: _verdict(row, decisions.get(row["nodule_id"], {}), request) for row in rows}
     if not any(found.outcome == ACCEPTED for found in verdicts.values()):
         raise InputError(f"{request.dataset}: no nodule is accepted, there is nothing to release")
-    out = Folder.at(request.out)
+    out = ReleaseFolder.at(request.out)
     _refuse_taken(request.out, out)
     with held(out):
         _refuse_taken(request.out, out)  # by one that came to its end meanwhile
@@ -129,7 +136,11 @@ def _fitting(
 
 
 def _write_nodules(
-    store: Store, out: Folder, rows: Sequence[Mapping], verdicts: Mapping[str, Verdict], say: Callable[[str], None]
+    store: Store,
+    out: ReleaseFolder,
+    rows: Sequence[Mapping],
+    verdicts: Mapping[str, Verdict],
+    say: Callable[[str], None],
 ) -> list[dict]:
     """Write the accepted nodules and their index, whose rows are returned."""
     taken = [row for row in rows if verdicts[row["nodule_id"]].outcome == ACCEPTED]
@@ -145,7 +156,8 @@ def _write_nodules(
                 nodule = store.read_committed(row["key"], row["shard"])
                 assert found.method is not None  # it is accepted
                 nodule_grid(nodule, required(nodule.image, nodule, "image"))  # refuses one without a placement
-                record = record_of(nodule, found.method, found.by, found.reviewers)
+                nodule = released(nodule, found.method)
+                record = record_of(nodule, found.by, found.reviewers)
                 file.write_table(pa.Table.from_pylist([record], schema=RECORD), row_group_size=1)
                 splits = {f"split_{n}": part[nodule.patient_id] for n, part in enumerate(parts)}
                 index.append(index_row(record, nodule) | splits | {"file": name, "row": len(index) - start})
@@ -156,7 +168,7 @@ def _write_nodules(
 
 
 def _write_about(
-    out: Folder, note: Mapping, index: list[dict], rows: Sequence[Mapping], verdicts: Mapping[str, Verdict]
+    out: ReleaseFolder, note: Mapping, index: list[dict], rows: Sequence[Mapping], verdicts: Mapping[str, Verdict]
 ) -> str:
     """Write what is said of the nodules, and last the digests, which make the release whole. Returns its digest."""
     left_out = [
@@ -200,11 +212,12 @@ def _splits(patients: set[str]) -> list[dict[str, str]]:
 
 
 def index_row(record: Mapping, nodule: Nodule) -> dict:
-    """The row of ``INDEX`` of a record, its place and splits still missing."""
-    alpha = np.frombuffer(record["alpha"]["data"], record["alpha"]["dtype"])
-    mm3 = float(alpha.sum(dtype=np.float64)) * float(np.prod(required(nodule.spacing, nodule, "spacing")))
+    """The row of ``INDEX`` of a record and its nodule, its place and splits still missing."""
+    alpha = nodule.alpha if nodule.membership is None else nodule.membership
+    voxels = float(required(alpha, nodule, "chosen matte").sum(dtype=np.float64))
+    mm3 = voxels * float(np.prod(required(nodule.spacing, nodule, "spacing")))
     return {
-        **{name: record[name] for name in ("nodule_id", "patient_id", "method", "score", "decided_by", "reviewers")},
+        **{name: record.get(name) for name in INDEX.names if name in RECORD.names},
         "readers": len(record["readers"]),
         "shape": record["image"]["shape"],
         "scanner_spacing": nodule.metadata.get("scanner_spacing"),
@@ -232,15 +245,17 @@ def _note(
         "version": request.version,
         "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "source": how.get("source", source),
+        "kind": store.kind(),
         "licence": request.licence or licence or "not stated (--licence)",
         "citation": request.citation or citation or "not stated (--citation)",
-        "rule": RULE + (" Nodules that no person decided on are left out." if request.reviewed_only else ""),
+        "rule": " ".join([RULE, OTHERS, *([REVIEWED_ONLY] if request.reviewed_only else [])]),
         "stale_decisions_left_aside": old,
         "counts": {
             "nodules": len(index),
             "patients": len({row["patient_id"] for row in index}),
             "decided_by": dict(Counter(row["decided_by"] for row in index)),
             "methods": dict(Counter(row["method"] for row in index).most_common()),
+            "other_methods": dict(Counter(row["other_method"] for row in index if row["other_method"]).most_common()),
             "left_out": dict(Counter(one.outcome for one in verdicts.values() if one.outcome != ACCEPTED)),
             "of_nodules_in_the_dataset": len(rows),
         },

@@ -1,13 +1,17 @@
 """What a release is on disk, and how its nodules are read.
 
-    OUT/nodules/00000.parquet ...  the nodules (``RECORD``), one per row group: image, readers, trimap, the one matte
+    OUT/nodules/00000.parquet ...  the nodules (``RECORD``), one per row group: image, readers, trimap, the mattes
     OUT/nodules.parquet            the index (``INDEX``): one small row per nodule, its splits and digests among it
     OUT/left_out.parquet           the dataset's other nodules and why they are not here
     OUT/datasheet.md, contact_sheet.png, histograms.png
-    OUT/release.json               version, rule, counts, parameters, versions of the software
+    OUT/release.json               version, kind of alpha, rule, counts, parameters, versions of the software
     OUT/SHA256SUMS                 digest of every file above, as ``sha256sum -c`` reads it
 
 SHA256SUMS is written last and makes the release whole; its own digest is the release's, to be cited with it.
+
+A nodule has two mattes at most: the chosen one, of the release's kind of alpha, in the columns ``method``, ``alpha``,
+``score`` and so on, and the best one of the other kind in columns of the same names that begin with ``other_``, null
+where the dataset had none.
 """
 
 from __future__ import annotations
@@ -20,56 +24,73 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
-from raymat import format_1
-from raymat.arrow import Row, conform, from_row, schema_of, to_row
+from raymat import format_1, format_2
+from raymat.arrow import Row, from_row, schema_of, to_row
 from raymat.folder import Folder
 from raymat.lock import NAME
+from raymat.methods import ANY, CALIBRATED, MEMBERSHIP
 from raymat.nodule import ACCEPTED, SCHEMA, InputError, Matte, Nodule
-from raymat.places import open_filesystem
 from raymat.splits import REPETITIONS
 
 FORMAT = "raymat release"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SUMS, NOTE, INDEX_FILE = "SHA256SUMS", "release.json", "nodules.parquet"
+OTHER = "other_"  # begins the name of a column of the matte of the other kind
 
 # Of a nodule, what a released one need not say; of a matte, what concerns the dataset that it was released from.
 ALL_ALIKE = ("outcome", "stage", "reason", "mattes")
 OF_THE_DATASET = ("seconds", "key", "digest", "key_1")
+# ``method`` is a column of the nodule already, and ``kind`` follows from it.
 MATTE_COLUMNS = [column for column in schema_of(Matte) if column.name not in (*SCHEMA.names, *OF_THE_DATASET)]
-# The record of a nodule and of the one matte that it was released with, and who decided.
+OF_A_MATTE = ("method", *(column.name for column in MATTE_COLUMNS))
+# The record of a nodule and of the mattes that it was released with, and who decided.
 RECORD = pa.schema(
     [
         *(column for column in SCHEMA if column.name not in ALL_ALIKE),
         *MATTE_COLUMNS,
+        *(schema_of(Matte).field(name).with_name(OTHER + name) for name in OF_A_MATTE),
         ("decided_by", pa.string()),
         ("reviewers", pa.list_(pa.string())),
     ]
 )
 
 
-def record_of(nodule: Nodule, method: str, decided_by: str, reviewers: Sequence[str]) -> Row:
-    """A nodule as a row of ``RECORD``, with its matte by a method and who decided."""
+def released(nodule: Nodule, method: str) -> Nodule:
+    """A nodule with what a release keeps of its mattes: the one by a method, chosen, and the best of the other kind."""
+    nodule = replace(nodule, method=method)
     matte = next(matte for matte in nodule.candidates if matte.method == method)
-    row = to_row(replace(nodule, method=method), RECORD.names)
-    row |= to_row(matte, [column.name for column in MATTE_COLUMNS])
+    other = nodule.best(MEMBERSHIP if matte.kind == CALIBRATED else CALIBRATED)
+    return replace(nodule, candidates=[matte, other] if other else [matte])
+
+
+def record_of(nodule: Nodule, decided_by: str, reviewers: Sequence[str]) -> Row:
+    """A nodule of ``released`` as a row of ``RECORD``, with who decided."""
+    chosen, *others = (to_row(matte, OF_A_MATTE) for matte in nodule.candidates)
+    row = to_row(nodule, RECORD.names) | chosen
+    for other in others:
+        row |= {OTHER + name: value for name, value in other.items()}
     return row | {"decided_by": decided_by, "reviewers": list(reviewers)}
 
 
 def nodule_of(record: Mapping[str, pa.Scalar]) -> Nodule:
-    """A row of ``RECORD`` as a nodule with one candidate, the matte it was released with."""
-    nodule = from_row(Nodule, record)
-    matte = from_row(Matte, {name: record[name] for name in ("method", *(column.name for column in MATTE_COLUMNS))})
-    return replace(nodule, outcome=ACCEPTED, candidates=[matte])
+    """A row of ``RECORD`` as a nodule whose candidates are the mattes it was released with, the chosen one first."""
+    starts = ["", OTHER] if record["other_method"].is_valid else [""]
+    mattes = [from_row(Matte, {name: record[start + name] for name in OF_A_MATTE}) for start in starts]
+    return replace(from_row(Nodule, record), outcome=ACCEPTED, candidates=mattes)
 
 
+# The diameter is that of a sphere of the membership matte's volume; of a nodule without one, that of the sum of its
+# calibrated matte, which is less than the volume.
 INDEX = pa.schema(
     [
         ("nodule_id", pa.string()),
         ("patient_id", pa.string()),
+        ("kind", pa.string()),
         ("method", pa.string()),
         ("score", pa.float64()),
+        ("other_method", pa.string()),
+        ("other_score", pa.float64()),
         ("decided_by", pa.string()),
         ("reviewers", pa.list_(pa.string())),
         ("readers", pa.int32()),
@@ -84,19 +105,20 @@ INDEX = pa.schema(
         ("readers_digest", pa.string()),
         ("trimap_digest", pa.string()),
         ("alpha_digest", pa.string()),
+        ("other_alpha_digest", pa.string()),
     ]
 )
 UNFINISHED = "unfinished"  # says that what lies beside it was left by a release that did not end
 NO_PART = (SUMS, UNFINISHED, NAME)  # files that lie beside a release's own
-DIGESTS = ("image", "readers", "trimap", "alpha")
+DIGESTS = ("image", "readers", "trimap", "alpha", "other_alpha")
 LEFT_OUT = pa.schema([(name, pa.string()) for name in ("nodule_id", "patient_id", "outcome", "decided_by", "reason")])
 
 
-def record_digests(record: Mapping) -> dict[str, str]:
+def record_digests(record: Mapping) -> dict[str, str | None]:
     """SHA-256 of what a row of ``RECORD`` is made of, by part; equal for equal arrays in equal places.
 
     Each is taken over dtype, shape and bytes of the arrays; that of the image over the nodule's place in the patient,
-    too, that of the matte over its method.
+    too, that of a matte over its method. None of a matte that there is not.
     """
 
     def digest(arrays: Iterable[Mapping], *more: object) -> str:
@@ -107,12 +129,39 @@ def record_digests(record: Mapping) -> dict[str, str]:
         return hasher.hexdigest()
 
     place = [[float(v) for v in record[name]] for name in ("spacing", "origin", "direction")]
+    other = record.get("other_alpha")
     return {
         "image_digest": digest([record["image"]], *place),
         "readers_digest": digest(record["readers"]),
         "trimap_digest": digest([record["trimap"]]),
         "alpha_digest": digest([record["alpha"]], record["method"]),
+        "other_alpha_digest": digest([other], record["other_method"]) if other else None,
     }
+
+
+class ReleaseFolder(Folder):
+    """The files of a release, those of earlier formats read as if they were of today's."""
+
+    formerly = format_2.FORMERLY
+
+    def schema_of(self, name: str) -> pa.Schema | None:
+        """The columns of the index, or of the nodules."""
+        return INDEX if name == INDEX_FILE else RECORD if name.startswith("nodules/") else None
+
+    def earlier_schemas_of(self, name: str) -> Sequence[pa.Schema]:
+        """The columns that the index or the nodules had in earlier formats."""
+        return [format_1.INDEX] if name == INDEX_FILE else [format_1.RECORD, format_2.RECORD]
+
+    def damaged(self, name: str, why: object) -> InputError:
+        """The error to raise where a file cannot be read."""
+        return InputError(f"{self.path(name)}: cannot be read ({why}): damaged or incomplete")
+
+    def note(self) -> dict:
+        """``release.json``; raises InputError where it is missing or damaged."""
+        try:
+            return self.read_json(NOTE)
+        except FileNotFoundError as error:
+            raise InputError(f"{self.path(NOTE)}: is missing") from error
 
 
 def is_release(filesystem: pafs.FileSystem, root: str) -> bool:
@@ -130,7 +179,7 @@ class Release:
     index : rows of ``INDEX``, in order
     """
 
-    place: Folder
+    place: ReleaseFolder
     index: list[dict]
 
     @classmethod
@@ -142,58 +191,40 @@ class Release:
         InputError
             There is no release at ``path``, or it is damaged or of a version this raymat does not know.
         """
-        filesystem, root = open_filesystem(path)
-        place = Folder(filesystem, root)
+        place = ReleaseFolder.at(path)
         if not place.exists(SUMS):
             raise InputError(f"{path}: no release here ({SUMS} is missing)")
-        note = read_note(place)
-        if note.get("format") != FORMAT or note.get("format_version") not in (format_1.NUMBER, FORMAT_VERSION):
+        note = place.note()
+        if note.get("format") != FORMAT or note.get("format_version") not in range(1, FORMAT_VERSION + 1):
             raise InputError(
                 f"{path}: {note.get('format')} {note.get('format_version')}; this raymat reads "
-                f"{FORMAT} {FORMAT_VERSION}"
+                f"{FORMAT} {FORMAT_VERSION} and before"
             )
-        table = read_table(place, INDEX_FILE)
-        if not table.schema.equals(INDEX):
-            raise InputError(f"{place.path(INDEX_FILE)}: its columns are not those of a release's index: damaged")
-        return cls(place, table.to_pylist())
+        return cls(place, place.read_table(INDEX_FILE).to_pylist())
 
     def __call__(self, position: int) -> Nodule:
         """The nodule at a position of the index, its one row group read."""
         row = self.index[position]
-        record = read_table(self.place, row["file"], row["row"])
+        record = self.place.read_table(row["file"], row_group=row["row"])
         if record["nodule_id"][0].as_py() != row["nodule_id"]:
             raise InputError(f"{self.place.path(row['file'])}: is not what the index says: damaged (raymat verify)")
-        if record.schema.equals(format_1.RECORD):
-            record = conform(record, RECORD)
         return nodule_of({name: record[name][0] for name in RECORD.names})
 
     def metadata(self, position: int) -> dict[str, object]:
         """The metadata of the nodule at a position of the index, no array read."""
         row = self.index[position]
-        record = read_table(self.place, row["file"], row["row"], ["metadata"])
+        record = self.place.read_table(row["file"], ["metadata"], row["row"])
         try:
             found: dict[str, object] = json.loads(record["metadata"][0].as_py())
         except (ValueError, TypeError, RecursionError) as error:
             raise InputError(f"{self.place.path(row['file'])}: damaged ({error})") from error
         return found
 
+    def kind(self) -> str:
+        """What alpha means in the chosen mattes, one of ``raymat.methods.ALPHA_KINDS``; "any" before format 3."""
+        kinds = {row["kind"] or ANY for row in self.index}
+        return kinds.pop() if len(kinds) == 1 else ANY
+
     def nodules(self, positions: Iterable[int]) -> Iterator[Nodule]:
         """The nodules at some positions, one in memory at a time."""
         return (self(position) for position in positions)
-
-
-def read_note(place: Folder) -> dict:
-    """``release.json``; raises InputError where it is damaged."""
-    try:
-        return json.loads(place.read(NOTE))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{place.path(NOTE)}: damaged ({error})") from error
-
-
-def read_table(place: Folder, name: str, group: int | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-    """A Parquet file, or one row group or some columns of it; raises InputError where it is damaged."""
-    try:
-        file = pq.ParquetFile(place.filesystem.open_input_file(place.path(name)))
-        return file.read(columns) if group is None else file.read_row_group(group, columns)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{place.path(name)}: cannot be read ({error}): damaged or incomplete") from error

@@ -6,10 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from raymat.folder import Folder
 from raymat.nodule import InputError
-from raymat.places import open_filesystem
-from raymat.release.record import DIGESTS, NO_PART, SUMS, Release, read_table, record_digests
+from raymat.release.record import DIGESTS, NO_PART, OTHER, SUMS, Release, ReleaseFolder, record_digests
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,7 @@ def verify(path: str | Path, digest: str | None = None) -> Verification:
     InputError
         There is no release at ``path``.
     """
-    filesystem, root = open_filesystem(path)
-    place = Folder(filesystem, root)
+    place = ReleaseFolder.at(path)
     if not place.exists(SUMS):
         raise InputError(f"{path}: no release here ({SUMS} is missing)")
     sums = place.read(SUMS)
@@ -61,7 +58,7 @@ def verify(path: str | Path, digest: str | None = None) -> Verification:
     try:
         for row in Release.open(path).index:
             nodules += 1
-            record = read_table(place, row["file"], row["row"]).to_pylist()[0]
+            record = place.read_table(row["file"], row_group=row["row"]).to_pylist()[0]
             again = record_digests(record)
             wrong = [part for part in DIGESTS if again[f"{part}_digest"] != row[f"{part}_digest"]]
             if record["nodule_id"] != row["nodule_id"] or wrong:
@@ -77,11 +74,15 @@ class Difference:
 
     Attributes
     ----------
+    kinds : of alpha, before and after
+    others : whether the mattes of the other kind were compared, too; releases before format 3 have none
     added, removed : nodule ids
     changed : nodule id to what of it changed, in words
     same : how many are equal
     """
 
+    kinds: tuple[str, str]
+    others: bool
     added: list[str]
     removed: list[str]
     changed: dict[str, str]
@@ -91,15 +92,23 @@ class Difference:
 def compare(before: Release, after: Release) -> Difference:
     """Nodules added, removed and changed, by the digests in the two indexes; no array is read."""
     old, new = ({row["nodule_id"]: row for row in side.index} for side in (before, after))
+    others = all(row["kind"] for side in (old, new) for row in side.values())
+    starts = {"": "method", OTHER: "method of the other kind"} if others else {"": "method"}
     changed = {}
     for nodule_id in sorted(old.keys() & new.keys()):
         a, b = old[nodule_id], new[nodule_id]
-        parts = [part for part in DIGESTS if a[f"{part}_digest"] != b[f"{part}_digest"]]
-        if a["method"] != b["method"]:
-            parts = [f"method {a['method']} -> {b['method']}", *(part for part in parts if part != "alpha")]
+        parts = [part for part in ("image", "readers", "trimap") if a[f"{part}_digest"] != b[f"{part}_digest"]]
+        for start, words in starts.items():
+            methods = [row[f"{start}method"] or "none" for row in (a, b)]
+            if methods[0] != methods[1]:
+                parts.append(f"{words} {methods[0]} -> {methods[1]}")
+            elif a[f"{start}alpha_digest"] != b[f"{start}alpha_digest"]:
+                parts.append(f"{start}alpha")
         if parts:
             changed[nodule_id] = ", ".join(parts)
     return Difference(
+        (before.kind(), after.kind()),
+        others,
         sorted(new.keys() - old.keys()),
         sorted(old.keys() - new.keys()),
         changed,

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from raymat.cli import main
 from raymat.export.dicom_seg import find_series
 from raymat.loading import load
+from raymat.methods import CALIBRATED, MEMBERSHIP
 from raymat.nodule import ACCEPTED, Matte, Nodule
 from raymat.prepare import prepare
 from raymat.release.freeze import ReleaseRequest, release
@@ -22,21 +23,29 @@ from raymat.sources.phantom import PhantomSource, write_phantoms
 from tests.support.nodules import draw_nodule, predicted_nodule, write_dataset
 
 
-def as_accepted(nodule: Nodule, alpha: np.ndarray) -> Nodule:
+def as_accepted(nodule: Nodule, **alphas) -> Nodule:
+    """The prepared nodule with a matte per method, of what a function makes of it; that of the first is chosen."""
     nodule = prepare(nodule)
-    nodule.candidates = [Matte("cf+", alpha(nodule).astype(np.float32), score=0.9)]
-    nodule.method, nodule.outcome, nodule.key = "cf+", ACCEPTED, f"{nodule.nodule_id:0>32}"
+    nodule.candidates = [
+        Matte(method, alpha(nodule).astype(np.float32), score=0.9 - place / 10)
+        for place, (method, alpha) in enumerate(alphas.items())
+    ]
+    nodule.method, nodule.outcome, nodule.key = next(iter(alphas)), ACCEPTED, f"{nodule.nodule_id:0>32}"
     return nodule
 
 
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory):
-    """A phantom's DICOM, and a dataset that holds its one nodule with the true alpha for its matte."""
+    """A phantom's DICOM, and a dataset that holds its one nodule with the truth of each kind for its mattes."""
     folder = tmp_path_factory.mktemp("export")
     write_phantoms(folder / "scans", 1, 3, progress=lambda _: None)
     source = PhantomSource.from_folder(folder / "scans")
     (ref,) = source.plan()
-    nodule = as_accepted(source.read(ref), lambda nodule: nodule.true_alpha * (nodule.trimap > 0))
+    truths = {
+        "cf+": lambda nodule: nodule.true_calibrated * (nodule.trimap > 0),
+        "cf": lambda nodule: nodule.true_membership * (nodule.trimap > 0),
+    }
+    nodule = replace(as_accepted(source.read(ref), **truths), kind=CALIBRATED)
     write_dataset(folder / "dataset", [nodule])
     return folder, nodule
 
@@ -155,15 +164,95 @@ def test_a_fractional_segmentation_reads_back_to_1_in_255(phantom, fractional):
     assert np.abs(values - expected).max() <= 1 / 255
 
 
-def test_a_binary_segmentation_is_alpha_at_its_level(phantom, fractional, tmp_path):
-    folder, _ = phantom
-    arguments = ["export", str(folder / "dataset"), "-o", str(tmp_path), "--format", "dicom-seg", "--level", "0.5"]
-    assert main([*arguments, "--dicom", str(folder / "scans")]) == 0
-    seg = pydicom.dcmread(tmp_path / fractional.name)
-    assert seg.SegmentationType == "BINARY"
-    grey = highdicom.seg.segread(fractional).get_volume(combine_segments=False, rescale_fractional=False).array
-    binary = highdicom.seg.segread(tmp_path / fractional.name).get_volume(combine_segments=False).array
-    assert binary.sum() == (grey >= 128).sum()
+def segmentations(folder, out, *more: str) -> dict[str, pydicom.Dataset]:
+    """The DICOM Segmentations that a command writes of the dataset, by the names of their files."""
+    arguments = ["export", str(folder / "dataset"), "-o", str(out), "--format", "dicom-seg"]
+    assert main([*arguments, "--dicom", str(folder / "scans"), *more]) == 0
+    return {path.name: highdicom.seg.segread(path) for path in out.iterdir()}
+
+
+def inside(seg: pydicom.Dataset, level: int = 1) -> int:
+    """How many voxels have a value of at least ``level``."""
+    return int((seg.get_volume(combine_segments=False, rescale_fractional=False).array >= level).sum())
+
+
+def test_a_binary_segmentation_is_membership_at_its_level_unless_another_matte_is_asked_for(phantom, tmp_path):
+    folder, nodule = phantom
+    name = f"{nodule.nodule_id}.seg.dcm"
+    found = {}
+    for kind in (MEMBERSHIP, CALIBRATED):
+        (grey,) = segmentations(folder, tmp_path / kind, "--kind", kind).values()
+        found[kind] = inside(grey, 128)
+    assert found[MEMBERSHIP] > found[CALIBRATED]
+    binary = segmentations(folder, tmp_path / "out", "--level", "0.5")[name]
+    assert binary.SegmentationType == "BINARY"
+    assert inside(binary) == found[MEMBERSHIP]
+    assert binary.SegmentSequence[0].SegmentLabel == f"{nodule.nodule_id} membership alpha >= 0.5"
+    chosen = segmentations(folder, tmp_path / "out", "--level", "0.5", "--kind", "chosen")[name]
+    assert inside(chosen) == found[CALIBRATED]
+
+
+def test_segmentations_of_both_kinds_lie_side_by_side_and_name_kind_and_method(phantom, tmp_path):
+    folder, nodule = phantom
+    for arguments in ([], ["--kind", "membership"], ["--kind", "calibrated"]):
+        found = segmentations(folder, tmp_path / "out", *arguments)
+    words = {name: (seg.ContentDescription, seg.SeriesDescription) for name, seg in found.items()}
+    title = nodule.nodule_id
+    calibrated = ("calibrated alpha, cf+, score 0.90", f"raymat calibrated alpha {title}")
+    assert words == {
+        f"{title}.seg.dcm": calibrated,
+        f"{title}.calibrated.seg.dcm": calibrated,
+        f"{title}.membership.seg.dcm": ("membership alpha, cf, score 0.80", f"raymat membership alpha {title}"),
+    }
+    # The chosen matte is the calibrated one, and the same object.
+    assert len({seg.SOPInstanceUID for seg in found.values()}) == 2
+
+
+@pytest.mark.parametrize("form", ["nifti", "nrrd"])
+def test_volumes_of_both_kinds_lie_side_by_side_and_name_kind_and_method(phantom, tmp_path, form):
+    folder, nodule = phantom
+    arguments = ["export", str(folder / "dataset"), "-o", str(tmp_path), "--format", form]
+    for more in ([], ["--kind", "membership"], ["--kind", "calibrated"]):
+        assert main([*arguments, *more]) == 0
+    ending = {"nifti": ".nii.gz", "nrrd": ".nrrd"}[form]
+    for name, words in (
+        ("alpha", "calibrated alpha, cf+, score 0.90"),
+        ("calibrated", "calibrated alpha, cf+, score 0.90"),
+        ("membership", "membership alpha, cf, score 0.80"),
+    ):
+        file = sitk.ReadImage(tmp_path / nodule.nodule_id / f"{name}{ending}")
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(file), getattr(nodule, name))
+        assert file.GetMetaData("ITK_FileNotes") == words
+    if form == "nifti":
+        header = nibabel.load(tmp_path / nodule.nodule_id / "membership.nii.gz").header
+        assert header["descrip"].item() == words.encode()
+
+
+def test_a_nodule_without_a_matte_of_the_kind_is_named_and_keeps_no_other_back(tmp_path, capsys):
+    store = write_dataset(tmp_path / "dataset", [draw_nodule(0, methods=("cf+", "knn+")), draw_nodule(1)])
+    arguments = ["export", store.root, "-o", str(tmp_path / "out"), "--format", "nrrd", "--kind", "membership"]
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    assert said.err == (
+        "raymat: case-000: has no membership matte (its mattes: cf+, knn+); export another one with --kind chosen or "
+        "--kind calibrated\n"
+    )
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["case-001"]
+    assert main([*arguments, "--nodule", "case-000"]) == 2
+
+
+def test_a_level_needs_membership_unless_another_matte_is_asked_for(phantom, tmp_path, capsys):
+    folder, nodule = phantom
+    alone = replace(nodule, candidates=nodule.candidates[:1])
+    write_dataset(tmp_path / "dataset", [alone])
+    arguments = ["export", str(tmp_path / "dataset"), "-o", str(tmp_path / "out"), "--format", "dicom-seg"]
+    arguments += ["--dicom", str(folder / "scans"), "--level", "0.5"]
+    assert main(arguments) == 2
+    assert "has no membership matte, of which --level makes a binary segmentation" in capsys.readouterr().err
+    assert main([*arguments, "--kind", "chosen"]) == 0
+    for level, form in (("1.5", "dicom-seg"), ("0.5", "nrrd")):
+        assert main([*arguments[:4], "--format", form, *arguments[6:-1], level]) == 2
+        assert "--level" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is not here: apt-get install dicom3tools")
@@ -185,7 +274,7 @@ def test_a_real_series_carries_its_segmentation(real_data, tmp_path):
     source = LidcSource(root)
     ref = next(ref for ref in source.plan() if ref.nodule_id == "LIDC-IDRI-0003-N2")
     # The readers' mean mask stands for the matte: where it lies is what is tested.
-    nodule = as_accepted(source.read(ref), lambda nodule: np.mean(nodule.readers, axis=0))
+    nodule = as_accepted(source.read(ref), cf=lambda nodule: np.mean(nodule.readers, axis=0))
     write_dataset(tmp_path / "dataset", [nodule])
     arguments = ["export", str(tmp_path / "dataset"), "-o", str(tmp_path / "out"), "--format", "dicom-seg"]
     assert main([*arguments, "--lidc", root]) == 0
@@ -234,12 +323,12 @@ def test_a_nodule_that_came_from_no_dicom_says_so(tmp_path, capsys):
     arguments = ["export", store.root, "-o", str(tmp_path / "out"), "--format", "dicom-seg", "--lidc", str(tmp_path)]
     assert main(arguments) == 2
     assert "case-000: comes from no DICOM series" in capsys.readouterr().err
-    assert main([*arguments[:-2], "--nodule", "nobody"]) == 2
+    assert main([*arguments, "--nodule", "nobody"]) == 2
     assert "no accepted nodule nobody" in capsys.readouterr().err
 
 
 def test_an_id_that_is_no_file_name_stays_inside_the_folder(tmp_path):
-    from raymat.export import export
+    from raymat.export import ExportRequest, export
     from raymat.words import file_name
 
     names = ["plain-1.a", "../up", "a/b", "a_b", "..", ""]
@@ -253,7 +342,7 @@ def test_an_id_that_is_no_file_name_stays_inside_the_folder(tmp_path):
     store = write_dataset(tmp_path / "dataset", [draw_nodule(0)])
     blocked = tmp_path / "file"
     blocked.write_text("")
-    (done,) = export(load(store.root), ["case-000"], blocked, "nrrd")
+    (done,) = export(load(store.root), ["case-000"], blocked, ExportRequest("nrrd"))
     assert done.path is None
     assert "cannot be written" in done.problem
 
@@ -306,7 +395,8 @@ def test_a_matte_that_runs_over_the_end_of_the_scan_is_exported_as_far_as_the_sc
         nodule,
         image=np.pad(image, grown, constant_values=-1000.0),
         trimap=None,
-        true_alpha=None,
+        true_membership=None,
+        true_calibrated=None,
         readers=[],
         origin=tuple((np.asarray(nodule.origin) - step @ [40, 0, 0]).tolist()),
         candidates=[Matte("3dmm", np.pad(alpha, grown, constant_values=np.float32(0.1)))],

@@ -1,0 +1,33 @@
+"""What an exported file says of the matte in it."""
+
+from __future__ import annotations
+
+import math
+
+from raymat.methods import ANY, MEANINGS
+from raymat.nodule import InputError, Matte, Nodule
+
+
+def chosen_matte(nodule: Nodule) -> Matte:
+    """The chosen matte of a nodule.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    matte = nodule.best(ANY) if nodule.method else None
+    if matte is None or matte.method != nodule.method:
+        raise InputError(f"{nodule.nodule_id}: it has no chosen matte to export")
+    return matte
+
+
+def kind_in_words(matte: Matte) -> str:
+    """What the values of a matte are: "membership alpha", "calibrated alpha"; "alpha" where its method does not say."""
+    return f"{matte.kind} alpha" if matte.kind in MEANINGS else "alpha"
+
+
+def description(matte: Matte) -> str:
+    """Kind, method and score: "calibrated alpha, knn+, score 0.83"."""
+    score = "" if math.isnan(matte.score) else f", score {matte.score:.2f}"
+    return f"{kind_in_words(matte)}, {matte.method}{score}"
