@@ -6,7 +6,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from raymat.loading import Nodules, load
-from raymat.methods import ANY
 from raymat.nodule import ACCEPTED, InputError
 from raymat.places import open_filesystem
 from raymat.release.record import DIGESTS, Release, is_release

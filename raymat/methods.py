@@ -201,5 +201,9 @@ def is_method(name: str) -> bool:
 
 def in_order(methods: Iterable[str]) -> tuple[str, ...]:
     """The methods in the order of ``METHODS``, each once; names that are none come last."""
-    place = {name: number for number, name in enumerate(METHODS)}
-    return tuple(sorted(set(methods), key=lambda method: (place.get(method, len(place)), method)))
+    place = {name: number for number, name in enumerate(SOLVERS)}
+
+    def precedence(name: str) -> tuple[bool, bool, int, str]:
+        return not is_method(name), is_calibrated(name), place.get(solver_of(name), len(place)), name
+
+    return tuple(sorted(set(methods), key=precedence))

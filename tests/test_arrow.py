@@ -13,7 +13,7 @@ from raymat.arrays import Float32Array, UInt8Array
 from raymat.arrow import columns_of, conform, from_row, schema_of, small_fields, to_row
 from raymat.methods import SolveInfo
 from raymat.nodule import SCHEMA, InputError, Matte, Nodule, from_table, to_table
-from raymat.release.record import RECORD, nodule_of, record_of
+from raymat.release.record import RECORD, nodule_of, record_of, released
 from raymat.store import OUTCOME, SOLVE, outcome_row
 from tests.support.nodules import draw_nodule, random_nodule
 
@@ -90,7 +90,7 @@ def test_every_field_of_a_matte_is_stored_indexed_and_comes_back():
 
 def test_a_released_nodule_has_all_of_its_matte_but_what_concerns_the_dataset():
     nodule = draw_nodule(0)
-    row = record_of(nodule, "knn+", "reviewers", ["Ada"])
+    row = record_of(released(nodule, "knn+"), "reviewers", ["Ada"])
     assert list(pa.Table.from_pylist([row], schema=RECORD).column_names) == RECORD.names
     assert set(row) == set(RECORD.names)
     table = pa.Table.from_pylist([row], schema=RECORD)
