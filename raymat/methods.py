@@ -110,11 +110,13 @@ class Solver:
     module : where its ``system(region, **parameters) -> raymat.matting.solve.System`` is; imported when it is needed
     version : part of the keys of its mattes; raised by every change that moves an alpha of this solver
     parameters : by name; ``system`` is always given all of them
+    prior_weight : how much a trusted prior counts, in units of the median diagonal entry of the system's unknown voxels
     """
 
     module: str
     version: int
     parameters: Mapping[str, Parameter]
+    prior_weight: float = 0.05
 
     @property
     def system(self) -> Callable[..., Any]:
@@ -157,12 +159,14 @@ SOLVERS: dict[str, Solver] = {
         "raymat.matting.knn",
         2,
         {"neighbors": counts(20, 10), "spatial_weights": weights(2.0, 0.1), "kernel": one_of("soft", "binary")},
+        prior_weight=0.3,
     ),
     "lb": Solver("raymat.matting.learning_based", 2, {"epsilon": positive(1e-7)}),
     "if": Solver(
         "raymat.matting.information_flow",
         2,
         {"known_to_unknown": switch(True), "regularization": positive(1e-6), "epsilon": positive(1e-6)},
+        prior_weight=0.2,
     ),
 }
 METHODS = (*SOLVERS, *(f"{name}{PLUS}" for name in SOLVERS))

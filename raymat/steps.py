@@ -8,13 +8,13 @@ nodule's fault, a store that does not answer, is raised on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
-from raymat.matting import LUNG_WINDOW, HUWindow, estimate_all
+from raymat.matting import LUNG_WINDOW, PRIOR_VERSION, HUWindow, estimate_all, readers_prior
 from raymat.methods import (
     ANY,
     METHODS,
@@ -47,6 +47,8 @@ class MattingParameters:
     window_level, window_width : HU, the window that calibrates the "+" methods' foreground (Eq. 4)
     constraint_weight : lambda of Eq. 3
     roi_margin : mm
+    prior : whether the readers' mean mask counts where the image cannot tell the lesion from what lies beside it
+        (``raymat.matting.readers_prior``); not in the paper
     """
 
     methods: tuple[str, ...] = METHODS
@@ -54,6 +56,7 @@ class MattingParameters:
     window_width: float = LUNG_WINDOW.width
     constraint_weight: float = 100.0
     roi_margin: float = 8.0
+    prior: bool = True
 
     def __post_init__(self) -> None:
         unknown = [method for method in self.methods if not is_method(method)]
@@ -72,7 +75,9 @@ class MattingParameters:
     def identity(self, method: str) -> str:
         """What a matte by this method depends on beside the prepared nodule, as text."""
         window = (self.window_level, self.window_width) if is_calibrated(method) else None
-        return repr((method, SOLVERS[solver_of(method)].identity, self.constraint_weight, self.roi_margin, window))
+        solver = SOLVERS[solver_of(method)]
+        prior = (PRIOR_VERSION, solver.prior_weight) if self.prior else ()
+        return repr((method, solver.identity, self.constraint_weight, self.roi_margin, window, *prior))
 
 
 # The parts of a nodule's key, in hexadecimal digits: of all that the prepared nodule depends on, of what its mattes
@@ -174,11 +179,15 @@ def read_and_prepare(source: Source, ref: NoduleRef, parameters: BuildParameters
 def solve_volume(
     image: np.ndarray,
     trimap: np.ndarray,
+    readers: Sequence[np.ndarray],
     spacing: tuple[float, float, float],
     intensity_range: tuple[float, float],
     parameters: MattingParameters,
 ) -> dict[str, tuple[np.ndarray, SolveInfo]]:
-    """``raymat.matting.estimate_all`` with the parameters of a build; arrays and spacing (z, y, x), HU, mm."""
+    """``raymat.matting.estimate_all`` with the parameters of a build; arrays and spacing (z, y, x), HU, mm.
+
+    ``readers`` are the masks that the trimap was made of, for the prior; empty where it was given.
+    """
     return estimate_all(
         image,
         trimap,
@@ -188,6 +197,7 @@ def solve_volume(
         calibration=HUWindow(parameters.window_level, parameters.window_width),
         constraint_weight=parameters.constraint_weight,
         roi_margin=parameters.roi_margin,
+        prior=readers_prior(image, trimap, readers, spacing) if parameters.prior and readers else None,
     )
 
 
@@ -199,7 +209,7 @@ def solve(nodule: Nodule, parameters: BuildParameters) -> Nodule:
         image, trimap = required(nodule.image, nodule, "image"), required(nodule.trimap, nodule, "trimap")
         spacing = required(nodule.spacing, nodule, "spacing")
         matting = replace(parameters.matting, methods=missing)
-        solved = solve_volume(image, trimap, spacing, parameters.prepare.intensity_range, matting)
+        solved = solve_volume(image, trimap, nodule.readers, spacing, parameters.prepare.intensity_range, matting)
         mattes = {matte.method: matte for matte in nodule.candidates}
         for method, (alpha, info) in solved.items():
             mattes[method] = Matte(method, alpha, info, key=parameters.matte_key(nodule.key, method))

@@ -104,6 +104,14 @@ def add_matting(command: argparse.ArgumentParser) -> None:
         metavar=("LEVEL", "WIDTH"),
         help='window that calibrates the foreground of the "+" methods, HU (default: -600 1500)',
     )
+    group.add_argument(
+        "--no-prior",
+        dest="prior",
+        action="store_false",
+        default=None,
+        help="solve from the image alone, as in the paper (default: the readers' mean mask counts beside chest wall, "
+        "mediastinum and vessels, where the image cannot tell them from the lesion)",
+    )
 
 
 def add_stages(command: argparse.ArgumentParser) -> None:
@@ -135,7 +143,7 @@ def matting_parameters(options: argparse.Namespace, methods: tuple[str, ...]) ->
     from raymat.steps import MattingParameters
 
     level, width = options.window or (None, None)
-    return MattingParameters(methods, **stated(window_level=level, window_width=width))
+    return MattingParameters(methods, **stated(window_level=level, window_width=width, prior=options.prior))
 
 
 def build_parameters(options: argparse.Namespace, min_readers: int, floor: float | None = None) -> BuildParameters:

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         trimap = make_trimap(masks, grid.spacing, parameters.grow_out_mm, parameters.grow_in_mm, parameters.foreground)
     matting = matting_parameters(options, METHODS if options.all else (options.method,))
     try:
-        mattes = solve_volume(image, trimap, grid.spacing, parameters.intensity_range, matting)
+        mattes = solve_volume(image, trimap, masks, grid.spacing, parameters.intensity_range, matting)
     except ValueError as error:
         raise InputError(f"{options.image}: {error}") from error
     for method, (alpha, info) in mattes.items():

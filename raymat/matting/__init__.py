@@ -5,6 +5,17 @@
 
 from raymat.calibration import LUNG_WINDOW, HUWindow
 from raymat.matting.estimate import estimate_all, estimate_alpha
+from raymat.matting.prior import PRIOR_VERSION, Prior, readers_prior
 from raymat.methods import METHODS, SolveInfo
 
-__all__ = ["LUNG_WINDOW", "METHODS", "HUWindow", "SolveInfo", "estimate_all", "estimate_alpha"]
+__all__ = [
+    "LUNG_WINDOW",
+    "METHODS",
+    "PRIOR_VERSION",
+    "HUWindow",
+    "Prior",
+    "SolveInfo",
+    "estimate_all",
+    "estimate_alpha",
+    "readers_prior",
+]

@@ -11,6 +11,7 @@ import numpy as np
 
 from raymat.arrays import BACKGROUND, FOREGROUND, UNKNOWN, AnyArray, Box, Float32Array, Float64Array, box_around
 from raymat.calibration import LUNG_WINDOW, HUWindow
+from raymat.matting.prior import Prior, continued
 from raymat.matting.region import Region
 from raymat.matting.solve import Solution, solve
 from raymat.methods import METHODS, SOLVERS, SolveInfo, is_calibrated, is_method, solver_of
@@ -27,6 +28,7 @@ def estimate_alpha(  # noqa: PLR0913 - the front door: what can be said of a mat
     constraint_weight: float = 100.0,
     roi_margin: float | None = 8.0,
     channel_axis: int | None = None,
+    prior: Prior | None = None,
     **method_parameters: object,
 ) -> tuple[Float32Array, SolveInfo]:
     """Alpha matte of one image by one method (paper, section 4).
@@ -55,6 +57,8 @@ def estimate_alpha(  # noqa: PLR0913 - the front door: what can be said of a mat
         side of the whole grid.
     channel_axis: int or None
         The axis of the channels; None for an image of one channel without such an axis.
+    prior: Prior or None
+        What is expected of unknown voxels beside what the image says; its arrays have the image's spatial shape.
     **method_parameters
         Those of the method's solver in `raymat.methods.SOLVERS`: for cf and lb `epsilon`; for knn `neighbors`,
         `spatial_weights`, `kernel` ("soft" or "binary"); for if `known_to_unknown`, `regularization`, `epsilon`.
@@ -93,6 +97,7 @@ def estimate_alpha(  # noqa: PLR0913 - the front door: what can be said of a mat
         constraint_weight=constraint_weight,
         roi_margin=roi_margin,
         channel_axis=channel_axis,
+        prior=prior,
         parameters={solver_of(method): method_parameters},
     )[method]
 
@@ -108,13 +113,14 @@ def estimate_all(  # noqa: PLR0913 - as estimate_alpha
     constraint_weight: float = 100.0,
     roi_margin: float | None = 8.0,
     channel_axis: int | None = None,
+    prior: Prior | None = None,
     parameters: Mapping[str, Mapping[str, object]] | None = None,
 ) -> dict[str, tuple[Float32Array, SolveInfo]]:
     """Alpha mattes of one image by several methods; a method and its "+" share everything but S.
 
     Parameters
     ----------
-    image, trimap, spacing, intensity_range, calibration, constraint_weight, roi_margin, channel_axis
+    image, trimap, spacing, intensity_range, calibration, constraint_weight, roi_margin, channel_axis, prior
         As in `estimate_alpha`, which returns the same bits for any one of the methods.
     methods: names out of `METHODS`.
     parameters: method parameters by the name without "+", such as `{"cf": {"epsilon": 1e-6}}`.
@@ -135,6 +141,7 @@ def estimate_all(  # noqa: PLR0913 - as estimate_alpha
     ranges = _checked_ranges(intensity_range, values.shape[3])
     _check_settings(methods, constraint_weight, roi_margin, calibration)
     constraint = _constraints(values, trimap, methods, calibration)
+    expected, trust = _expected(prior, constraint, trimap, lengths)
     unknowns = int(np.count_nonzero(trimap == UNKNOWN))
     spatial_shape = trimap.shape[3 - axes :]
     if unknowns == 0:
@@ -162,8 +169,12 @@ def estimate_all(  # noqa: PLR0913 - as estimate_alpha
         began = time.perf_counter()
         system = SOLVERS[base].system(region, **given)
         known = region.trimap.ravel()[system.variables] != UNKNOWN
-        held = [constraint[name][box].ravel()[system.variables] for name in pair]
-        solutions = solve(system, known, held, constraint_weight)
+        held = [expected[name][box].ravel()[system.variables] for name in pair]
+        penalty = constraint_weight * known.astype(np.float64)
+        if trust is not None and not known.all():
+            unit = SOLVERS[base].prior_weight * float(np.median(system.diagonal[~known]))
+            penalty += np.where(known, 0.0, unit * trust[box].ravel()[system.variables])
+        solutions = solve(system, known, held, penalty)
         unknown = system.variables[~known]
         for name, solution in zip(pair, solutions, strict=True):
             alpha = constraint[name].astype(np.float32)
@@ -188,6 +199,31 @@ def _constraints(
     if isinstance(calibration, HUWindow):
         S_plus[trimap == FOREGROUND] = calibration.alpha(values[trimap == FOREGROUND][:, 0])
     return {name: S_plus if is_calibrated(name) else S for name in methods}
+
+
+def _expected(
+    prior: Prior | None, constraint: Mapping[str, Float64Array], trimap: AnyArray, spacing: Float64Array
+) -> tuple[Mapping[str, Float64Array], AnyArray | None]:
+    """S by method with what the prior expects of the unknown voxels, and how far that is trusted; (z, y, x).
+
+    The "+" methods expect of a voxel the prior's share of what the foreground near by is calibrated to.
+    """
+    if prior is None:
+        return constraint, None
+    for name, array in (("alpha", prior.alpha), ("trust", prior.trust)):
+        if array.shape != trimap.shape[-array.ndim :] or trimap.size != array.size:
+            raise ValueError(f"prior.{name} has shape {array.shape}, the trimap {trimap.shape}")
+        if not (np.isfinite(array).all() and (array >= 0).all()):
+            raise ValueError(f"prior.{name} must be finite and not negative")
+    shares = np.asarray(prior.alpha, np.float64).reshape(trimap.shape)
+    foreground = trimap == FOREGROUND
+    steps = [float(step) or 1.0 for step in spacing]
+
+    def of(name: str, S: Float64Array) -> Float64Array:
+        level = continued(S, foreground, steps) if is_calibrated(name) else 1.0
+        return np.where(trimap == UNKNOWN, shares * level, S)
+
+    return {name: of(name, S) for name, S in constraint.items()}, prior.trust.reshape(trimap.shape)
 
 
 def _region_of_interest(trimap: AnyArray, spacing: Float64Array, margin: float | None) -> Box:

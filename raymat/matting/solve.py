@@ -153,8 +153,8 @@ class Solution:
     converged: bool
 
 
-def solve(system: System, known: BoolArray, S: Sequence[Float64Array], constraint_weight: float) -> list[Solution]:
-    """Solve `(L + lambda D) a = lambda D S + pull` by a Krylov method with the diagonal as preconditioner.
+def solve(system: System, known: BoolArray, S: Sequence[Float64Array], penalty: Float64Array) -> list[Solution]:
+    """Solve `(L + T) a = T S + pull` by a Krylov method with the diagonal as preconditioner.
 
     Several S are solved side by side: every product with L serves all of them. Each takes the steps it would take
     alone, to the bit.
@@ -163,14 +163,13 @@ def solve(system: System, known: BoolArray, S: Sequence[Float64Array], constrain
     ----------
     system: System over n variables.
     known: bool array (n,), D.
-    S: float64 arrays (n,), alpha of the known voxels, one for each solution.
-    constraint_weight: lambda.
+    S: float64 arrays (n,), alpha of the known voxels and what is expected of others, one for each solution.
+    penalty: (n,), the diagonal T: lambda for known voxels, for others how much what is expected counts; not negative.
 
     Returns
     -------
     list of Solution, not clipped.
     """
-    penalty = np.asarray(constraint_weight * known, dtype=np.float64)
     diagonal = system.diagonal + penalty
     # A voxel that nothing ties (edges of weight 0, say) has an empty row: it keeps its start.
     inverse = np.where(diagonal > 0, 1.0 / np.where(diagonal > 0, diagonal, 1.0), 0.0)

@@ -133,9 +133,13 @@ def pair(
     window=(-600.0, 1500.0),
     weight=100.0,
     channel_axis=None,
+    prior=None,
     **parameters,
 ):
-    """The mattes of a method and of its "+" on the whole grid, by a dense direct solve."""
+    """The mattes of a method and of its "+" on the whole grid, by a dense direct solve.
+
+    ``prior`` has (p, trust, a method's weight), of which both mattes are pulled towards the same p.
+    """
     f = features(image, intensity_range, channel_axis)
     flat, x = f.reshape(-1, f.shape[-1]), coordinates(trimap.shape, spacing)
     t = trimap.ravel()
@@ -154,7 +158,12 @@ def pair(
     foreground = t == 255
     S = np.stack([foreground, np.where(foreground, q(hu.ravel().astype(float), *window), 0)], axis=1).astype(float)
     D = (t != 128).astype(float)
-    a = np.linalg.solve(L + weight * np.diag(D), weight * D[:, None] * S + pull[:, None])
+    T, p = weight * D, S
+    if prior is not None:
+        unknown = t == 128
+        T[unknown] = prior[2] * np.median(np.diag(L)[unknown]) * prior[1].ravel()[unknown]
+        p = np.where(unknown[:, None], prior[0].reshape(-1, 1), S)
+    a = np.linalg.solve(L + np.diag(T), T[:, None] * p + pull[:, None])
     a = np.where(t[:, None] == 128, np.clip(a, 0, 1), S)
     return a[:, 0].reshape(trimap.shape), a[:, 1].reshape(trimap.shape)
 
