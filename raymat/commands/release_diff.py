@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
     difference = compare(Release.open(options.before), Release.open(options.after))
     print(f"{'kind':<10}{' -> '.join(dict.fromkeys(difference.kinds)):>7}")
     if not difference.others:
-        print("  mattes of the other kind are not compared: releases before format 3 have none")
+        print("  mattes that one of them lacks are not compared: releases before format 3 have one per nodule")
     changed = [f"{nodule_id}: {what}" for nodule_id, what in difference.changed.items()]
     for name, lines in (("added", difference.added), ("removed", difference.removed), ("changed", changed)):
         print(f"{name:<10}{len(lines):>7}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from raymat.methods import ANY, MEANINGS
+from raymat.methods import ANY, alpha_in_words
 from raymat.nodule import InputError, Matte, Nodule
 
 
@@ -22,12 +22,7 @@ def chosen_matte(nodule: Nodule) -> Matte:
     return matte
 
 
-def kind_in_words(matte: Matte) -> str:
-    """What the values of a matte are: "membership alpha", "calibrated alpha"; "alpha" where its method does not say."""
-    return f"{matte.kind} alpha" if matte.kind in MEANINGS else "alpha"
-
-
 def description(matte: Matte) -> str:
     """Kind, method and score: "calibrated alpha, knn+, score 0.83"."""
     score = "" if math.isnan(matte.score) else f", score {matte.score:.2f}"
-    return f"{kind_in_words(matte)}, {matte.method}{score}"
+    return f"{alpha_in_words(matte.kind)}, {matte.method}{score}"

@@ -20,8 +20,9 @@ from highdicom.seg import SegmentationFractionalTypeValues, SegmentationTypeValu
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from raymat.export.description import chosen_matte, description, kind_in_words
+from raymat.export.description import chosen_matte, description
 from raymat.loading import Nodules
+from raymat.methods import alpha_in_words
 from raymat.nodule import InputError, Matte, Nodule, required
 from raymat.sources.dicom import Series, Slice, index_tree, slab_grid
 from raymat.sources.series import scan_of, slab_around
@@ -118,7 +119,7 @@ def write_segmentation(nodule: Nodule, series: Series, root: str, path: Path, le
     matte = chosen_matte(nodule)
     # The same matte of the same series is the same object, however often it is exported.
     seed = [series.uid, nodule.nodule_id, matte.method, repr(level), pixels.tobytes().hex()]
-    title = f"{MAKER} {kind_in_words(matte)}"
+    title = f"{MAKER} {alpha_in_words(matte.kind)}"
     try:
         segmentation = hd.seg.Segmentation(
             source_images=sources,
@@ -215,7 +216,7 @@ def _tell_of_deidentification(segmentation: pydicom.Dataset, source: pydicom.Dat
 
 
 def _segment(nodule: Nodule, matte: Matte, level: float | None, seed: list[str]) -> hd.seg.SegmentDescription:
-    suffix = "" if level is None else f" {kind_in_words(matte)} >= {level:g}"
+    suffix = "" if level is None else f" {alpha_in_words(matte.kind)} >= {level:g}"
     return hd.seg.SegmentDescription(
         segment_number=1,
         segment_label=label(nodule.nodule_id, LONGEST_LABEL - len(suffix)) + suffix,

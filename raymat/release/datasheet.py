@@ -35,8 +35,8 @@ def datasheet(note: Mapping, index: Sequence[Mapping], left_out: Sequence[Mappin
     lines = [
         f"# raymat release {note['version']}",
         "",
-        f"{counts['nodules']} nodules of {counts['patients']} patients, each with a 3D alpha matte of the kind "
-        f"{note['kind']} and, if there is one, the best matte of the other kind, frozen {note['created']}. "
+        f"{counts['nodules']} nodules of {counts['patients']} patients, frozen {note['created']}. Each has its chosen "
+        f"3D alpha matte (kind of the release: {note['kind']}) and, if there is one, the best matte of the other kind. "
         f"Source: {note['source']}.",
         "",
         "![Nodules of this release](contact_sheet.png)",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from raymat.methods import kind_of
 from raymat.nodule import InputError
 from raymat.release.record import DIGESTS, NO_PART, OTHER, SUMS, Release, ReleaseFolder, record_digests
 
@@ -93,17 +95,11 @@ def compare(before: Release, after: Release) -> Difference:
     """Nodules added, removed and changed, by the digests in the two indexes; no array is read."""
     old, new = ({row["nodule_id"]: row for row in side.index} for side in (before, after))
     others = all(row["kind"] for side in (old, new) for row in side.values())
-    starts = {"": "method", OTHER: "method of the other kind"} if others else {"": "method"}
     changed = {}
     for nodule_id in sorted(old.keys() & new.keys()):
         a, b = old[nodule_id], new[nodule_id]
         parts = [part for part in ("image", "readers", "trimap") if a[f"{part}_digest"] != b[f"{part}_digest"]]
-        for start, words in starts.items():
-            methods = [row[f"{start}method"] or "none" for row in (a, b)]
-            if methods[0] != methods[1]:
-                parts.append(f"{words} {methods[0]} -> {methods[1]}")
-            elif a[f"{start}alpha_digest"] != b[f"{start}alpha_digest"]:
-                parts.append(f"{start}alpha")
+        parts += _mattes_changed(a, b, others)
         if parts:
             changed[nodule_id] = ", ".join(parts)
     return Difference(
@@ -114,3 +110,26 @@ def compare(before: Release, after: Release) -> Difference:
         changed,
         len(old.keys() & new.keys()) - len(changed),
     )
+
+
+def _mattes_changed(before: Mapping, after: Mapping, others: bool) -> list[str]:
+    """What changed of a nodule's mattes: the chosen method, then the matte of each kind, chosen or not."""
+    chosen = (before["method"], after["method"])
+    changed = [f"method {chosen[0]} -> {chosen[1]}"] if chosen[0] != chosen[1] else []
+    old, new = _mattes(before), _mattes(after)
+    for kind in sorted(old.keys() | new.keys()):
+        a, b = old.get(kind), new.get(kind)
+        if a == b or (None in (a, b) and not others):
+            continue
+        methods = (a[0] if a else "none", b[0] if b else "none")
+        if methods[0] == methods[1]:
+            changed.append(f"{kind} alpha")
+        elif methods != chosen:
+            changed.append(f"{kind} {methods[0]} -> {methods[1]}")
+    return changed
+
+
+def _mattes(row: Mapping) -> dict[str, tuple[str, str]]:
+    """Kind to method and digest of the mattes of a row of ``INDEX``."""
+    starts = [start for start in ("", OTHER) if row[f"{start}method"]]
+    return {kind_of(row[f"{s}method"]): (row[f"{s}method"], row[f"{s}alpha_digest"]) for s in starts}
