@@ -43,7 +43,7 @@ def kept(committed: Nodule, ref: NoduleRef, parameters: BuildParameters) -> Nodu
     candidates = []
     for method in parameters.matting.methods:
         wanted, matte = parameters.matte_key(key, method), mattes.get(method)
-        if matte and (solved_as_now(method) if key_1 else matte.key == wanted):
+        if matte and (solved_as_now(method, parameters) if key_1 else matte.key == wanted):
             unscored = replace(matte, key=wanted, key_1=matte.key_1 or key_1, scores={}, score=float("nan"))
             candidates.append(unscored)
     undecided = replace(committed, key=key, kind=parameters.kind, outcome=None, stage=None, reason=None, method=None)
@@ -52,7 +52,8 @@ def kept(committed: Nodule, ref: NoduleRef, parameters: BuildParameters) -> Nodu
 
 def texts_1(parameters: BuildParameters, methods: tuple[str, ...]) -> tuple[object, ...]:
     """What the keys of format 1 were made of that is no nodule's own, for these methods in this order."""
-    matting = asdict(parameters.matting) | {"methods": methods}
+    matting = {name: value for name, value in asdict(parameters.matting).items() if name != "prior"}
+    matting |= {"methods": methods}
     steps = (repr(sorted(step.items())) for step in (asdict(parameters.prepare), matting))
     return parameters.min_readers, *steps, PREPARE_VERSION, format_1.SOLVED_BY
 
@@ -62,10 +63,11 @@ def solve_key_1(ref: NoduleRef, texts: tuple[object, ...]) -> str:
     return digest(ref.nodule_id, ref.fingerprint, ref.problem, *texts)[: format_1.SOLVE_KEY_LENGTH]
 
 
-def solved_as_now(method: str) -> bool:
-    """Whether a method's mattes of format 1 are those of its solver of today."""
+def solved_as_now(method: str, parameters: BuildParameters) -> bool:
+    """Whether a method's mattes of format 1, which knows no prior, are those that are asked for."""
     solver = solver_of(method)
-    return solver in SOLVERS and SOLVERS[solver].identity == format_1.SOLVERS.get(solver)
+    same = solver in SOLVERS and SOLVERS[solver].identity == format_1.SOLVERS.get(solver)
+    return same and not parameters.matting.prior
 
 
 class Committed:
@@ -113,7 +115,7 @@ class Committed:
         for methods, texts in self._texts_1.items():
             keys = pa.array([solve_key_1(ref, texts) for ref in refs_of(todo)], pa.string())
             found = pc.index_in(keys, self._beginnings)
-            valid = sum(m in self.parameters.mattes and solved_as_now(m) for m in methods)
+            valid = sum(m in self.parameters.mattes and solved_as_now(m, self.parameters) for m in methods)
             new = pc.and_(pc.is_null(place), pc.is_valid(found))
             lacking += [len(self.parameters.mattes) - valid] * (pc.sum(new).as_py() or 0)
             place = pc.coalesce(place, found)

@@ -31,7 +31,7 @@ WRITTEN = Path(__file__).parent / "data" / "format-1"
 CHANGED_NS = 1_700_000_000 * 10**9  # the time of change that the cases had (make.py)
 DIGEST = "3d3945211d31e509c2346b1c382a11c42f67df2de0f78ee6994e1f223cac1634"
 PARAMETERS = BuildParameters(
-    2, PrepareParameters(crop_px=13, pad_slices=2, spacing_mm=1.0), MattingParameters(("knn+", "cf"))
+    2, PrepareParameters(crop_px=13, pad_slices=2, spacing_mm=1.0), MattingParameters(("knn+", "cf"), prior=False)
 )
 
 
@@ -117,7 +117,7 @@ def test_its_release_verifies_and_loads():
 
 def test_what_depends_on_a_changed_parameter_is_done_again(copied):
     store, source = copied
-    window = BuildParameters(2, PARAMETERS.prepare, MattingParameters(("knn+", "cf"), window_level=-500.0))
+    window = BuildParameters(2, PARAMETERS.prepare, MattingParameters(("knn+", "cf"), window_level=-500.0, prior=False))
     plan = plan_build(store, source, window)
     assert (plan.changed, plan.to_do) == (5, 5)
     assert "5 of them again, as their input" in describe(plan)
@@ -139,7 +139,7 @@ def test_another_method_is_solved_alone_and_decisions_still_hold(copied, monkeyp
 
     monkeypatch.setattr(steps, "estimate_all", recording)
     quality = replace(PARAMETERS.quality, kind="any")  # as it was before datasets were of a kind
-    parameters = replace(PARAMETERS, matting=MattingParameters(("lb", "cf", "knn+")), quality=quality)
+    parameters = replace(PARAMETERS, matting=MattingParameters(("lb", "cf", "knn+"), prior=False), quality=quality)
     plan = build_in_a_loop(Store.create(store.root), source, parameters)
     assert (plan.partly, plan.to_do, solved) == (4, 5, [("lb",)] * 4)
     after = arrays(store.root)
@@ -163,7 +163,7 @@ def test_a_solver_that_changed_since_is_solved_alone(copied, monkeypatch):
 
 def test_the_order_of_its_methods_does_not_matter(copied):
     store, source = copied
-    other = replace(PARAMETERS, matting=MattingParameters(("cf", "knn+")))
+    other = replace(PARAMETERS, matting=MattingParameters(("cf", "knn+"), prior=False))
     assert plan_build(store, source, other).rescored == 4
 
 

@@ -33,7 +33,9 @@ WRITTEN = DATA / "format-2"
 CHANGED_NS = 1_700_000_000 * 10**9  # the time of change that the cases had (make.py)
 DIGEST = "3724772a4ab28891070f04622424d4e46a3b477609c46dc8cd1144334836dc1f"
 PARAMETERS = BuildParameters(
-    2, PrepareParameters(crop_px=13, pad_slices=2, spacing_mm=1.0), MattingParameters(("cf", "knn", "cf+", "knn+"))
+    2,
+    PrepareParameters(crop_px=13, pad_slices=2, spacing_mm=1.0),
+    MattingParameters(("cf", "knn", "cf+", "knn+"), prior=False),
 )
 
 

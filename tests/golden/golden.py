@@ -54,6 +54,7 @@ class Versioned:
 
 VERSIONS = [
     *(Versioned("raymat/methods.py", "SOLVERS", partial(outputs.solver, name=name), name) for name in SOLVERS),
+    Versioned("raymat/matting/prior.py", "PRIOR_VERSION", outputs.prior),
     Versioned("raymat/prepare.py", "PREPARE_VERSION", outputs.prepared),
     Versioned("raymat/quality/selection.py", "QualityParameters.version", outputs.quality),
     Versioned("raymat/evidence/reader_prediction.py", "VERSION", outputs.reader_prediction_scores),

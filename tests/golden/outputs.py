@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import torch
 
 from raymat.evidence import reader_prediction
-from raymat.matting import estimate_all
+from raymat.matting import estimate_all, readers_prior
+from raymat.matting.prior import continued
 from raymat.methods import PLUS, SolveInfo
 from raymat.network.inference import Ensemble
 from raymat.network.training import begin, read_checkpoint, save, save_weights
@@ -79,6 +80,19 @@ def solver(_: Path, name: str) -> dict:
             # Of double precision: shows a change in the order of sums, which moves an alpha once in many nodules.
             found[f"residual of {method}{suffix}"] = np.array([info.residual, info.iterations])
     return found
+
+
+def prior(_: Path) -> dict:
+    """What is expected of a nodule beside a wall, how far it is trusted, and a calibrated foreground continued."""
+    image, distance, _ = ball()
+    image[..., 13:] = 30
+    trimap = trimap_of(distance)
+    readers = [distance < step for step in (-1.2, 0.4, 1.1)]
+    found = readers_prior(image, trimap, readers, SPACING)
+    assert found is not None
+    level = continued(np.where(trimap == 255, 0.5 + image / 4000, 0.0), trimap == 255, SPACING)
+    arrays = {"alpha": found.alpha, "trust": found.trust, "continued": level}
+    return {name: Close(array, OF_A_POWER) for name, array in arrays.items()}
 
 
 def _placed(nodule: Nodule) -> dict:
