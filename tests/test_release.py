@@ -341,6 +341,9 @@ def test_every_way_of_tampering_is_named(store, tmp_path):
     rows[1] |= dict.fromkeys(name for name in rows[1] if name.startswith("other_"))
     pq.write_table(pa.Table.from_pylist(rows, schema=RECORD), shard, row_group_size=1)
     assert "case-001: other_alpha not as the index says" in problems()
+    rows[1]["trimap"] = None
+    pq.write_table(pa.Table.from_pylist(rows, schema=RECORD), shard, row_group_size=1)
+    assert "case-001: damaged" in problems()
 
 
 def test_two_releases_are_compared_nodule_by_nodule(store, frozen, tmp_path, capsys):
