@@ -391,7 +391,7 @@ class Store(Folder):
         ``outcomes`` has the nodules' ``key`` and ``shard``.
         """
         for rows in self._solved(outcomes):
-            yield pa.Table.from_struct_array(pc.list_flatten(rows["solves"]))
+            yield pa.Table.from_struct_array(pc.list_flatten(rows["solves"].combine_chunks()))
 
     def best_methods(self, kind: str, outcomes: pa.Table) -> Counter[str]:
         """How often each method has the best matte of a kind (``Nodule.best``) of a nodule that has one of that kind.
@@ -490,7 +490,7 @@ def _key_and_shard(rows: pa.Table) -> pa.ChunkedArray:
 
 def _best_of_each(rows: pa.Table, kind: str) -> pa.ChunkedArray:
     """The method of the best matte of a kind of each nodule that has one; of one part of the index."""
-    solves = pa.Table.from_struct_array(pc.list_flatten(rows["solves"]))
+    solves = pa.Table.from_struct_array(pc.list_flatten(rows["solves"].combine_chunks()))
     nodule = pc.list_parent_indices(rows["solves"])
     names = solves["method"].unique()
     number = pc.index_in(solves["method"], names)

@@ -269,3 +269,15 @@ def test_arrays_that_are_no_plain_numbers_or_of_another_size_are_refused(store, 
     rows[0]["image"]["dtype"] = dtype
     with pytest.raises(InputError, match="damaged"):
         from_table(pa.Table.from_pylist(rows, schema=table.schema))
+
+
+def test_nodules_that_all_failed_have_no_solves_and_no_best_method(store):
+    for name in ("a", "b"):
+        rows = store.commit(to_table([failed_nodule(name)]))
+        store.add_to_index(rows)
+    store.write_manifest([manifest_row("a"), manifest_row("b")])
+    outcomes = store.outcomes()
+    assert outcomes.num_rows == 2
+    assert sum(table.num_rows for table in store.solves(outcomes)) == 0
+    assert store.best_methods("calibrated", outcomes) == {}
+    assert store.kind() == "any"
