@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two processes for a whole lane: tests on Ray, most of which wait for processes, and beside them all others.
+    """Two processes for a whole lane: tests on the session's Ray, most of which wait for its processes, and all others.
 
     None where files are named, as their start would take longer than the tests, and none in the soak lane.
     """
@@ -36,25 +37,31 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"seed: {config.option.seed} (--seed), soak: {config.option.soak:g} (--soak)"
 
 
+@functools.cache
+def _kind(file: str) -> int:
+    """Files in the order in which they are dealt: on the session's cluster, on Rays of their own, slow ones, others."""
+    text = (REPOSITORY / file).read_text()
+    words = r"\bray_cluster\b", r"\bmark\.ray\b", r"\bmark\.slow\b"
+    return next((number for number, word in enumerate(words) if re.search(word, text)), len(words))
+
+
 class RayApart(LoadScopeScheduling):
-    """Files with tests on Ray go to one process, and so share one cluster; the other process has all other files."""
+    """Files on the session's cluster go to one process, which has no other; whoever is idle takes the next file."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return _scope(nodeid.partition("::")[0])
-
-
-@functools.cache
-def _scope(file: str) -> str:
-    return "ray" if "pytest.mark.ray" in (REPOSITORY / file).read_text() else file
+        file = nodeid.partition("::")[0]
+        return file if _kind(file) else "ray_cluster"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> RayApart:
-    """How tests are dealt to the processes."""
+    """How tests are dealt to the processes: in the order of ``pytest_collection_modifyitems``."""
+    config.option.loadscopereorder = False
     return RayApart(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of the soak lane run only where it is asked for."""
+    """Tests of the soak lane run only where it is asked for. Long files are first, so that none is left at the end."""
+    items.sort(key=lambda item: _kind(item.nodeid.partition("::")[0]))
     if "soak" in config.option.markexpr:
         return
     soak = [item for item in items if item.get_closest_marker("soak")]

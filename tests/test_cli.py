@@ -13,7 +13,7 @@ from raymat.volume import read_volume, write_volume
 from tests.support.cases import GRID, OPTIONS, write_cases
 from tests.support.nodules import draw_nodule, write_dataset
 
-SMALL = [*OPTIONS, "--no-tracking"]
+SMALL = [*OPTIONS, "--workers", "1", "--no-tracking"]
 
 
 @pytest.fixture(scope="module")

@@ -268,7 +268,7 @@ def test_one_build_takes_all_odd_cases(ray_cluster, sound_case, tmp_path, capsys
     (tmp_path / "cases.csv").write_text("\n".join(lines) + "\n")
     out = tmp_path / "out"
     command = ["build", "--cases", str(tmp_path / "cases.csv"), "-o", str(out), "--methods", "cf", *OPTIONS]
-    assert main([*command, "--no-tracking"]) == 1
+    assert main([*command, "--workers", "1", "--no-tracking"]) == 1
     rows = Store.open(out).outcomes(["nodule_id", "outcome", "reason", "notes"]).to_pylist()
     assert {row["nodule_id"] for row in rows} == set(expected)
     for row in rows:
@@ -493,6 +493,7 @@ def test_build_and_prediction_over_a_folder_that_is_not_utf8(ray_cluster, new_ru
         write_image(root / "two" / f"{k}.dcm", scan, k)
     uri = new_runs(tmp_path)
     command = ["build", "--lidc", str(root), "-o", str(tmp_path / "out"), "--methods", "cf", "--tracking-uri", uri]
+    command += ["--workers", "1"]
     for more in ([], ["--retry-failed"]):
         assert main([*command, *more]) == 1
         rows = Store.open(tmp_path / "out").outcomes(["patient_id", "outcome", "reason"]).to_pylist()

@@ -38,6 +38,7 @@ from raymat.engine.worker import Worker, as_block, from_block
 from raymat.machine import GIB
 from raymat.nodule import FAILED, InputError
 from raymat.places import Unreachable
+from raymat.words import in_words
 
 LARGEST_BATCH = 32
 # A batch is at most what is left for each worker, divided by this.
@@ -50,6 +51,8 @@ PIPELINE_LIVES = 5
 GROW_AT = 0.5  # of a pool's actors, those to come included, at work
 # The largest nodules take a minute or two.
 NODULE_TIMEOUT_S = 600.0
+# Beyond what all tries of one nodule may take.
+STILL_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -256,7 +259,7 @@ def _updates(job: Job, streams: list[Iterator], ledgers: list[ray.actor.ActorHan
         threading.Thread(target=_forward, args=(blocks, arrived), daemon=True).start()
     running = len(streams)
     # One nodule may use up all its tries while nothing else is left to do.
-    stalled_s = (MAX_TRIES + 1) * job.limit_s + 300
+    stalled_s = (MAX_TRIES + 1) * job.limit_s + STILL_S
     counts: Counter[str] = Counter()
     so_far: Counter[str] = Counter()
     moved = time.monotonic()
@@ -289,7 +292,7 @@ def _updates(job: Job, streams: list[Iterator], ledgers: list[ray.actor.ActorHan
         yield Update(rows, so_far)
         if time.monotonic() - moved > stalled_s:
             raise InputError(
-                f"the cluster stands still (nothing was finished for {stalled_s / 60:.0f} min). Its nodes may be gone "
+                f"the cluster stands still (nothing was finished for {in_words(stalled_s)}). Its nodes may be gone "
                 "or none come; what is committed is kept, and the same command resumes"
             )
 

@@ -129,7 +129,7 @@ def test_a_batch_that_is_done_leaves_no_position(position_of, tmp_path):
 def built(ray_cluster, cases, tmp_path):
     """Builds the first ten cases by one worker with harm; outcomes and how often each was solved.
 
-    The batches are case0 to case2, case3 and case4, and five of one.
+    The batches are case0 to case4, case5 and case6, and three of one.
     """
     table, _ = cases
     out, record = tmp_path / "dataset", tmp_path / "solves"
@@ -149,10 +149,12 @@ def once(*others: str) -> dict[str, int]:
     return {f"case{i}": 1 for i in range(10) if f"case{i}" not in others}
 
 
+# In plain pytest a nodule that dies once is in `test_harm.py`, among others that die or hang three times.
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_death_or_a_hang_amid_a_batch_costs_that_nodule_a_try_and_no_other(built, cases, tmp_path):
-    outcomes, solves = built(False, limit_s=5.0, times=1, exit="case1", hang="case4", after={"case1": 1, "case4": 4})
+    outcomes, solves = built(False, limit_s=5.0, times=1, exit="case1", hang="case4", after={"case1": 1, "case4": 3})
     assert outcomes == {"accepted": 10}
     assert solves == {**once("case1", "case4"), "case1": 2, "case4": 2}
     assert arrays(tmp_path / "dataset") == of_first(10, cases[1])
@@ -173,6 +175,7 @@ def test_a_deadly_nodule_has_three_tries_where_scoring_is_apart_and_its_batch_is
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_hang_amid_a_batch_is_ended_where_scoring_is_apart(built):
     outcomes, solves = built(True, limit_s=5.0, times=1, hang="case1")
     assert outcomes == {"accepted": 10}

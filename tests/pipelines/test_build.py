@@ -3,13 +3,16 @@
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ray.util.placement_group import placement_group, remove_placement_group
 
 import raymat
 from raymat import steps
+from raymat.engine import stream
 from raymat.engine.cluster import Pools
 from raymat.nodule import InputError
 from raymat.pipelines.build import Build, build, describe, nodules_per_shard, plan_build
@@ -23,6 +26,9 @@ from tests.support.cases import GRID, PARAMETERS, arrays, write_cases
 from tests.support.harm.harmed import harmed
 
 pytestmark = pytest.mark.ray
+
+# To start a worker takes longer than a few small nodules.
+ONE = Pools(workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +70,7 @@ def test_workers_and_order_change_nothing_in_the_arrays(built, tmp_path):
     shuffled = table.replace("cases.csv", "shuffled.csv")
     Path(shuffled).write_text("\n".join([lines[0], *lines[:0:-1]]) + "\n")
     one = Store.create(tmp_path / "one")
-    build(Build(one, CasesSource(shuffled), PARAMETERS, Pools(workers=1)), say=quiet)
+    build(Build(one, CasesSource(shuffled), PARAMETERS, ONE), say=quiet)
     assert arrays(one.root) == arrays(store.root)
 
 
@@ -78,7 +84,7 @@ def test_an_interrupted_build_resumes_where_it_stopped(built, tmp_path):
     for name in lost:
         kept.delete(name)
     stamps = {name: (part / name).stat().st_mtime_ns for name in kept.listing("nodules")}
-    result = build(Build(kept, CasesSource(table), PARAMETERS), say=quiet)
+    result = build(Build(kept, CasesSource(table), PARAMETERS, ONE), say=quiet)
     assert (result.plan.committed, result.plan.to_do) == (4, 2)
     assert {name: (part / name).stat().st_mtime_ns for name in stamps} == stamps
     assert arrays(part) == arrays(store.root)
@@ -101,7 +107,7 @@ def test_changed_quality_is_judged_again_without_solving(built, tmp_path):
     shutil.copytree(store.root, tmp_path / "copy")
     strict = BuildParameters(2, PARAMETERS.prepare, quality=QualityParameters(floor=1.0))
     said = []
-    result = build(Build(Store.open(tmp_path / "copy"), CasesSource(table), strict), say=said.append)
+    result = build(Build(Store.open(tmp_path / "copy"), CasesSource(table), strict, ONE), say=said.append)
     assert result.plan.changed == result.plan.rescored == 6
     assert "need only be scored" in said[0]
     assert result.counts == {"rejected": 6}
@@ -119,7 +125,7 @@ def test_a_damaged_shard_costs_a_solve_and_not_the_build(built, tmp_path):
     shard = Path(copy.path(copy.outcomes()["shard"][2].as_py()))
     shard.write_bytes(shard.read_bytes()[:-100])
     floor = BuildParameters(2, PARAMETERS.prepare, quality=QualityParameters(floor=0.01))
-    result = build(Build(copy, CasesSource(table), floor), say=quiet)
+    result = build(Build(copy, CasesSource(table), floor, ONE), say=quiet)
     assert result.plan.rescored == 6
     assert result.counts == {"accepted": 6}
     assert arrays(copy.root) == arrays(store.root)
@@ -170,7 +176,7 @@ def test_each_bad_nodule_has_its_own_outcome_and_the_rest_is_kept(ray_cluster, t
         file.write("cut,p,cut.nii.gz,0.r0.nii.gz;0.r1.nii.gz,1\n")
         file.write("one-reader,p,0.nii.gz,0.r0.nii.gz,1\n")
     store = Store.create(tmp_path / "dataset")
-    result = build(Build(store, CasesSource(table), PARAMETERS), say=quiet)
+    result = build(Build(store, CasesSource(table), PARAMETERS, ONE), say=quiet)
     assert result.counts == {"accepted": 3, "failed": 3, "excluded": 1}
     rows = {row["nodule_id"]: row for row in result.outcomes.to_pylist()}
     assert "none.nii.gz" in rows["missing"]["reason"]
@@ -179,7 +185,7 @@ def test_each_bad_nodule_has_its_own_outcome_and_the_rest_is_kept(ray_cluster, t
     assert rows["one-reader"]["reason"] == "1 reader, fewer than the 2 asked for"
 
     shutil.copy(folder / "0.nii.gz", folder / "cut.nii.gz")
-    retried = build(Build(store, CasesSource(table), PARAMETERS, retry_failed=True), say=quiet)
+    retried = build(Build(store, CasesSource(table), PARAMETERS, ONE, retry_failed=True), say=quiet)
     assert retried.counts == {"accepted": 4, "failed": 2, "excluded": 1}
 
 
@@ -193,6 +199,21 @@ def test_pools_that_cannot_start_are_refused(built, tmp_path):
     with pytest.raises(InputError, match="would never start"):
         build(Build(store, CasesSource(table), PARAMETERS, Pools(workers=9)), say=quiet)
     assert store.listing("nodules") == []
+
+
+def test_a_build_to_which_the_cluster_gives_no_worker_says_so_and_resumes(ray_cluster, tmp_path, monkeypatch):
+    """As where its nodes are gone and none come."""
+    monkeypatch.setattr(stream, "STILL_S", 2.0)
+    source = CasesSource(write_cases(tmp_path / "cases", 1))
+    what = Build(Store.create(tmp_path / "dataset"), source, PARAMETERS, nodule_timeout_s=0.5)
+    others = placement_group([{"CPU": 2}])
+    try:
+        assert others.wait(60)
+        with pytest.raises(InputError, match=r"stands still \(nothing was finished for 4 s\).*same command resumes"):
+            build(what, say=quiet)
+    finally:
+        remove_placement_group(others)
+    assert build(replace(what, nodule_timeout_s=60), say=quiet).counts == {"accepted": 1}
 
 
 def test_a_build_that_stops_leaves_the_cluster_to_the_next(ray_cluster, built, tmp_path):

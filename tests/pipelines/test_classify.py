@@ -29,9 +29,9 @@ RECIPE = Recipe(crop=CropConfig(side=8, spacing_mm=1.0, margin=2), epochs=2, bat
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """A dataset of 24 patients, each with a benign and a malignant nodule."""
+    """A dataset of 16 patients, each with a benign and a malignant nodule."""
     folder = tmp_path_factory.mktemp("rated") / "data"
-    write_dataset(folder, rated_nodules(48))
+    write_dataset(folder, rated_nodules(32))
     return folder
 
 
@@ -47,6 +47,7 @@ def test_a_part_of_the_trials_then_more_and_all_agree_with_mlflow(ray_cluster, d
         ("image", "chosen"),
         ("resnet10-small",),
         (0,),
+        cpus=2,  # one trial at once, by one process: to start a second takes longer
     )
     table, _ = classify(part, quiet)
     # One trial has no spread, and nothing to be compared with.

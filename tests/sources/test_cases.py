@@ -330,7 +330,7 @@ def test_large_tables_are_not_held(tmp_path):
         return bytes_held
 
     # 8 bytes an id, and as much again to sort them.
-    assert (peak(20_000) - peak(5_000)) / 15_000 < 32
+    assert (peak(10_000) - peak(2_500)) / 7_500 < 32
 
 
 @pytest.mark.data

@@ -31,6 +31,7 @@ class Harmed:
     until : a file that all but the first ``free`` of them wait for
     exit, kill, hang : the nodules whose solve ends its process, is killed as for memory, and never returns (in C,
         holding the interpreter's lock)
+    once : the nodule whose first solve is killed, and no other
     stop : the nodule whose solve stops the build, as a full disk does
     times : how many of its solves come to that end, the first ones
     after : by nodule, how many have to be committed before its solve continues
@@ -45,6 +46,7 @@ class Harmed:
     exit: str = ""
     kill: str = ""
     hang: str = ""
+    once: str = ""
     stop: str = ""
     times: int = 1000
     after: dict[str, int] | None = None
@@ -59,6 +61,8 @@ class Harmed:
             time.sleep(0.02)
         if name == self.stop:
             raise InputError("the disk is full")
+        if name == self.once and solves.count(name) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
         if solves.count(name) <= self.times:
             if name == self.exit:
                 os._exit(7)
