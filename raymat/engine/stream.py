@@ -208,9 +208,10 @@ def _through(nodules: ray.data.Dataset, pool: Pool, job: Job) -> ray.data.Datase
         fn_constructor_args=(job.work, pool, job.marks, job.session, job.limit_s, job.again),
         batch_size=None,
         batch_format="pyarrow",
-        # One at a time: a batch that waits behind a long nodule is one that no idle worker can have.
         compute=ActorPoolStrategy(
-            min_size=pool.workers, max_size=pool.most_workers or pool.workers, max_tasks_in_flight_per_actor=1
+            min_size=pool.workers,
+            max_size=pool.most_workers or pool.workers,
+            max_tasks_in_flight_per_actor=pool.queued,
         ),
         num_cpus=cpus,
         num_gpus=gpus or None,
