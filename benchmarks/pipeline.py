@@ -38,7 +38,7 @@ from raymat.steps import BuildParameters, read_and_prepare, score, solve
 from raymat.store import Store
 
 WARM, AFTER = 10, 10
-NICE = int(os.environ.get("RAY_worker_niceness", "15"))
+NICE = 15
 
 
 @dataclass(frozen=True)
