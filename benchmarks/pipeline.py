@@ -3,10 +3,12 @@
     python -m benchmarks.pipeline --nodules 100 --rounds 3
 
 Both ways read and prepare, solve, score and commit crops of lidc-voi (from RAYMAT_TEST_DATA, else ../shared/data) on as
-many processes as there are CPUs, one thread each, each run in a process of its own, plain and Ray in turn. Some nodules
-before those that count warm the workers up, some after them keep every stage full to the end of the count, so that the
-time is that of `--nodules` commits of a running build; the start is shown apart, as the time to the first commit.
-Processor seconds are of all processes of the run: on a machine that does other work they say more than the clock.
+many processes as there are CPUs, one thread each, each run in a process of its own, plain and Ray in turn. Ray gives
+its workers a low priority (nice 15); those of the plain loop get the same, or other work would slow Ray's alone. Some
+nodules before those that count warm the workers up, some after them keep every stage full to the end of the count, so
+that the time is that of `--nodules` commits of a running build; the start is shown apart, as the time to the first
+commit. Processor seconds are of all processes of the run: on a machine that does other work they say more than the
+clock.
 
 `--empty` takes a few readers' masks too many (all nodules are excluded unread), so that what is left is the pipeline.
 `--apart` gives the stages processes of their own, as a cluster of 8 CPUs and more has them.
@@ -36,6 +38,7 @@ from raymat.steps import BuildParameters, read_and_prepare, score, solve
 from raymat.store import Store
 
 WARM, AFTER = 10, 10
+NICE = 15
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def one(job: tuple[Store, Source, NoduleRef, BuildParameters]) -> None:
 
 
 def plain(store: Store, source: Sample, parameters: BuildParameters, note) -> None:
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), os.nice, (NICE,)) as pool:
         jobs = [(store, source.source, ref, parameters) for ref in source.plan()]
         for _ in pool.imap_unordered(one, jobs):
             note(1)

@@ -4,6 +4,9 @@ It also holds what all workers of a run need and fetch once: a network's weights
 
 A worker asks it once per batch. Ray gives the batch of a worker that died to another, which learns here that it is not
 the first, and what the first one had finished. No message is exchanged per nodule.
+
+A pool that hands its nodules to a next one makes batches of a batch, named after it: "B.0", "B.1". Which nodules are in
+each is noted before it is handed on, as Ray takes from the next worker on the batch as many as it lacks.
 """
 
 from __future__ import annotations
@@ -19,11 +22,33 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
+@dataclass(frozen=True)
+class Begun:
+    """What a worker learns that begins with a batch.
+
+    Attributes
+    ----------
+    earlier : how many workers began with it before
+    rows : the outcome rows that they reported
+    handed : the keys of the nodules in each of the batches that they handed on, in order
+    committed : keys of those of them that have been reported as committed
+    """
+
+    earlier: int
+    rows: list[pa.Table]
+    handed: list[list[str]]
+    committed: set[str]
+
+
 @dataclass
 class _Batch:
     begun: int = 0
     rows: list[pa.Table] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
+    handed: list[list[str]] = field(default_factory=list)
+    committed: set[str] = field(default_factory=set)
+    received: int = 0  # of those handed on, how many have come to the driver
+    ended: bool = False
 
 
 @ray.remote(num_cpus=0)
@@ -43,17 +68,11 @@ class Ledger:
         """A value that was shared."""
         return self.shared[name]
 
-    def begin(self, batch: str) -> tuple[int, list[pa.Table]]:
-        """Note that a worker begins with ``batch``.
-
-        Returns
-        -------
-        earlier, rows
-            How many workers began with it before, and the outcome rows that they reported.
-        """
+    def begin(self, batch: str) -> Begun:
+        """Note that a worker begins with ``batch``."""
         known = self.batches.setdefault(batch, _Batch())
         known.begun += 1
-        return known.begun - 1, known.rows
+        return Begun(known.begun - 1, known.rows, known.handed, known.committed)
 
     def report(self, batch: str, rows: pa.Table) -> None:
         """Add outcome rows of an open batch."""
@@ -62,6 +81,19 @@ class Ledger:
             known.rows.append(rows)
             known.outcomes += outcomes
             self.outcomes += outcomes
+            if (whole := _whole(batch)) in self.batches:
+                self.batches[whole].committed.update(rows["key"].to_pylist())
+
+    def hand(self, batch: str, keys: list[str]) -> None:
+        """Note that these nodules of an open batch are the next that are handed on together."""
+        if batch in self.batches:
+            self.batches[batch].handed.append(keys)
+
+    def end(self, batch: str) -> None:
+        """Note that all of an open batch is handed on."""
+        if batch in self.batches:
+            self.batches[batch].ended = True
+            self._forget_if_received(batch)
 
     def take(self) -> list[tuple[str, pa.Table]]:
         """The rows reported of all open batches, which are forgotten here."""
@@ -70,13 +102,26 @@ class Ledger:
     def _forget(self, batch: str) -> list[pa.Table]:
         known = self.batches.pop(batch, _Batch())
         self.outcomes -= known.outcomes
+        if (whole := _whole(batch)) in self.batches:
+            self.batches[whole].received += 1
+            self._forget_if_received(whole)
         return known.rows
+
+    def _forget_if_received(self, batch: str) -> None:
+        known = self.batches[batch]
+        if known.ended and known.received >= len(known.handed):
+            del self.batches[batch]
 
     def poll(self, received: list[str]) -> Counter[str]:
         """Forget batches whose rows the driver has; outcomes reported of all others, for progress."""
         for batch in received:
             self._forget(batch)
         return self.outcomes
+
+
+def _whole(batch: str) -> str:
+    """The batch that a batch was handed on from; "" where it is a part of the work list."""
+    return batch.rpartition(".")[0]
 
 
 def open_ledger(session: str, shared: Mapping[str, object]) -> ray.actor.ActorHandle:

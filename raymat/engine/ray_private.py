@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from typing import Any
 import psutil
 import ray
 from ray._private import ray_constants, services
+from ray.data._internal.execution import metadata_fetcher
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
+from ray.data._internal.execution.resource_manager import ResourceManager
 
 
 @contextlib.contextmanager
@@ -120,6 +123,33 @@ def log_folder() -> Path:
     return Path(node.get_logs_dir_path())
 
 
+def fetch_metadata_at_once() -> None:
+    """Have Ray Data's loop take a block in the turn in which it is ready.
+
+    A thread that fetches the block's metadata, a kilobyte that came with the message, would make it the next turn: a
+    worker would wait for that long after each batch.
+    """
+    metadata_fetcher._PREFETCH_ON_THREAD = False
+
+
+@functools.cache
+def take_stock_once_a_turn() -> None:
+    """Have Ray Data's loop count what its operators use once per turn, not again after each batch that it hands out.
+
+    That was half of the loop's time. How many batches an actor or a task may have at once is counted apart from it.
+    """
+    update = ResourceManager.update_usages
+    before: weakref.WeakKeyDictionary[ResourceManager, float] = weakref.WeakKeyDictionary()
+
+    @functools.wraps(update)
+    def seldom(self: ResourceManager) -> None:
+        if time.monotonic() - before.get(self, 0.0) >= Pause.seconds / 4:
+            update(self)
+            before[self] = time.monotonic()
+
+    ResourceManager.update_usages = seldom  # type: ignore[method-assign] # replaced on purpose
+
+
 @functools.cache
 def pass_constructor_arguments_by_value() -> None:
     """Have Ray Data create the actors of its pools from arguments in the call, none of them in the object store.
@@ -145,12 +175,17 @@ def pass_constructor_arguments_by_value() -> None:
 class Pause(ExecutionCallback):
     """Slows Ray Data's loop down to what the work needs.
 
-    The loop turns at every event, and without waiting where a block is ready that nobody takes yet: it would take a CPU
-    and Python's lock from what runs beside it, each turn some milliseconds.
+    The loop turns up to a hundred times a second where a block is ready that nobody takes yet, each turn some
+    milliseconds of a CPU and of Python's lock. What is ready is all dealt with in one turn, so that a worker waits for
+    half of ``seconds`` after a batch.
     """
 
-    seconds = 0.05
+    seconds = 0.2
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
 
     def on_execution_step(self, executor: object) -> None:
         """Called by Ray Data after each turn of its loop."""
-        time.sleep(self.seconds)
+        time.sleep(max(0.0, self.last + self.seconds - time.monotonic()))
+        self.last = time.monotonic()

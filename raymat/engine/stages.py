@@ -70,6 +70,8 @@ class Pool:
     workers : actors that it has at the start
     most_workers : how many they may become on a cluster that grows; None where it stays as it is
     report_every_s : how often a worker says how far it is within a batch; 400 workers have one ledger
+    queued : batches that each worker may have at once, of which it works on one. What waits behind a long nodule no
+        idle worker can have, and what does not wait comes late
     """
 
     stages: tuple[Stage, ...]
@@ -78,12 +80,18 @@ class Pool:
     first: bool = True
     last: bool = True
     report_every_s: float = 2.0
+    queued: int = 1
 
     @property
     def name(self) -> str:
         """What Ray's dashboard shows: the stages."""
         names = [READ] * self.first + [stage.name for stage in self.stages] + [COMMIT] * self.last
         return "_".join(names)
+
+    @property
+    def hand_every_s(self) -> float:
+        """Seconds for which a worker gathers nodules for the next pool: the driver takes ten blocks or so a second."""
+        return (self.most_workers or self.workers) / 10
 
     def share(self, number: int, count: int) -> Pool:
         """The pool with its share of the workers where there are ``count`` such pools; one at least."""

@@ -31,7 +31,12 @@ from ray.data.block import BlockMetadata
 from raymat.engine.cluster import LIST_CPUS, PIPELINE_CPUS, data_settings, quiet_ray, thread_environment
 from raymat.engine.ledger import open_ledger
 from raymat.engine.progress import Progress
-from raymat.engine.ray_private import Pause, pass_constructor_arguments_by_value
+from raymat.engine.ray_private import (
+    Pause,
+    fetch_metadata_at_once,
+    pass_constructor_arguments_by_value,
+    take_stock_once_a_turn,
+)
 from raymat.engine.stages import Pool, Work
 from raymat.engine.tries import MAX_TRIES, Marks
 from raymat.engine.worker import Worker, as_block, from_block
@@ -182,6 +187,8 @@ def stream(job: Job) -> Iterator[tuple[str, pa.Table]]:
     """Run the job from this process: batches with their outcome rows, as they are done."""
     logging.getLogger("ray.data._internal.execution.streaming_executor_state").setLevel(logging.CRITICAL)
     pass_constructor_arguments_by_value()
+    fetch_metadata_at_once()
+    take_stock_once_a_turn()
     with data_settings() as context:
         # A batch may take long; whether anything moves is seen from what the workers report.
         context.execution_no_progress_timeout_s = NO_LIMIT_S
@@ -199,8 +206,10 @@ def stream(job: Job) -> Iterator[tuple[str, pa.Table]]:
         )
         for pool in job.pools:
             nodules = _through(nodules, pool, job)
-    for block in nodules.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield from_block(block, "rows")
+    # Not as batches, which two further threads of the driver would prepare.
+    for bundle in nodules.iter_internal_ref_bundles():
+        for entry in bundle.blocks:
+            yield from_block(ray.get(entry.ref), "rows")
 
 
 def _through(nodules: ray.data.Dataset, pool: Pool, job: Job) -> ray.data.Dataset:
@@ -211,9 +220,10 @@ def _through(nodules: ray.data.Dataset, pool: Pool, job: Job) -> ray.data.Datase
         fn_constructor_args=(job.work, pool, job.marks, job.session, job.limit_s, job.again),
         batch_size=None,
         batch_format="pyarrow",
-        # One at a time: a batch that waits behind a long nodule is one that no idle worker can have.
         compute=ActorPoolStrategy(
-            min_size=pool.workers, max_size=pool.most_workers or pool.workers, max_tasks_in_flight_per_actor=1
+            min_size=pool.workers,
+            max_size=pool.most_workers or pool.workers,
+            max_tasks_in_flight_per_actor=pool.queued,
         ),
         num_cpus=cpus,
         num_gpus=gpus or None,

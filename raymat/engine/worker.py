@@ -1,7 +1,8 @@
 """The one class of actors that Ray runs: a list of stages over a batch of nodules, one after the other.
 
 While a nodule is being solved the next ones are read, and the one before is committed. Each is committed as soon as it
-is done, so that a worker's death costs the nodule that it was at and no other.
+is done, so that a worker's death costs the nodule that it was at and no other. Where the next pool commits, nodules are
+handed to it when a few seconds or 32 MiB of them have gathered: what is not committed then is solved again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from itertools import islice
 import pyarrow as pa
 import ray
 
-from raymat.engine.ledger import find_ledger
+from raymat.engine.ledger import Begun, find_ledger
 from raymat.engine.log import log_committed, logged
 from raymat.engine.stages import COMMIT, READ, Pool, Stage, Work
 from raymat.engine.tries import MAX_TRIES, Deaths, Marks, Position
@@ -65,25 +66,27 @@ class Worker:
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         """Take a batch of rows through the stages; outcome rows as they come."""
         batch, items = _opened(table, self.pool.first)
-        earlier: int
-        reported: list[pa.Table]
-        earlier, reported = ray.get(self.ledger.begin.remote(batch))
+        reference: ray.ObjectRef[Begun] = self.ledger.begin.remote(batch)
+        begun = ray.get(reference)
         position = Position(batch, self.limit_s)
         run = _Run(self, batch, position)
         try:
-            if earlier or self.again:
-                items = run.leave_out_committed(items, reported)
-            if earlier:
-                run.blame(items, earlier)
-            deaths = self._deaths(items, earlier)
-            sound = [item for item in items if item.key not in deaths]
-            if earlier:
+            committed = run.committed(items, begun) if begun.earlier or self.again or _any_bare(items) else set()
+            to_do = [item for item in items if item.key not in committed]
+            if begun.earlier:
+                run.blame(to_do, begun.earlier)
+            deaths = self._deaths(to_do, begun.earlier)
+            yield from run.handed_again(items, begun.handed, committed, deaths)
+            handed = {key for keys in begun.handed for key in keys}
+            left = [item for item in items if item.key not in handed]
+            sound = [item for item in left if item.key not in committed and item.key not in deaths]
+            if begun.earlier:
                 yield from run.one_by_one(sound)
             else:
                 yield from run.overlapped(sound)
             # Alone and last, so that their neighbours are out of danger.
-            yield from run.one_by_one([item for item in items if item.key in deaths], deaths)
-            yield from run.finish()
+            yield from run.one_by_one([item for item in left if item.key in deaths], deaths)
+            yield from run.finish([item for item in left if item.key in committed])
         finally:
             run.abandon()
         position.close()
@@ -105,7 +108,7 @@ class _Run:
         self.batch, self.position = batch, position
         self.reading: deque[Future] = deque()
         self.done: list[Nodule] = []  # to be committed or handed on
-        self.bytes, self.blocks = 0, 0
+        self.bytes, self.blocks, self.last_handed = 0, 0, time.monotonic()
         self.commits: deque[tuple[str, Future]] = deque()
         self.rows: list[pa.Table] = []
         self.unreported: list[pa.Table] = []
@@ -129,26 +132,41 @@ class _Run:
     def one_by_one(self, items: list[Item], deaths: dict[str, Deaths] | None = None) -> Iterator[pa.Table]:
         """Take the items through the stages with nothing beside them, so that a death has one possible cause."""
         for item in items:
-            self._wait_for_commits(0)
             died = (deaths or {}).get(item.key)
-            if died and died.count >= MAX_TRIES:
-                # Its stage may be one of an earlier version: the reason says what is known.
-                nodule = item.nodule.without_arrays(
-                    outcome=FAILED, stage=died.stage or self._stages[0], reason=died.reason(self.limit_s), method=None
-                )
-            else:
-                if died:
-                    self.marks.begin(item.key, died)
-                nodule = item.nodule
-                if self.pool.first:
-                    with self.position.at(item.key, READ):
-                        nodule = self._read(item)
-                nodule = self._through(nodule)
-            yield from self._take(nodule)
+            yield from self._take(self._alone(item, died))
             if died and self.pool.last:
                 self.flush()
                 self._wait_for_commits(0)
                 self.marks.remove(item.key)
+
+    def _alone(self, item: Item, died: Deaths | None) -> Nodule:
+        self._wait_for_commits(0)
+        if died and died.count >= MAX_TRIES:
+            # Its stage may be one of an earlier version: the reason says what is known.
+            return item.nodule.without_arrays(
+                outcome=FAILED, stage=died.stage or self._stages[0], reason=died.reason(self.limit_s), method=None
+            )
+        if died:
+            self.marks.begin(item.key, died)
+        nodule = item.nodule
+        if self.pool.first:
+            with self.position.at(item.key, READ):
+                nodule = self._read(item)
+        return self._through(nodule)
+
+    def handed_again(
+        self, items: list[Item], handed: list[list[str]], committed: set[str], deaths: dict[str, Deaths]
+    ) -> Iterator[pa.Table]:
+        """Hand on what workers before had handed on, in the same parts.
+
+        Ray has some of these blocks, and takes of this worker those alone that it lacks. Of what is committed it gets
+        the key.
+        """
+        by_key = {item.key: item for item in items}
+        for keys in handed:
+            for item in (by_key[key] for key in keys):
+                self.done.append(item.nodule if item.key in committed else self._alone(item, deaths.get(item.key)))
+            yield self._block()
 
     @property
     def _stages(self) -> list[str]:
@@ -183,7 +201,7 @@ class _Run:
                 self._wait_for_commits(COMMITS_BEHIND)
             return
         self.bytes += _size_of(nodule)
-        if self.bytes >= HANDED_BYTES:
+        if self.bytes >= HANDED_BYTES or time.monotonic() - self.last_handed >= self.pool.hand_every_s:
             yield self._handed()
 
     def flush(self) -> None:
@@ -212,16 +230,26 @@ class _Run:
             self.unreported, self.last_report = [], time.monotonic()
 
     def _handed(self) -> pa.Table:
+        # Known before Ray has it: a later worker on this batch has to hand on the same.
+        ray.get(self.ledger.hand.remote(self.batch, [nodule.key for nodule in self.done]))
+        return self._block()
+
+    def _block(self) -> pa.Table:
         table = to_table(self.done, packed=True)
         name = f"{self.batch}.{self.blocks}"
-        self.done, self.bytes, self.blocks = [], 0, self.blocks + 1
+        self.done, self.bytes, self.blocks, self.last_handed = [], 0, self.blocks + 1, time.monotonic()
         return as_block(name, "nodules", table)
 
-    def finish(self) -> Iterator[pa.Table]:
-        """The end of the batch: everything committed, its rows as one block; or the rest handed on."""
+    def finish(self, committed: list[Item]) -> Iterator[pa.Table]:
+        """The end of the batch: everything committed, its rows as one block; or the rest handed on.
+
+        ``committed`` are items that were met as committed, whose rows the last pool finds by their keys.
+        """
         if not self.pool.last:
+            self.done += [item.nodule for item in committed]
             if self.done:
                 yield self._handed()
+            self.ledger.end.remote(self.batch)
             return
         self.flush()
         self._wait_for_commits(0)
@@ -234,19 +262,18 @@ class _Run:
 
     # After a death ----------------------------------------------------------------------------------------------------
 
-    def leave_out_committed(self, items: list[Item], reported: list[pa.Table]) -> list[Item]:
-        """The items that have no outcome yet; the rows of the others are kept."""
-        if not self.pool.last:
-            return items
+    def committed(self, items: list[Item], begun: Begun) -> set[str]:
+        """The keys of the items that have their outcome already; the last pool keeps their rows."""
         known: dict[str, pa.Table] = {}
-        for table in reported:
+        for table in begun.rows:
             for number, key in enumerate(table["key"].to_pylist()):
                 known.setdefault(key, table.slice(number, 1))
-        open_items = [item for item in items if item.key not in known]
+        open_items = [item for item in items if item.key not in known and item.key not in begun.committed]
         for table in self.work.recall([item.nodule for item in open_items]):
             known[table["key"][0].as_py()] = table
-        self.rows += known.values()
-        return [item for item in items if item.key not in known]
+        if self.pool.last:
+            self.rows += known.values()
+        return known.keys() | begun.committed
 
     def blame(self, items: list[Item], earlier: int) -> None:
         """Mark the nodule that the worker before was at."""
@@ -283,6 +310,11 @@ def _opened(block: pa.Table, first: bool) -> tuple[str, list[Item]]:
         Item(Nodule(row["nodule_id"], row["patient_id"], row["source"], key=row["key"]), row)
         for row in table.to_pylist()
     ]
+
+
+def _any_bare(items: list[Item]) -> bool:
+    """Whether nodules came without arrays and outcome, as those do that are committed already."""
+    return any(item.row is None and not item.nodule.outcome and item.nodule.image is None for item in items)
 
 
 def _size_of(nodule: Nodule) -> int:

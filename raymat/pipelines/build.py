@@ -36,6 +36,8 @@ INDEX_ROWS, INDEX_SECONDS = 5_000, 60.0
 PART_ROWS = 256
 # Nodules that a worker reads ahead: more of them where each request takes its time.
 AHEAD, AHEAD_REMOTE = 1, 4
+# Blocks of nodules that a scorer may have waiting: to score takes less time than the driver's turn.
+SCORE_QUEUED = 4
 Finish = Callable[[Nodule], Nodule]
 
 
@@ -193,7 +195,7 @@ def pools_of(work: Work, pools: Pools) -> list[Pool]:
     solve_stage, score_stage = work.stages
     return [
         Pool((solve_stage,), pools.workers, pools.most_workers, last=False),
-        Pool((score_stage,), pools.scorers, pools.most_scorers, first=False),
+        Pool((score_stage,), pools.scorers, pools.most_scorers, first=False, queued=SCORE_QUEUED),
     ]
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,9 +19,20 @@ from raymat.cli import main
 from raymat.folder import Folder
 from raymat.lock import NAME, Holder, held
 from raymat.nodule import InputError
+from raymat.sources.cases import CasesSource
 from raymat.store import Store
 from tests.support import REPOSITORY
-from tests.support.cases import OPTIONS, arrays, arrays_without_ray, first_cases, of_first, write_cases
+from tests.support.cases import (
+    OPTIONS,
+    REAL_OPTIONS,
+    REAL_PARAMETERS,
+    arrays,
+    arrays_without_ray,
+    first_cases,
+    of_first,
+    real_cases,
+    write_cases,
+)
 from tests.support.harm import await_commits, committed, harmful, start, without_cluster
 from tests.support.harm.harmed import harmed
 
@@ -47,37 +58,62 @@ def planned(out) -> bool:
         return False
 
 
-class KilledDrivers:
-    """A build of ``table`` whose driver is killed again and again, and what may not happen meanwhile."""
+def amid_the_work(out: Path, most: int, dice: random.Random) -> Callable[[subprocess.Popen, int], None]:
+    """For ``KilledDrivers.kill``: up to half a second after the next few commits."""
 
-    def __init__(self, table: str, folder: Path, slow: float) -> None:
-        self.table, self.out, self.record, self.slow = table, folder / "dataset", folder / "solves", slow
+    def wait(process: subprocess.Popen, before: int) -> None:
+        await_commits(out, min(before + dice.randint(1, 5), most), process)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(dice.uniform(0.0, 0.5))
+
+    return wait
+
+
+class KilledDrivers:
+    """A build of ``table`` whose driver is killed again and again, and what may not happen meanwhile.
+
+    ``harm`` as in ``Harmed``; ``deadly`` are the nodules that may fail by it, until they are retried at the end.
+    """
+
+    def __init__(self, table: str, folder: Path, *arguments: str, deadly: Sequence[str] = (), **harm: object) -> None:
+        self.table, self.out, self.record = table, folder / "dataset", folder / "solves"
+        self.arguments, self.deadly = arguments, set(deadly)
+        self.harm = {"record": str(self.record), "out": str(self.out), **harm}
         self.record.touch()
         self.seen: set[int] = set()
 
     def kill(self, when: Callable[[subprocess.Popen, int], None], address: str | None = None) -> None:
         """Start the build, and kill it when ``when(process, commits before)`` returns."""
         before, solves = committed(self.out), len(self.solves())
-        process = start(self.table, self.out, address=address, record=str(self.record), slow=self.slow)
+        process = start(self.table, self.out, *self.arguments, address=address, **self.harm)
         try:
             when(process, len(before))
         finally:
             kill(process)
         self.seen.add(len(committed(self.out)))
         assert before <= committed(self.out)
-        assert not before & set(self.solves()[solves:]), "a committed nodule was solved again"
+        self.nothing_was_repeated(before, solves)
 
     def finish(self, expected: dict) -> None:
-        """Run the same command to its end."""
+        """Run the same command to its end, and retry what has failed."""
         before, solves = committed(self.out), len(self.solves())
-        with harmed(record=str(self.record)):
-            assert build(self.table, self.out) == 0
-        assert not before & set(self.solves()[solves:]), "a committed nodule was solved again"
+        with harmed(**self.harm | {"slow": 0.0}):
+            build(self.table, self.out, *self.arguments)
+            assert committed(self.out, failed=True) <= self.deadly
+            assert build(self.table, self.out, *self.arguments, "--retry-failed") == 0
+        self.nothing_was_repeated(before, solves)
         assert arrays(self.out) == expected
         assert not list(self.out.rglob("*.tmp")), "unfinished writes were left"
+        assert not Store.open(self.out).listing("died")
 
     def solves(self) -> list[str]:
         return self.record.read_text().splitlines()
+
+    def nothing_was_repeated(self, before: set[str], solves: int) -> None:
+        """No nodule of ``before`` was solved after so many solves, and none at all after its commit."""
+        since = self.solves()[solves:]
+        assert not before & set(since), "a committed nodule was solved again"
+        assert not [line for line in since if line.endswith(" again")]
 
 
 def test_a_driver_killed_before_and_amid_the_work_loses_nothing_and_repeats_nothing(cases, address, tmp_path):
@@ -106,16 +142,34 @@ def test_a_driver_killed_at_any_moment_loses_nothing_and_repeats_nothing(ray_clu
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(dice.uniform(0.5, 8.0))
 
-    def amid_the_work(process: subprocess.Popen, before: int) -> None:
-        await_commits(build.out, min(before + dice.randint(1, 5), 60), process)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(dice.uniform(0.0, 0.5))
-
     for number in range(kills):
-        build.kill(amid_the_work if number % 2 else any_moment)
+        build.kill(amid_the_work(build.out, 60, dice) if number % 2 else any_moment)
         print(f"kill {number + 1} of {kills}: {len(committed(build.out))} nodules committed", flush=True)
     assert len(build.seen - {0, 60}) > kills / 6, "the build was hardly ever killed in its midst"
     build.finish(arrays_without_ray(table))
+
+
+@pytest.mark.soak
+@pytest.mark.data
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("apart", [False, True], ids=["together", "apart"])
+def test_real_crops_that_kill_or_hang_their_workers_while_drivers_are_killed(
+    ray_cluster, real_data, tmp_path, seed, soaked, apart
+):
+    dice = random.Random(f"{seed} {apart}")
+    for number in range(soaked(1)):
+        table = real_cases(real_data, tmp_path / str(number) / "cases", 16, dice)
+        names = [ref.nodule_id for ref in CasesSource(table).plan()]
+        # Two workers: batches of four (0 to 3), three, two, and one each.
+        deadly = dice.sample([names[i] for i in (1, 2, 5, 8)], 3)
+        harm = dict(zip(("exit", "kill", "hang"), deadly, strict=True)) | {"times": dice.choice((1, 2))}
+        arguments = [*REAL_OPTIONS, "--nodule-timeout", "40", *["--apart"] * apart]
+        build = KilledDrivers(table, tmp_path / str(number), *arguments, deadly=deadly, **harm)
+        for _ in range(4):
+            build.kill(amid_the_work(build.out, 16, dice))
+            print(f"{harm}: {len(committed(build.out))} nodules committed", flush=True)
+        build.finish(arrays_without_ray(table, REAL_PARAMETERS))
+        assert set(build.solves()) == set(names)
 
 
 def test_a_nodule_that_kills_its_worker_or_hangs_fails_alone_and_can_be_retried(ray_cluster, cases, tmp_path, capfd):
@@ -208,7 +262,7 @@ from raymat.store import Store
 from tests.support.cases import PARAMETERS
 from tests.support.harm.harmed import harmed
 
-table, out, record = sys.argv[1:]
+table, out, record, apart = sys.argv[1:]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
 node = cluster.add_node(num_cpus=1)
 store = Store.create(out)
@@ -222,8 +276,8 @@ def harm():
 
 thread = threading.Thread(target=harm)
 thread.start()
-pools = Pools(workers=2, cpus=0.6)
-with harmed(record=record, slow=0.3):
+pools = Pools(workers=2, cpus=0.6, apart=apart == "apart", score_cpus=0.3)
+with harmed(record=record, out=out, slow=0.3):
     result = build(Build(store, CasesSource(table), PARAMETERS, pools, address=cluster.address))
 thread.join()
 print("outcomes", dict(result.counts), flush=True)
@@ -233,10 +287,11 @@ cluster.shutdown()
 
 # In plain pytest a cluster that grows loses a node.
 @pytest.mark.soak
-def test_a_build_continues_when_a_node_is_gone(cases, tmp_path):
+@pytest.mark.parametrize("apart", ["together", "apart"])
+def test_a_build_continues_when_a_node_is_gone(cases, tmp_path, apart):
     table, expected = cases
     out, record = tmp_path / "dataset", tmp_path / "solves"
-    command = [sys.executable, "-c", LOSING_A_NODE, table, str(out), str(record)]
+    command = [sys.executable, "-c", LOSING_A_NODE, table, str(out), str(record), apart]
     environment = without_cluster() | harmful()
     done = subprocess.run(
         command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=500, check=False
@@ -244,6 +299,7 @@ def test_a_build_continues_when_a_node_is_gone(cases, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "node removed" in done.stdout
     assert arrays(out) == expected
+    assert "again" not in record.read_text()
 
 
 FULL_DISK = """

@@ -1,5 +1,10 @@
 """The main job on real CT and on phantoms, from the files on disk to the dataset."""
 
+import os
+import re
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -11,7 +16,9 @@ from raymat.sources.phantom import PhantomSource
 from raymat.steps import BuildParameters, MattingParameters
 from raymat.store import Store
 from raymat.volume import Grid
-from tests.support import quiet
+from tests.support import REPOSITORY, quiet
+from tests.support.cases import OPTIONS, first_cases
+from tests.support.harm import without_cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -53,3 +60,34 @@ def test_on_phantoms_the_mattes_are_nearer_to_the_truth_than_the_readers_mean(ra
         for method, alpha in nodule.mattes.items():
             better[method] += np.abs(alpha[unknown] - truth).mean() < of_mean
     assert min(better.values()) >= 7, better
+
+
+def said_by(*arguments: str) -> str:
+    """All output of `raymat build` in a process of its own with its own local Ray, which has to succeed."""
+    command = [sys.executable, "-m", "raymat", "build", *arguments, "--no-tracking"]
+    path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(command, env=without_cluster() | {"PYTHONPATH": path}, timeout=300, check=False, **pipes)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def lines_of_ray(said: str) -> list[str]:
+    """Lines that Ray or Python's warnings wrote, as "(raylet) WARNING: 8 PYTHON worker processes"."""
+    return [line for line in said.splitlines() if re.search(r"\bray\b|raylet|warning|traceback", line, re.IGNORECASE)]
+
+
+@pytest.mark.parametrize("apart", [[], pytest.param(["--apart"], marks=pytest.mark.soak)], ids=["together", "apart"])
+def test_a_build_of_one_nodule_says_nothing_of_ray(cases, tmp_path, apart):
+    table = first_cases(cases[0], 1)
+    said = said_by("--cases", table, "-o", str(tmp_path / "dataset"), *OPTIONS, *apart)
+    assert re.search(r"^accepted +1$", said, re.MULTILINE), said
+    assert lines_of_ray(said) == []
+
+
+@pytest.mark.soak
+@pytest.mark.data
+def test_a_build_of_one_real_nodule_says_nothing_of_ray(real_data, tmp_path):
+    said = said_by("--lidc", str(real_data / "lidc-dicom" / "LIDC-IDRI-0001"), "-o", str(tmp_path / "dataset"))
+    assert "1/1 nodules" in said
+    assert lines_of_ray(said) == []

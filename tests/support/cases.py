@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import random
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,6 +26,10 @@ PARAMETERS = BuildParameters(
 # The same on the command line.
 OPTIONS = ("--min-readers", "2", "--crop-px", "24", "--spacing-mm", "1", "--floor", "0")
 
+# Of real crops, after those.
+REAL_PARAMETERS = BuildParameters(quality=QualityParameters(floor=0.0))
+REAL_OPTIONS = ("--min-readers", "4", "--crop-px", "128", "--spacing-mm", "0.5")
+
 
 def write_cases(folder: Path, count: int) -> str:
     """A table of small nodules with two readers each; its path."""
@@ -37,6 +44,22 @@ def write_cases(folder: Path, count: int) -> str:
             write_volume(folder / f"{i}.r{reader}.nii.gz", (distance < radius).astype(np.uint8), GRID)
         lines.append(f"case{i},p{i // 2},{i}.nii.gz,{i}.r0.nii.gz;{i}.r1.nii.gz,{1 + i % 5}")
     (folder / "cases.csv").write_text("\n".join(lines) + "\n")
+    return str(folder / "cases.csv")
+
+
+def real_cases(data: Path, folder: Path, count: int, dice: random.Random) -> str:
+    """A table of real crops with four readers, and their files; its path. ``data`` has lidc-voi."""
+    lines = (data / "lidc-voi" / "cases.csv").read_text().splitlines()
+    wanted = [row for row in csv.DictReader(lines) if row["masks"].count(";") == 3]
+    rows = dice.sample(wanted, count)
+    for row in rows:
+        for name in (row["image"], *row["masks"].split(";")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(data / "lidc-voi" / name, folder / name)
+    with open(folder / "cases.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
     return str(folder / "cases.csv")
 
 
@@ -63,11 +86,11 @@ def arrays_of(nodules: Iterable[Nodule]) -> dict[tuple[str, str], bytes]:
     return found
 
 
-def arrays_without_ray(table: str) -> dict[tuple[str, str], bytes]:
+def arrays_without_ray(table: str, parameters: BuildParameters = PARAMETERS) -> dict[tuple[str, str], bytes]:
     """The arrays of a dataset built from a table of cases in a plain loop."""
     source = CasesSource(table)
-    prepared = (read_and_prepare(source, ref, PARAMETERS) for ref in source.plan())
-    return arrays_of(score(solve(nodule, PARAMETERS), PARAMETERS) for nodule in prepared)
+    prepared = (read_and_prepare(source, ref, parameters) for ref in source.plan())
+    return arrays_of(score(solve(nodule, parameters), parameters) for nodule in prepared)
 
 
 def of_first(count: int, arrays: dict[tuple[str, str], bytes]) -> dict[tuple[str, str], bytes]:

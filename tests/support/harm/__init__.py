@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from raymat.nodule import InputError
+from raymat.nodule import FAILED, InputError
 from raymat.store import Store
 from tests.support import REPOSITORY
 from tests.support.cases import OPTIONS
@@ -49,12 +49,13 @@ def start(
     return subprocess.Popen(command, env=environment, cwd=folder or REPOSITORY, start_new_session=True, **pipes)
 
 
-def committed(out) -> set[str]:
-    """The nodules that a dataset has, none where it is not begun yet."""
+def committed(out, failed: bool = False) -> set[str]:
+    """The nodules that a dataset has and that have not failed, or those that have; none where it is not begun yet."""
     try:
-        return set(Store.open(out).index(["nodule_id"])["nodule_id"].to_pylist())
+        rows = Store.open(out).index(["nodule_id", "outcome"]).to_pylist()
     except InputError:
         return set()
+    return {row["nodule_id"] for row in rows if (row["outcome"] == FAILED) == failed}
 
 
 def await_commits(out, count: int, process: subprocess.Popen, limit_s: float = 300) -> None:

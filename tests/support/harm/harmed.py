@@ -17,6 +17,7 @@ from pathlib import Path
 from raymat.engine.stages import Work
 from raymat.nodule import InputError, Nodule
 from raymat.pipelines.build import Steps
+from raymat.store import shard_name
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Harmed:
     Attributes
     ----------
     solve : nodule to nodule
-    record : a file that gets a line for each solve that begins
+    record : a file that gets a line for each solve that begins: the nodule, and "again" where it is committed already
     slow : seconds that each takes longer
     until : a file that all but the first ``free`` of them wait for
     exit, kill, hang : the nodules whose solve ends its process, is killed as for memory, and never returns (in C,
@@ -35,7 +36,7 @@ class Harmed:
     stop : the nodule whose solve stops the build, as a full disk does
     times : how many of its solves come to that end, the first ones
     after : by nodule, how many have to be committed before its solve continues
-    out : the dataset that those are committed to
+    out : the dataset that nodules are committed to
     """
 
     solve: Callable[[Nodule], Nodule]
@@ -54,8 +55,9 @@ class Harmed:
 
     def __call__(self, nodule: Nodule) -> Nodule:
         name = nodule.nodule_id
+        committed = self.out and Path(self.out, shard_name([nodule.key])).exists()
         with open(self.record, "a") as file:
-            file.write(name + "\n")
+            file.write(f"{name} again\n" if committed else f"{name}\n")
         solves = Path(self.record).read_text().splitlines()
         while len(list(Path(self.out).glob("nodules/*/*.parquet"))) < (self.after or {}).get(name, 0):
             time.sleep(0.02)
