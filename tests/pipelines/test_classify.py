@@ -116,7 +116,7 @@ def test_a_part_of_the_trials_then_more_and_all_agree_with_mlflow(ray_cluster, d
         samples.assign(methods=[["cf"]] * len(samples)).to_parquet(path)
     said = []
     table, _ = classify(replace(part, inputs=("membership",), output=Output(str(out), uri)), said.append)
-    assert "cutting the crops of 48 nodules" in said
+    assert "cutting the crops of 32 nodules" in said
     assert table["input"].to_list() == ["image", "chosen", "membership"]
     assert pd.read_csv(out / "kinds.csv")["kind"].to_list() == ["image", "chosen", "membership"]
 
