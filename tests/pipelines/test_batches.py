@@ -1,12 +1,14 @@
 """Batches of nodules on workers that die amid one: it costs the nodule that they were at a try, and no other."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
 
 from raymat.engine.cluster import Pools
-from raymat.engine.stream import LARGEST_BATCH, batch_sizes, part_of
+from raymat.engine.ledger import Begun, open_ledger
+from raymat.engine.stream import LARGEST_BATCH, batch_sizes, new_session, part_of
 from raymat.engine.tries import MAX_TRIES, POSITION_BYTES, Deaths, Marks, Position
 from raymat.engine.worker import as_block, from_block
 from raymat.pipelines.build import Build, build
@@ -123,6 +125,30 @@ def test_a_batch_that_is_done_leaves_no_position(position_of, tmp_path):
 
 
 # With Ray -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.ray
+def test_what_was_handed_on_of_a_batch_is_remembered_until_the_driver_has_all_of_it(ray_cluster):
+    ledger = open_ledger(new_session(), {})
+
+    def ask(call: str, *arguments: object) -> object:
+        return ray_cluster.get(getattr(ledger, call).remote(*arguments))
+
+    rows = pa.Table.from_pylist([{"key": "a", "outcome": "accepted"}])
+    assert ask("begin", "B") == Begun(0, [], [], set())
+    ask("hand", "B", ["a", "b"])
+    ask("hand", "B", ["c"])
+    ask("begin", "B.0")
+    ask("report", "B.0", rows)
+    known = Begun(1, [], [["a", "b"], ["c"]], {"a"})
+    assert ask("begin", "B") == known
+    assert ask("begin", "B.0") == Begun(1, [rows], [], set())
+    assert ask("poll", ["B.0"]) == Counter()
+    ask("end", "B")
+    assert ask("begin", "B") == replace(known, earlier=2)
+    ask("poll", ["B.1"])
+    assert ask("begin", "B") == Begun(0, [], [], set())
+    ray_cluster.kill(ledger)
 
 
 @pytest.fixture
