@@ -27,7 +27,7 @@ def without_cluster() -> dict[str, str]:
 
 
 def start(
-    table: str, out, *arguments: str, address: str | None = None, folder: Path | None = None, **harm: object
+    table: str, out, /, *arguments: str, address: str | None = None, folder: Path | None = None, **harm: object
 ) -> subprocess.Popen:
     """`raymat build` in a process of its own, on the cluster at ``address`` or with its own local Ray.
 
