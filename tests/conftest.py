@@ -27,10 +27,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Two processes for a whole lane: tests on the session's Ray, most of which wait for its processes, and all others.
 
-    None where files are named, as their start would take longer than the tests, and none in the soak lane.
+    None where files are named, as their start would take longer than the tests.
     """
-    whole = config.args == config.getini("testpaths")
-    return 2 if whole and "soak" not in config.option.markexpr else 0
+    return 2 if config.args == config.getini("testpaths") else 0
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -227,16 +227,17 @@ def test_a_sqlite_file_that_cannot_be_made_is_said(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_first_commands_at_once_in_one_folder_both_have_their_runs(tmp_path):
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.soak)])
+def test_first_commands_at_once_in_one_folder_all_have_their_runs(tmp_path, count):
     code = "import sys; from raymat.tracking import Run; Run(sys.argv[1], 'first', {'a': 1}).end()"
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    commands = [subprocess.Popen([sys.executable, "-c", code, uri], stderr=subprocess.PIPE) for _ in range(2)]
+    commands = [subprocess.Popen([sys.executable, "-c", code, uri], stderr=subprocess.PIPE) for _ in range(count)]
     for command in commands:
         complained = command.communicate(timeout=120)[1]
         assert command.returncode == 0, complained.decode()
     client = MlflowClient(tracking_uri=uri)
     runs = client.search_runs([client.get_experiment_by_name(BUILDS).experiment_id])
-    assert [run.info.status for run in runs] == ["FINISHED"] * 2
+    assert [run.info.status for run in runs] == ["FINISHED"] * count
 
 
 def test_credentials_are_left_out():

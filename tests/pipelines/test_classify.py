@@ -121,7 +121,10 @@ def test_a_part_of_the_trials_then_more_and_all_agree_with_mlflow(ray_cluster, d
     assert pd.read_csv(out / "kinds.csv")["kind"].to_list() == ["image", "chosen", "membership"]
 
 
-@pytest.mark.parametrize(("kind", "trials"), [(CALIBRATED, 15), (MEMBERSHIP, 15), (ANY, 16)])
+@pytest.mark.parametrize(
+    ("kind", "trials"),
+    [(MEMBERSHIP, 15), *(pytest.param(*other, marks=pytest.mark.soak) for other in ((CALIBRATED, 15), (ANY, 16)))],
+)
 def test_the_best_matte_of_the_datasets_own_kind_is_the_chosen_one_and_no_input_of_its_own(
     ray_cluster, tmp_path, kind, trials
 ):
