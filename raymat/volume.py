@@ -275,7 +275,11 @@ def _verify_nifti(path: str | Path) -> None:
     # ITK's NIfTI reader turns NaN into 0 and fills a truncated file with 0, both without a warning.
     import nibabel
 
-    broken = (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError)
+    broken = (
+        nibabel.filebasedimages.ImageFileError,
+        nibabel.spatialimages.HeaderDataError,
+        nibabel.wrapstruct.WrapStructError,
+    )
     try:
         image = nibabel.nifti1.load(path)
         _verify_size(path, image.shape)

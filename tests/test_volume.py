@@ -77,3 +77,12 @@ def test_a_header_names_no_voxels_out_of_its_folder(tmp_path, ending, field, lis
         header.write_text("\n".join([*lines, *named]) + "\n")
         with pytest.raises(InputError, match="out of its folder"):
             read_volume(header)
+
+
+@pytest.mark.parametrize("length", [0, 3, 100, 227, 347, 348, 352, 400])
+def test_a_nifti_file_cut_anywhere_is_an_error_that_names_it(tmp_path, length):
+    path = tmp_path / "a.nii"
+    write_volume(path, np.ones(OBLIQUE.shape, np.float32), OBLIQUE)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(InputError, match=r"a\.nii"):
+        read_volume(path)

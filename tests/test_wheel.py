@@ -11,7 +11,7 @@ import pytest
 
 import raymat
 from raymat.nodule import ACCEPTED
-from tests.support import REPOSITORY
+from tests.support import REPOSITORY, lines_of_ray
 from tests.support.harm import without_cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -34,14 +34,13 @@ def distributions(tmp_path_factory) -> tuple[Path, Path]:
 
 
 def ran(command: list[str | Path], folder: Path, **variables: str) -> str:
-    """What a command says that is run in a folder, without the repository on its path, and that must end well."""
+    """All that a command says that is run in a folder, without the repository on its path, and that must end well."""
     environment = without_cluster() | variables
     if "PYTHONPATH" not in variables:
         environment.pop("PYTHONPATH", None)
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(command, cwd=folder, env=environment, timeout=300, check=False, **pipes)
+    assert done.returncode == 0, done.stdout
     return done.stdout
 
 
@@ -87,6 +86,7 @@ def test_the_demo_runs_from_the_wheel_away_from_the_repository(distributions, tm
     assert Path(where.strip()) == target / "raymat" / "__init__.py"
     said = ran([target / "bin" / "raymat", "demo", "-n", "1", "--no-tracking"], folder, **alone)
     assert "review         raymat review raymat-demo" in said
+    assert lines_of_ray(said) == []
     (nodule,) = raymat.load(folder / "raymat-demo", outcomes=(ACCEPTED, "rejected"))
     assert nodule.source == "phantoms"
     assert len(nodule.candidates) == 8

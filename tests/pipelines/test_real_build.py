@@ -16,7 +16,7 @@ from raymat.sources.phantom import PhantomSource
 from raymat.steps import BuildParameters, MattingParameters
 from raymat.store import Store
 from raymat.volume import Grid
-from tests.support import REPOSITORY, quiet
+from tests.support import REPOSITORY, lines_of_ray, quiet
 from tests.support.cases import OPTIONS, first_cases
 from tests.support.harm import without_cluster
 
@@ -72,12 +72,9 @@ def said_by(*arguments: str) -> str:
     return done.stdout
 
 
-def lines_of_ray(said: str) -> list[str]:
-    """Lines that Ray or Python's warnings wrote, as "(raylet) WARNING: 8 PYTHON worker processes"."""
-    return [line for line in said.splitlines() if re.search(r"\bray\b|raylet|warning|traceback", line, re.IGNORECASE)]
-
-
-@pytest.mark.parametrize("apart", [[], pytest.param(["--apart"], marks=pytest.mark.soak)], ids=["together", "apart"])
+# In plain pytest the demo that runs from the wheel is such a build.
+@pytest.mark.soak
+@pytest.mark.parametrize("apart", [[], ["--apart"]], ids=["together", "apart"])
 def test_a_build_of_one_nodule_says_nothing_of_ray(cases, tmp_path, apart):
     table = first_cases(cases[0], 1)
     said = said_by("--cases", table, "-o", str(tmp_path / "dataset"), *OPTIONS, *apart)
