@@ -133,11 +133,18 @@ class _Run:
         """Take the items through the stages with nothing beside them, so that a death has one possible cause."""
         for item in items:
             died = (deaths or {}).get(item.key)
-            yield from self._take(self._alone(item, died))
+            if not self._recalled(item):
+                yield from self._take(self._alone(item, died))
             if died and self.pool.last:
                 self.flush()
                 self._wait_for_commits(0)
                 self.marks.remove(item.key)
+
+    def _recalled(self, item: Item) -> bool:
+        """Whether the item has been committed since this batch began: a worker may outlive its node by seconds."""
+        rows = list(self.work.recall([item.nodule])) if self.pool.last else []
+        self.rows += rows
+        return bool(rows)
 
     def _alone(self, item: Item, died: Deaths | None) -> Nodule:
         self._wait_for_commits(0)

@@ -1,6 +1,7 @@
 """Batches of nodules on workers that die amid one: it costs the nodule that they were at a try, and no other."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pyarrow as pa
@@ -8,9 +9,11 @@ import pytest
 
 from raymat.engine.cluster import Pools
 from raymat.engine.ledger import Begun, open_ledger
+from raymat.engine.stages import Pool, Stage, Work
 from raymat.engine.stream import LARGEST_BATCH, batch_sizes, new_session, part_of
 from raymat.engine.tries import MAX_TRIES, POSITION_BYTES, Deaths, Marks, Position
-from raymat.engine.worker import as_block, from_block
+from raymat.engine.worker import Worker, as_block, from_block
+from raymat.nodule import Nodule
 from raymat.pipelines.build import Build, build
 from raymat.sources.cases import CasesSource
 from raymat.store import Store
@@ -148,6 +151,38 @@ def test_what_was_handed_on_of_a_batch_is_remembered_until_the_driver_has_all_of
     assert ask("begin", "B") == replace(known, earlier=2)
     ask("poll", ["B.1"])
     assert ask("begin", "B") == Begun(0, [], [], set())
+    ray_cluster.kill(ledger)
+
+
+@pytest.mark.ray
+def test_what_a_worker_of_a_lost_node_commits_meanwhile_is_not_solved_again(ray_cluster, marks):
+    """It may outlive its node, and its connection, by seconds."""
+    session = new_session()
+    ledger = open_ledger(session, {})
+    ray_cluster.get(ledger.begin.remote("B"))  # by that worker
+    committed: set[str] = set()
+    solved = []
+
+    def solve(nodule: Nodule) -> Nodule:
+        solved.append(nodule.key)
+        committed.update({"b": "cd", "e": "a"}.get(nodule.key, ""))
+        return replace(nodule, outcome="accepted")
+
+    def rows(keys: Iterable[str]) -> list[pa.Table]:
+        return [pa.table({"key": [key], "outcome": ["accepted"]}) for key in keys]
+
+    work = Work(
+        lambda row: Nodule(row["nodule_id"], "p", "s", key=row["key"]),
+        (Stage("solve", solve),),
+        lambda nodules: pa.concat_tables(rows(nodule.key for nodule in nodules)),
+        lambda nodules: rows(nodule.key for nodule in nodules if nodule.key in committed),
+    )
+    batch = part_of([{"nodule_id": key, "patient_id": "p", "source": "s", "key": key} for key in "abcde"]).load()
+    (block,) = Worker(work, Pool(work.stages, 1), marks, session, 60.0)(as_block("B", "rows", batch))
+    # "a" is taken for the one that the node was lost with, and so comes last.
+    assert solved == ["b", "e"]
+    assert sorted(from_block(block, "rows")[1]["key"].to_pylist()) == list("abcde")
+    assert not marks.read_all()
     ray_cluster.kill(ledger)
 
 
