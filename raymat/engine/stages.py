@@ -90,8 +90,8 @@ class Pool:
 
     @property
     def hand_every_s(self) -> float:
-        """Seconds for which a worker gathers nodules for the next pool: five blocks a second come to the driver."""
-        return (self.most_workers or self.workers) / 5
+        """Seconds for which a worker gathers nodules for the next pool: four blocks a second come to the driver."""
+        return (self.most_workers or self.workers) / 4
 
     def share(self, number: int, count: int) -> Pool:
         """The pool with its share of the workers where there are ``count`` such pools; one at least."""
