@@ -92,8 +92,8 @@ def run(table: Path, count: int, seconds: float) -> dict[str, float]:
         source = CasesSource(fill(table, count))
         store = Store.create(f"s3://{BUCKET}/out")
         result = build(Build(store, source, BuildParameters(min_readers=1), Pools(workers=2)), lambda line: None)
-        if set(result.counts) - {"accepted", "rejected"}:
-            raise SystemExit(f"not all nodules were solved: {result.outcomes.to_pylist()}")
+        if result.counts["failed"]:
+            raise SystemExit(f"{result.counts['failed']} nodules failed")
         times = sorted(info.mtime_ns / 1e9 for info in store._find("nodules") if info.size)
         return {"seconds": times[-1] - times[0], "nodules": len(times)}
     finally:
