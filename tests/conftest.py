@@ -58,8 +58,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> RayApart:
     return RayApart(config, log)
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests of the soak lane run only where it is asked for. Long files are first, so that none is left at the end."""
+    for item in items:
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker("ray")
     items.sort(key=lambda item: _kind(item.nodeid.partition("::")[0]))
     if "soak" in config.option.markexpr:
         return

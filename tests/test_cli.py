@@ -138,7 +138,6 @@ def test_inspect_of_one_kind_alone_names_no_other(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["other_methods"] == {}
 
 
-@pytest.mark.ray
 def test_inspect_keeps_a_column_between_a_long_id_and_its_outcome(tmp_path, capsys):
     names = [f"{'1.2.840.113619.' * 4}{n}-{n}" for n in (1, 2)]
     write_dataset(tmp_path / "dataset", [replace(draw_nodule(n), nodule_id=name) for n, name in enumerate(names)])
