@@ -74,7 +74,9 @@ def measure(nodule: Nodule, other: Nodule) -> dict:
             nodule.spacing,
         )
         terms = {name if name in sound else name.removesuffix(PLUS): found.terms for name, found in qualities.items()}
-        found[kind] = {"errors": errors, "terms": terms}
+        everywhere = np.ones(truth.shape, bool)  # some are spoiled outside the unknown region
+        all_errors = {name: metrics.mse(alpha, truth, everywhere) for name, alpha in (sound | more).items()}
+        found[kind] = {"errors": errors, "terms": terms, "all errors": all_errors}
     return found
 
 
@@ -148,6 +150,9 @@ def figures(rows: list[Mapping], kind: str, parameters: QualityParameters) -> di
         mse, grad = (np.array([row["errors"][method][k] for method in methods]) for k in (0, 1))
         found["rank correlation with MSE"].append(spearman(s, -mse))
         found["rank correlation with gradient error"].append(spearman(s, -grad))
+        every = [name for name in row["all errors"] if name != "true"]
+        errors = [-row["all errors"][name] for name in every]
+        found["rank correlation with MSE, spoiled ones too"].append(spearman([score[name] for name in every], errors))
         found[RATIO].append(mse[int(np.argmax(s))] / mse.min())
         found["sound kept"].append(score[methods[int(np.argmin(mse))]] >= parameters.floor)
         found["truth kept"].append(score["true"] >= parameters.floor)
