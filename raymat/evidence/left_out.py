@@ -38,14 +38,14 @@ class LeftOutSource:
         return self.source.remote
 
     def plan(self) -> Iterator[NoduleRef]:
-        """One reference per nodule and reader left out.
+        """One reference per nodule and reader left out; one for a nodule that cannot be read, as the build records it.
 
         Raises
         ------
         InputError
             The source cannot be used, or no nodule has four readers.
         """
-        refs = [ref for ref in self.source.plan() if ref.readers == READERS]
+        refs = [ref for ref in self.source.plan() if ref.problem or ref.readers == READERS]
         if not refs:
             raise InputError(
                 f"no nodule here was marked by {READERS} readers: leaving one out needs four of them (a given trimap "
@@ -56,7 +56,7 @@ class LeftOutSource:
             chosen = {ref.nodule_id for ref in drawn[: self.nodules]}
             refs = [ref for ref in refs if ref.nodule_id in chosen]
         for ref in refs:
-            for reader in range(READERS):
+            for reader in range(READERS if not ref.problem else 0):
                 yield replace(
                     ref,
                     nodule_id=f"{ref.nodule_id}-without-{reader + 1}",
@@ -64,6 +64,8 @@ class LeftOutSource:
                     fingerprint=digest(ref.fingerprint, reader, self.depends),
                     location=json.dumps({"reader": reader, "ref": vars(ref) | {"notes": list(ref.notes)}}),
                 )
+            if ref.problem:
+                yield ref
 
     def read(self, ref: NoduleRef) -> Nodule:
         """The nodule on the scanner's grid with three readers, the mask of the fourth as its ``true_membership``.

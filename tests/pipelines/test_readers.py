@@ -1,6 +1,7 @@
 """Leave one reader out on a real local Ray: measured, interrupted, gone on with."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -85,3 +86,13 @@ def test_nodules_that_cannot_be_measured_are_an_error(ray_cluster, tmp_path):
         leave_one_reader_out(
             ReadersJob(DrawnSource([three]), "drawn", Output(str(tmp_path / "out")), PARAMETERS), quiet
         )
+
+
+def test_a_nodule_that_cannot_be_read_is_not_left_out_in_silence():
+    class Broken(DrawnSource):
+        def plan(self):
+            first, *others = super().plan()
+            return iter([replace(first, readers=0, problem="its image is a link out of the folder"), *others])
+
+    refs = list(LeftOutSource(Broken([draw_nodule(0), draw_nodule(1)])).plan())
+    assert [ref.problem for ref in refs] == ["its image is a link out of the folder"] + 4 * [""]
