@@ -11,6 +11,7 @@ import yaml
 import raymat
 from raymat.cli import parser
 from raymat.commands import COMMANDS
+from raymat.measures.dictionary import MEASURES
 from tests.support import REPOSITORY
 
 PAGES = sorted(page for pattern in ("*.md", "benchmarks/*.md", "docs/**/*.md") for page in REPOSITORY.glob(pattern))
@@ -93,3 +94,9 @@ def test_the_page_of_commands_has_every_command_and_option():
     for section, command in zip(sections, commands.values(), strict=True):
         listed = set(re.findall(r"`(-[\w-]+)`", section))
         assert listed == set(command._option_string_actions) - {"-h", "--help"}
+
+
+def test_the_page_of_measures_has_every_column():
+    hook = runpy.run_path(str(REPOSITORY / "docs" / "measures_hook.py"))
+    page = hook["on_page_markdown"](text("docs/reference/measures.md"))
+    assert re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE) == list(MEASURES)
