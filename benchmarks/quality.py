@@ -23,7 +23,7 @@ from scipy import ndimage, stats
 
 import raymat
 from raymat import metrics
-from raymat.evidence.phantom_accuracy import GROUPS, groups_of
+from raymat.evidence.phantom_accuracy import GROUPS, groups_of, tuned_on
 from raymat.matting import METHODS, estimate_alpha
 from raymat.methods import CALIBRATED, MEANINGS, PLUS, kind_of
 from raymat.nodule import Nodule
@@ -34,11 +34,6 @@ SHIFT_MM = 3.0
 SPOILED = ("trimap shifted", "inverted", "noisy", "blocky", "islands", "hole", "of another nodule")
 UNKNOWN = 128
 RATIO = "chosen MSE over the best of four"
-
-
-def tuned_on(patient_id: str) -> bool:
-    """Whether a patient belongs to the half that weights may be tuned on."""
-    return hashlib.sha256(patient_id.encode()).digest()[0] % 2 == 0
 
 
 def measure(nodule: Nodule, other: Nodule) -> dict:

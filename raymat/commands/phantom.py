@@ -13,14 +13,23 @@ def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The arguments of ``raymat phantom``."""
     command.add_argument("-o", "--out", required=True, help="folder to write")
     add_phantoms(command)
+    command.add_argument(
+        "--retest",
+        action="store_true",
+        help="write a second scan of each lesion: another scanner, position and readers; as NIfTI",
+    )
     command.set_defaults(run=run)
     return command
 
 
 def run(options: argparse.Namespace) -> int:
     """``raymat phantom``."""
-    from raymat.sources.phantom import write_phantoms
+    from raymat.sources.phantom import write_phantoms, write_retests
 
+    if options.retest:
+        scans = write_retests(options.out, options.n, options.seed, progress=print)
+        print(f"second scans of {options.n} phantoms in {options.out}, listed in {scans}")
+        return 0
     table = write_phantoms(options.out, options.n, options.seed, progress=print)
     print(f"{options.n} phantoms in {options.out}; their true alphas and parameters are listed in {table}")
     return 0

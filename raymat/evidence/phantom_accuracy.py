@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -22,6 +23,11 @@ SMALL_MM = 6.0
 TOUCHING_MM = 0.5  # gap to the pleura
 
 Errors = dict[str, tuple[float, float]]
+
+
+def tuned_on(patient_id: str) -> bool:
+    """Whether a patient belongs to the half that weights and constants may be tuned on."""
+    return hashlib.sha256(patient_id.encode()).digest()[0] % 2 == 0
 
 
 def errors_of(nodule: Nodule, kind: str) -> Errors:

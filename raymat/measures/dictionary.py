@@ -35,6 +35,11 @@ MEASURES: dict[str, Measure] = {
     "calibrated_matte": Measure("", "method of the calibrated matte that density is read from", TEXT),
     # Size
     "volume_mm3": Measure("mm3", "sum of membership, times the volume of a voxel"),
+    "volume_estimate_mm3": Measure(
+        "mm3", "estimate of the volume from the sum of membership and, from three readers on, their mean volume"
+    ),
+    "volume_low_mm3": Measure("mm3", "lower end of the estimate's 90 % interval, which phantoms calibrated"),
+    "volume_high_mm3": Measure("mm3", "upper end of that interval"),
     "equivalent_diameter_mm": Measure("mm", "diameter of the ball of that volume"),
     "longest_diameter_mm": Measure(
         "mm", "longest diameter in an axial slice of the outline where membership is 0.5 (as RECIST 1.1 measures)"

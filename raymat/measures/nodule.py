@@ -15,9 +15,10 @@ from raymat.measures import size_classes
 from raymat.measures.density import mass_mg, solid_by_hu, solid_by_mattes, tissue_mass_mg
 from raymat.measures.dictionary import MEASURES, TEXTS
 from raymat.measures.intensity import intensity_statistics
+from raymat.measures.interval import evidence_of, volume_interval
 from raymat.measures.size import NAN, AxialDiameters, axial_diameters, equivalent_diameter_mm, volume_mm3
 from raymat.measures.surface import Border, border_of, surface_of
-from raymat.methods import ANY, CALIBRATED, MEMBERSHIP
+from raymat.methods import ANY, CALIBRATED, MEMBERSHIP, is_method
 from raymat.nodule import Matte, Nodule, required
 
 # Of the columns of IBSI's statistics that are not in HU.
@@ -66,6 +67,7 @@ def measure(nodule: Nodule, window: HUWindow = LUNG_WINDOW) -> dict[str, object]
     found |= {"matte": matte.method, "calibrated_matte": calibrated.method if calibrated else None}
     diameters = axial_diameters(cut.membership, spacing)
     found |= _sizes(cut, diameters, notes) | _readers(nodule.readers, spacing, notes)
+    found |= _interval(nodule, matte, notes)
     found |= _densities(cut, diameters, window, notes) | _shape(cut, notes)
     found |= _intensities(cut, notes)
     return {name: found.get(name, notes if measured.type == TEXTS else NAN) for name, measured in MEASURES.items()}
@@ -116,6 +118,20 @@ def _sizes(cut: _Cut, diameters: AxialDiameters, notes: list[str]) -> dict[str, 
         "fleischner_2017_volume": size_classes.fleischner_by_volume(volume),
         "lung_rads_2022_diameter": size_classes.lung_rads_by_diameter(diameters.mean_mm),
         "lung_rads_2022_volume": size_classes.lung_rads_by_volume(volume),
+    }
+
+
+def _interval(nodule: Nodule, matte: Matte, notes: list[str]) -> dict[str, object]:
+    if nodule.trimap is None or not is_method(matte.method):
+        notes.append("no matte of raymat's solvers in a trimap: no estimate and no interval of the volume")
+        return {}
+    image, spacing = required(nodule.image, nodule, "image"), required(nodule.spacing, nodule, "spacing")
+    evidence = evidence_of(matte.alpha, image, nodule.trimap, nodule.readers, spacing)
+    found = volume_interval(evidence)
+    return {
+        "volume_estimate_mm3": found.estimate,
+        "volume_low_mm3": found.low,
+        "volume_high_mm3": found.high,
     }
 
 

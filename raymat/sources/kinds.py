@@ -64,11 +64,13 @@ class SourceKind:
 
 def _lidc(options: Namespace) -> Opened:
     from raymat.sources.lidc import LidcSource
-    from raymat.sources.phantom import PhantomSource, is_phantom_folder
+    from raymat.sources.phantom import PhantomSource, RetestSource, is_phantom_folder, is_retest_folder
 
     root = _existing(options.lidc)
     if is_phantom_folder(root):
         return Opened(PhantomSource.from_folder(root), f"phantoms in {root}", "raymat-phantoms")
+    if is_retest_folder(root):
+        return Opened(RetestSource(root), f"second scans of phantoms in {root}", "raymat-retests")
     return Opened(LidcSource(root), f"lidc {root}", "raymat-lidc")
 
 

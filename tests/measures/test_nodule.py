@@ -110,6 +110,7 @@ def test_every_value_that_is_missing_has_a_note():
         "padded",
         "membership nowhere reaches 0.5: no diameters",
         "no readers' masks",
+        "no matte of raymat's solvers in a trimap: no estimate and no interval of the volume",
         "no calibrated matte: no solid part by mattes, no mass of the tissue",
         "membership nowhere exceeds 0.5: no surface",
         "membership nowhere reaches 0.5: no minimum and maximum of intensity",

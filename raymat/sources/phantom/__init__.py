@@ -2,6 +2,7 @@
 
 from raymat.sources.phantom.choice import Case, choose
 from raymat.sources.phantom.draw import Phantom, draw_phantom
+from raymat.sources.phantom.retest_source import RetestSource, is_retest_folder, write_retests
 from raymat.sources.phantom.source import (
     VERSION,
     PhantomSource,
@@ -16,10 +17,13 @@ __all__ = [
     "Case",
     "Phantom",
     "PhantomSource",
+    "RetestSource",
     "choose",
     "draw_phantom",
     "is_phantom_folder",
+    "is_retest_folder",
     "phantom_of",
     "write_phantom",
     "write_phantoms",
+    "write_retests",
 ]

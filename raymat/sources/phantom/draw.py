@@ -71,11 +71,67 @@ def draw_phantom(
     InputError
         The readers have no voxel in common.
     """
+    fine = draw_fine(
+        readers, spacing, ratings, thickness_mm=thickness_mm, position_mm=position_mm, seed=seed, name=name
+    )
+    image = fine.shown(fine.volume)
+    image += scanner.noise(image.shape, tuple(map(float, spacing)), fine.scanner, generator(seed, name, "noise"))
+    membership, calibrated = (np.clip(fine.shown(t), 0, 1).astype(np.float32) for t in (fine.share, fine.pure))
+    parameters = plain({**fine.parameters, **asdict(fine.scanner)})
+    return Phantom(scanner.to_hounsfield(image), membership, calibrated, parameters, fine.scanner)
+
+
+@dataclass
+class Fine:
+    """A lesion and what surrounds it on the planes from which slices are made, before any scanner.
+
+    Attributes
+    ----------
+    volume : float32 (z, y, x), HU
+    share, pure : float32 (z, y, x), the drawn share of lesion, and that times the share of pure lesion tissue
+    distances : float32 (reader, z, y, x), mm to each reader's outline, negative inside, within ``inner``
+    inner : the part of the planes and the window that the lesion lies in
+    spacing : (z, y, x) mm
+    planes : planes per slice of the readers' scan
+    reach : planes before the first slice
+    slices : slices of the readers' scan
+    scanner : of the readers' scan
+    parameters : what was drawn, by name
+    """
+
+    volume: np.ndarray
+    share: np.ndarray
+    pure: np.ndarray
+    distances: np.ndarray
+    inner: tuple[slice, ...]
+    spacing: tuple[float, float, float]
+    planes: int
+    reach: int
+    slices: int
+    scanner: scanner.Scanner
+    parameters: dict
+
+    def shown(self, volume: np.ndarray) -> np.ndarray:
+        """What the scanner shows of one of the volumes, without noise; float32 (z, y, x) of the slices."""
+        return scanner.show(volume, self.spacing, self.planes, self.reach, self.slices, self.scanner)
+
+
+def draw_fine(
+    readers: np.ndarray,
+    spacing,
+    ratings: list[dict[str, int]],
+    *,
+    thickness_mm: float,
+    position_mm=(0.0, 75.0),
+    seed: int = 0,
+    name: str = "",
+) -> Fine:
+    """What ``draw_phantom`` draws before the scanner; parameters and errors as there."""
     readers = np.asarray(readers).astype(bool)
     spacing = tuple(float(v) for v in spacing)
     slices = readers.shape[1]
     planes = max(1, int(np.ceil(spacing[0] / PLANE_MM - 1e-6)))
-    fine = (spacing[0] / planes, spacing[1], spacing[2])
+    step = (spacing[0] / planes, spacing[1], spacing[2])
 
     def random(what: str) -> np.random.Generator:
         return generator(seed, name, what)
@@ -84,9 +140,9 @@ def draw_phantom(
     looks = lesion.choose_lesion(ratings, random("lesion"))
     spiculation, lobulation = lesion.rating(ratings, "spiculation"), lesion.rating(ratings, "lobulation")
 
-    reach = len(scanner.profile(drawn, fine[0])) // 2
+    reach = len(scanner.profile(drawn, step[0])) // 2
     shape = ((slices - 1) * planes + 1 + 2 * reach, *readers.shape[2:])
-    box = box_around(np.any(readers, axis=0), [max(1, int(np.ceil(MARGIN_MM / step))) for step in spacing])
+    box = box_around(np.any(readers, axis=0), [max(1, int(np.ceil(MARGIN_MM / mm))) for mm in spacing])
     distances = np.stack([boundary.signed_distance(mask[box], spacing, planes) for mask in readers])
     shift = random("boundary")
     offset = float(OFFSET_MM + OFFSET_SD_MM * shift.standard_normal())
@@ -95,7 +151,7 @@ def draw_phantom(
     offset = float(np.clip(offset, -0.3 * deepest, 0.2 * deepest))
     surface = offset + boundary.true_surface(
         distances,
-        fine,
+        step,
         shift,
         displacement=DISPLACEMENT_MM,
         roughness=float(np.clip(0.25 + (max(spiculation, lobulation) - 1) / 5, 0, 0.8)),
@@ -107,20 +163,14 @@ def draw_phantom(
     inside = np.argwhere(distance < 0)
     centre = (inside.min(0) + inside.max(0)) / 2
     around = anatomy.choose_surroundings(position_mm, random("surroundings"))
-    volume = anatomy.draw(shape, fine, centre, distance, around, random("anatomy"), spiculation)
+    volume = anatomy.draw(shape, step, centre, distance, around, random("anatomy"), spiculation)
     share = np.zeros(shape, np.float32)
-    share[inner] = lesion.alpha(surface, fine, looks, random("transition"))
-    tissue = lesion.tissue(surface, fine, looks, random("tissue"))
+    share[inner] = lesion.alpha(surface, step, looks, random("transition"))
+    tissue = lesion.tissue(surface, step, looks, random("tissue"))
     volume[inner] += share[inner] * (tissue - volume[inner])
     pure = share.copy()
     pure[inner] *= LUNG_WINDOW.alpha(tissue)
 
-    image = scanner.show(volume, fine, planes, reach, slices, drawn)
-    image += scanner.noise(image.shape, spacing, drawn, random("noise"))
-    membership, calibrated = (
-        np.clip(scanner.show(truth, fine, planes, reach, slices, drawn), 0, 1).astype(np.float32)
-        for truth in (share, pure)
-    )
     parameters = {
         "lesion_hu": looks.hu,
         "core_hu": looks.core_hu if looks.core_part else None,
@@ -131,11 +181,8 @@ def draw_phantom(
         "cavity": looks.cavity,
         "offset_mm": offset,
         **{k: v for k, v in asdict(around).items() if k != "outward"},
-        **asdict(drawn),
     }
-    # JSON has no NaN, and four decimals are finer than anything that was drawn.
-    parameters = {k: _plain(v) for k, v in parameters.items()}
-    return Phantom(scanner.to_hounsfield(image), membership, calibrated, parameters, drawn)
+    return Fine(volume, share, pure, distances, inner, step, planes, reach, slices, drawn, parameters)
 
 
 def choose_scanner(thickness_mm: float, rng: np.random.Generator) -> scanner.Scanner:
@@ -151,7 +198,12 @@ def choose_scanner(thickness_mm: float, rng: np.random.Generator) -> scanner.Sca
     return scanner.Scanner(float(blur), float(thickness_mm), noise * (1.4 if streak else 1.0), streak)
 
 
-def _plain(value):
-    if not isinstance(value, float):
-        return value
-    return round(value, 4) if np.isfinite(value) else None
+def plain(parameters: dict) -> dict:
+    """Parameters as a record stores them: four decimals are finer than anything drawn, and JSON has no NaN."""
+
+    def of(value):
+        if not isinstance(value, float):
+            return value
+        return round(value, 4) if np.isfinite(value) else None
+
+    return {name: of(value) for name, value in parameters.items()}
