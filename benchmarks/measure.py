@@ -29,7 +29,7 @@ import numpy as np
 import raymat
 from raymat.evidence import volumes as evidence
 from raymat.evidence.phantom_accuracy import tuned_on
-from raymat.evidence.volumes import Volumes, volumes_of
+from raymat.evidence.volumes import ESTIMATE, Volumes, volumes_of
 from raymat.measures import interval
 from raymat.measures.dictionary import MEASURES, NUMBER
 from raymat.measures.nodule import missing
@@ -100,10 +100,33 @@ def retest(options: argparse.Namespace) -> None:
         found = {name: evidence.repeatability(large, name) for name in (evidence.ESTIMATE, evidence.SINGLE)}
         said = ", ".join(f"{name} {one.coefficient:.0f} %" for name, one in found.items() if one)
         print(f"\nfrom {size:g} mm on, {len(large)} lesions: {said}")
+    print(f"\n{false_growth(pairs)}")
     held = [one.interval.low <= other.interval.estimate <= one.interval.high for one, other in pairs]
     print(f"\nthe interval holds the estimate of the other scan in {100 * np.mean(held):.0f} %")
     if options.figure:
         save(repeatability_figure(pairs), options.figure)
+
+
+def false_growth(pairs: Sequence[tuple[Volumes, Volumes]]) -> str:
+    """The deviations of one half of the patients, and how often they see a change in the other half."""
+
+    def small(pair: tuple[Volumes, Volumes]) -> bool:
+        return pair[0].interval.estimate < interval.SMALL_MM3
+
+    halves = {half: [pair for pair in pairs if tuned_on(pair[0].patient_id) == half] for half in (True, False)}
+    said = []
+    for part, judged in ((pairs, pairs), (halves[True], halves[False]), (halves[False], halves[True])):
+        own = [evidence.repeatability([p for p in part if small(p) == size], ESTIMATE) for size in (True, False)]
+        deviations = [one.deviation if one else np.nan for one in own]
+        changes = [
+            abs(evidence.log_changes([pair], ESTIMATE)[0]) > 1.96 * np.sqrt(2) * deviations[0 if small(pair) else 1]
+            for pair in judged
+        ]
+        said.append(
+            f"deviations of {len(part)} lesions: {deviations[0]:.4f} small, {deviations[1]:.4f} others; with them "
+            f"{100 * np.mean(changes):.0f} % of {len(changes)} lesions seem to change, of which none did"
+        )
+    return "\n".join(said)
 
 
 def real(options: argparse.Namespace) -> None:

@@ -10,12 +10,14 @@ from typing import Protocol, overload
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raymat.calibration import LUNG_WINDOW, HUWindow
 from raymat.errors import InputError, missing_packages_named
+from raymat.folder import Folder
 from raymat.nodule import ACCEPTED, OUTCOMES, Nodule
 from raymat.places import open_filesystem
 from raymat.release.record import Release, is_release
 from raymat.splits import PARTS, REPETITIONS
-from raymat.store import Store
+from raymat.store import PARAMETERS, Store
 
 
 class Reader(Protocol):
@@ -203,6 +205,29 @@ def load(path: str | Path, outcomes: Sequence[str] = (ACCEPTED,)) -> Nodules:
     rows = store.outcomes(["nodule_id", "key", "shard", "outcome"])
     rows = rows.filter(pc.is_in(rows["outcome"], pa.array(list(outcomes))))
     return Nodules(rows["nodule_id"].to_pylist(), Committed(store, rows), range(rows.num_rows))
+
+
+def window_of(path: str | Path) -> HUWindow:
+    """The window that a dataset's or release's mattes were calibrated by; the lung window where none is recorded.
+
+    That is so for predictions.
+
+    Raises
+    ------
+    InputError
+        The file of the parameters is damaged.
+    """
+    if is_release(*open_filesystem(path)):
+        parameters = Release.open(path).place.note().get("parameters", {})
+    else:
+        folder = Folder.at(path)
+        parameters = folder.read_json(PARAMETERS).get("parameters", {}) if folder.exists(PARAMETERS) else {}
+    matting = parameters.get("matting", {})
+    level, width = (
+        float(matting.get(name, default))
+        for name, default in (("window_level", LUNG_WINDOW.level), ("window_width", LUNG_WINDOW.width))
+    )
+    return HUWindow(level, width)
 
 
 class Committed:

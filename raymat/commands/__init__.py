@@ -8,6 +8,7 @@ from types import ModuleType
 
 from raymat.commands import (
     build,
+    change,
     classify,
     demo,
     doctor,
@@ -44,6 +45,7 @@ COMMANDS: dict[str, ModuleType] = {
     "release-diff": release_diff,
     "figure": figure,
     "measure": measure,
+    "change": change,
     "export": export,
     "train": train,
     "tune": tune,

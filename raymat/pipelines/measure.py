@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from raymat.calibration import LUNG_WINDOW, HUWindow
 from raymat.engine.cluster import connected, refuse_too_many
 from raymat.engine.ledger import shared
 from raymat.engine.stages import Pool, Stage, Work
@@ -22,15 +21,13 @@ from raymat.engine.tries import Marks
 from raymat.experiment import Output
 from raymat.folder import Folder
 from raymat.learning import Data
+from raymat.loading import window_of
 from raymat.measures.nodule import measure
 from raymat.measures.table import TableFile, as_csv, as_table
 from raymat.nodule import ACCEPTED, FAILED, InputError, Nodule
 from raymat.pictures.measures import distributions
 from raymat.pipelines.nodules import SHARED, read_nodule, work_rows
-from raymat.places import open_filesystem
-from raymat.release.record import Release, is_release
 from raymat.steps import guarded
-from raymat.store import PARAMETERS
 from raymat.tracking import EVIDENCE, Run
 from raymat.version import __version__
 from raymat.words import counted
@@ -161,21 +158,3 @@ class Measurement:
             ],
             schema=MEASURED,
         )
-
-
-def window_of(path: str) -> HUWindow:
-    """The window that a dataset's or release's mattes were calibrated by; the lung window where none is recorded.
-
-    That is so for predictions.
-    """
-    if is_release(*open_filesystem(path)):
-        parameters = Release.open(path).place.note().get("parameters", {})
-    else:
-        folder = Folder.at(path)
-        parameters = folder.read_json(PARAMETERS).get("parameters", {}) if folder.exists(PARAMETERS) else {}
-    matting = parameters.get("matting", {})
-    return replace(
-        LUNG_WINDOW,
-        level=float(matting.get("window_level", LUNG_WINDOW.level)),
-        width=float(matting.get("window_width", LUNG_WINDOW.width)),
-    )

@@ -10,10 +10,11 @@ from mlflow.tracking import MlflowClient
 from raymat.calibration import HUWindow
 from raymat.cli import main
 from raymat.experiment import Output
+from raymat.loading import window_of
 from raymat.measures.nodule import measure
 from raymat.methods import CALIBRATED
 from raymat.nodule import ACCEPTED, InputError, Matte
-from raymat.pipelines.measure import MeasureJob, measure_all, window_of
+from raymat.pipelines.measure import MeasureJob, measure_all
 from raymat.release.freeze import ReleaseRequest, release
 from raymat.tracking import EVIDENCE
 from tests.support import quiet
