@@ -20,8 +20,10 @@ def run(options: argparse.Namespace) -> int:
     """``raymat inspect``."""
     import pyarrow.compute as pc
 
+    from raymat.measures.table import DISTRIBUTION_HEAD, distribution_rows, stored_measures
     from raymat.methods import MEANINGS
     from raymat.nodule import ACCEPTED, OUTCOMES
+    from raymat.sources import digest
     from raymat.store import Store, counts
 
     store = Store.open(options.dataset)
@@ -32,6 +34,7 @@ def run(options: argparse.Namespace) -> int:
     accepted = rows.filter(pc.equal(rows["outcome"], ACCEPTED))
     kind, chosen = store.kind(), counts(accepted["method"])
     others = {other: store.best_methods(other, accepted) for other in MEANINGS if other != kind}
+    measured = stored_measures(store, digest(*sorted(accepted["key"].to_pylist())))
     report = {
         "dataset": options.dataset,
         "planned": planned,
@@ -42,6 +45,9 @@ def run(options: argparse.Namespace) -> int:
         "other_methods": {other: dict(best.most_common()) for other, best in others.items() if best},
         "bytes": store.size_bytes(),
     }
+    if measured is not None:
+        rows_of = (dict(zip(DISTRIBUTION_HEAD, row, strict=True)) for row in distribution_rows(measured))
+        report["measures"] = {row.pop("measure"): row for row in rows_of}
     nodules = (row for batch in rows.select(listed).to_batches(max_chunksize=1_000) for row in batch.to_pylist())
     if options.json:
         # Nodule by nodule, as there may be millions.
@@ -59,6 +65,10 @@ def run(options: argparse.Namespace) -> int:
     print("chosen   " + (", ".join(f"{method} {n}" for method, n in chosen.most_common()) or "none"))
     for other, best in report["other_methods"].items():
         print(f"  best {other}: " + ", ".join(f"{method} {n}" for method, n in best.items()))
+    if measured is not None:
+        print(f"measured {measured.num_rows} nodules, 5 to 95 % (median):")
+        for words, _, low, _, middle, _, high in distribution_rows(measured):
+            print(f"  {words}: {low} to {high} ({middle})")
     print(f"on disk  {report['bytes'] / 1e6:.1f} MB")
     for row in nodules:
         text = row["method"] or ""

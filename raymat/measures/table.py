@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -159,6 +160,57 @@ def read_table(path: str) -> pa.Table:
         return pa.Table.from_pylist(parsed, schema=pa.schema([SCHEMA.field(name) for name in names]))
     except (ValueError, TypeError, UnicodeDecodeError, pa.ArrowException) as error:
         raise InputError(f"{path}: is no table of measures ({error}); write it again with raymat measure") from error
+
+
+STORED = "measures.parquet"  # of a dataset, in its folder
+DIGEST = "dataset_digest"
+PERCENTS = (5, 25, 50, 75, 95)
+# Of a nodule, as pages and sheets show them.
+SHOWN = (
+    "volume_mm3",
+    "volume_estimate_mm3",
+    "mean_diameter_mm",
+    "tissue_mass_mg",
+    "solid_share",
+    "sphericity",
+    "border_width_mm",
+)
+
+
+def stored_measures(dataset: Folder, digest: str) -> pa.Table | None:
+    """The measures that lie in a dataset's folder; None where there are none, or they are of other nodules.
+
+    Parameters
+    ----------
+    digest : of the keys of the accepted nodules, ``raymat.sources.digest`` of them in order
+
+    Raises
+    ------
+    InputError
+        The file is damaged.
+    """
+    if not dataset.exists(STORED):
+        return None
+    try:
+        table = pq.read_table(io.BytesIO(dataset.read(STORED)))
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{dataset.path(STORED)}: cannot be read ({error}); run raymat measure again") from error
+    return table if (table.schema.metadata or {}).get(DIGEST.encode()) == digest.encode() else None
+
+
+def distribution_rows(table: pa.Table) -> list[tuple[str, ...]]:
+    """Name with unit, number of nodules and percentiles of each of ``SHOWN`` that a nodule has, as texts."""
+    rows = []
+    for name in SHOWN:
+        known = table[name].drop_null().to_numpy()
+        if len(known):
+            unit = MEASURES[name].unit
+            words = name.removesuffix(f"_{unit}").replace("_", " ") + ("" if unit == "1" else f", {unit}")
+            rows.append((words, str(len(known)), *(f"{part:.3g}" for part in np.percentile(known, PERCENTS))))
+    return rows
+
+
+DISTRIBUTION_HEAD = ("measure", "nodules", *(f"{percent} %" for percent in PERCENTS))
 
 
 def _parsed(text: str, kind: str) -> object:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from raymat.measures.interval import evidence_of, volume_interval
 from raymat.methods import ANY, CALIBRATED, MEANINGS, MEMBERSHIP, in_order, is_method
 from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, REJECTED, Matte, Nodule, required
 from raymat.pictures.figure import FAINT, INK, blank, kind_headings
@@ -192,7 +193,7 @@ def size_of(nodule: Nodule) -> str:
     """The nodule's size in words: the diameter of a sphere of its volume, and what the volume is of.
 
     Membership sums to the volume: the chosen matte of that kind, else the readers' mean mask. A calibrated matte sums
-    to less, and so gives "at least".
+    to less, and so gives "at least". Where the volume has a 90 % interval, that follows.
     """
     if nodule.spacing is None:
         return ""
@@ -210,7 +211,17 @@ def size_of(nodule: Nodule) -> str:
     else:
         return ""
     diameter = (6.0 * voxels * float(np.prod(nodule.spacing)) / np.pi) ** (1.0 / 3.0)
-    return f"{least}{diameter:.1f} mm ({of})" if voxels else ""
+    return f"{least}{diameter:.1f} mm ({of}){_interval_of(nodule, membership)}" if voxels else ""
+
+
+def _interval_of(nodule: Nodule, membership: Matte | None) -> str:
+    """The 90 % interval of the volume in words, where the nodule has one."""
+    if membership is None or nodule.image is None or nodule.trimap is None or nodule.spacing is None:
+        return ""
+    if not is_method(membership.method):
+        return ""
+    found = volume_interval(evidence_of(membership.alpha, nodule.image, nodule.trimap, nodule.readers, nodule.spacing))
+    return f", {found.low:.0f} to {found.high:.0f} mm3"
 
 
 def _ratings(nodule: Nodule) -> str:

@@ -1,5 +1,6 @@
 """Measures of every accepted nodule of a dataset, a release or predictions, on Ray Data.
 
+DATASET/measures.parquet    where no other file is named: inspect, report, and release show them
 OUT.csv or OUT.parquet      one row per nodule, see ``raymat.measures.dictionary``
 OUT.csv-metadata.json       units and meanings of the columns of a CSV file
 """
@@ -23,7 +24,7 @@ from raymat.folder import Folder
 from raymat.learning import Data
 from raymat.loading import window_of
 from raymat.measures.nodule import measure
-from raymat.measures.table import TableFile, as_csv, as_table
+from raymat.measures.table import DIGEST, PERCENTS, TableFile, as_csv, as_table
 from raymat.nodule import ACCEPTED, FAILED, InputError, Nodule
 from raymat.pictures.measures import distributions
 from raymat.pipelines.nodules import SHARED, read_nodule, work_rows
@@ -32,7 +33,6 @@ from raymat.tracking import EVIDENCE, Run
 from raymat.version import __version__
 from raymat.words import counted
 
-PERCENTS = (5, 25, 50, 75, 95)  # that MLflow shows of each number
 WINDOW = "window"  # what the workers share beside the nodules
 MEASURED = pa.schema(
     [(name, pa.string()) for name in ("key", "nodule_id", "patient_id", "outcome", "reason", "measures")]
@@ -81,7 +81,7 @@ def measure_all(job: MeasureJob, say: Callable[[str], None] = print) -> tuple[pa
     if len(failed) == len(found):
         raise InputError(f"{job.dataset}: no nodule can be measured; the first reason: {failed[0]['reason']}")
     rows = [json.loads(row["measures"]) if row["measures"] else _bare(row) for row in found]
-    about = {"raymat": __version__, "dataset": job.dataset, "dataset_digest": data.digest}
+    about = {"raymat": __version__, "dataset": job.dataset, DIGEST: data.digest}
     table = as_table(rows, about)
     for name in file.write(table):
         say(f"{counted(table.num_rows, 'nodule')}  {file.folder.path(name)}")

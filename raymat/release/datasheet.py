@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from raymat.measures.table import DISTRIBUTION_HEAD
 from raymat.methods import ANY, CALIBRATED, MEMBERSHIP, in_order, kind_of
 from raymat.splits import PARTS
 from raymat.words import counted, dotted, markdown_table
@@ -22,7 +23,9 @@ MEANING = {
 }
 
 
-def datasheet(note: Mapping, index: Sequence[Mapping], left_out: Sequence[Mapping]) -> str:
+def datasheet(
+    note: Mapping, index: Sequence[Mapping], left_out: Sequence[Mapping], measures: Sequence[Sequence[str]] = ()
+) -> str:
     """The datasheet.
 
     Parameters
@@ -30,6 +33,7 @@ def datasheet(note: Mapping, index: Sequence[Mapping], left_out: Sequence[Mappin
     note : the release's ``release.json``
     index : rows of ``raymat.release.INDEX``
     left_out : rows of ``raymat.release.LEFT_OUT``
+    measures : rows of ``raymat.measures.table.distribution_rows`` of the released nodules; none where not measured
     """
     counts = note["counts"]
     lines = [
@@ -71,6 +75,7 @@ def datasheet(note: Mapping, index: Sequence[Mapping], left_out: Sequence[Mappin
         "",
         *_sizes(index),
         *_ratings(index),
+        *_measures(measures),
         "## Splits",
         "",
         "Four repeated splits 7:1:2 by patient: no patient's nodules are in two parts of one split. Nodules:",
@@ -168,6 +173,13 @@ def _ratings(index: Sequence[Mapping]) -> list[str]:
         ("rating, all readers", *(str(value) for value in values)),
         [(name, *(found[value] for value in values)) for name, found in counts.items()],
     )
+
+
+def _measures(rows: Sequence[Sequence[str]]) -> list[str]:
+    if not rows:
+        return []
+    words = "Percentiles over the nodules, as `raymat measure` gives them."
+    return ["## Measures", "", words, "", *_table(DISTRIBUTION_HEAD, rows)]
 
 
 def ratings(index: Sequence[Mapping]) -> dict[str, Counter[int]]:

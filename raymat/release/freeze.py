@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from raymat.folder import Folder
 from raymat.lock import NAME, held
+from raymat.measures.table import distribution_rows, stored_measures
 from raymat.methods import SOLVERS
 from raymat.nodule import ACCEPTED, REJECTED, InputError, Nodule, required
 from raymat.pictures.charts import release_histograms
@@ -43,6 +44,7 @@ from raymat.release.record import (
     released,
 )
 from raymat.review.decisions import RULE, Decision, Decisions, Verdict, no_longer, refuse_unscored, verdict
+from raymat.sources import digest
 from raymat.sources.kinds import KINDS
 from raymat.splits import FEWEST, PARTS, REPETITIONS, split_patients
 from raymat.store import PARAMETERS, Store
@@ -115,7 +117,24 @@ def release(request: ReleaseRequest, say: Callable[[str], None] = print) -> str:
         _refuse_taken(request.out, out)  # by one that came to its end meanwhile
         _clear(out)
         index = _write_nodules(store, out, rows, verdicts, say)
-        return _write_about(out, _note(store, request, rows, index, verdicts, old), index, rows, verdicts)
+        note = _note(store, request, rows, index, verdicts, old)
+        return _write_about(out, note, index, rows, verdicts, _measured(store, rows, index))
+
+
+def _measured(store: Store, rows: Sequence[Mapping], index: Sequence[Mapping]) -> list[tuple[str, ...]]:
+    """The distributions of the released nodules' measures, where `raymat measure` stored them in the dataset.
+
+    Left out are nodules whose measured matte is not the one in the release.
+    """
+    keys = sorted(row["key"] for row in rows if row["outcome"] == ACCEPTED)
+    table = stored_measures(store, digest(*keys))
+    if table is None:
+        return []
+    mattes = {row["nodule_id"]: (row["method"], row["other_method"]) for row in index}
+    same = [
+        row["matte"] in mattes.get(row["nodule_id"], ()) for row in table.select(["nodule_id", "matte"]).to_pylist()
+    ]
+    return distribution_rows(table.filter(pa.array(same)))
 
 
 def _fitting(
@@ -168,7 +187,12 @@ def _write_nodules(
 
 
 def _write_about(
-    out: ReleaseFolder, note: Mapping, index: list[dict], rows: Sequence[Mapping], verdicts: Mapping[str, Verdict]
+    out: ReleaseFolder,
+    note: Mapping,
+    index: list[dict],
+    rows: Sequence[Mapping],
+    verdicts: Mapping[str, Verdict],
+    measures: Sequence[Sequence[str]],
 ) -> str:
     """Write what is said of the nodules, and last the digests, which make the release whole. Returns its digest."""
     left_out = [
@@ -188,7 +212,7 @@ def _write_about(
     sheet = contact_sheet(Release(out, index).nodules(range(0, len(index), step)[:SHEET_NODULES]))
     out.write("contact_sheet.png", png_bytes(sheet))
     out.write("histograms.png", png_bytes(release_histograms(index, ratings(index))))
-    out.write("datasheet.md", datasheet(note, index, left_out).encode())
+    out.write("datasheet.md", datasheet(note, index, left_out, measures).encode())
     names = [name for name in out.listing("") if name not in NO_PART]
     sums = "".join(f"{hashlib.sha256(out.read(name)).hexdigest()}  {name}\n" for name in names)
     out.write(SUMS, sums.encode())

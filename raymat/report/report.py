@@ -35,13 +35,16 @@ from raymat.evidence.reader_prediction import CHOSEN_CALIBRATED
 from raymat.folder import Folder
 from raymat.loading import load
 from raymat.matting import METHODS
+from raymat.measures.table import DISTRIBUTION_HEAD, distribution_rows, stored_measures
 from raymat.methods import ANY
 from raymat.nodule import ACCEPTED, OUTCOMES, REJECTED, InputError
 from raymat.pictures import evidence
 from raymat.pictures.charts import method_histogram
 from raymat.pictures.figure import pdf_bytes, png_bytes
+from raymat.pictures.measures import distributions
 from raymat.pictures.paper import methods_side_by_side
 from raymat.report.page import Section, page
+from raymat.sources import digest
 from raymat.store import PARAMETERS, Store, counts
 from raymat.version import __version__
 from raymat.words import dotted, markdown_table
@@ -237,7 +240,7 @@ def _readers(run: str, store: Folder, figures: FigureFolder) -> list[Section]:
 
 def _dataset(run: str, folder: Folder, figures: FigureFolder) -> list[Section]:
     store = Store(folder.filesystem, folder.root)
-    rows = store.outcomes(["nodule_id", "patient_id", "outcome", "method", "reason", "solves"])
+    rows = store.outcomes(["nodule_id", "patient_id", "outcome", "method", "reason", "solves", "key"])
     of = counts(rows["outcome"])
     chosen = counts(rows.filter(pc.equal(rows["outcome"], ACCEPTED))["method"])
     section = Section(f"Dataset {Path(run).name}: outcomes and quality")
@@ -261,7 +264,27 @@ def _dataset(run: str, folder: Folder, figures: FigureFolder) -> list[Section]:
         section.folded(f"The {reasons.num_rows} that were not accepted (200 at most are listed)", listed)
     if how:
         section.folded("Parameters", _values(how))
-    return [section, *_mattes(run, figures)]
+    return [section, *_measures(run, store, rows, figures), *_mattes(run, figures)]
+
+
+def _measures(run: str, store: Store, rows, figures: FigureFolder) -> list[Section]:
+    """What `raymat measure` stored in the dataset, where that is of the nodules that are accepted now."""
+    keys = rows.filter(pc.equal(rows["outcome"], ACCEPTED))["key"].to_pylist()
+    table = stored_measures(store, digest(*sorted(keys)))
+    if table is None:
+        return []
+    section = Section(f"Measures of {Path(run).name}")
+    section.figure(
+        figures.add("measures", distributions(table)),
+        "Volume, diameter, mass, solid share, sphericity and width of the border, by nodule.",
+        f"raymat measure {shlex.quote(run)}",
+    )
+    section.text(markdown_table(DISTRIBUTION_HEAD, distribution_rows(table)))
+    estimate, low, high = (table[f"volume_{name}_mm3"].drop_null().to_numpy() for name in ("estimate", "low", "high"))
+    if len(estimate):
+        width = 100 * float(np.median((high - low) / estimate))
+        section.text(f"The 90 % interval of the volume is {width:.0f} % of the estimate wide in the median.")
+    return [section]
 
 
 def _solves(rows, chosen) -> str:

@@ -8,13 +8,15 @@ Mattes of the dataset's kind, which alone can be chosen, stand before the others
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 
 import numpy as np
 
+from raymat.measures.nodule import measure
 from raymat.methods import ANY, MEANINGS, METHODS
-from raymat.nodule import Nodule, matte_box, required
+from raymat.nodule import InputError, Nodule, matte_box, required
 from raymat.pictures.view import view_of
 from raymat.quality import explain
 from raymat.review.decisions import mattes_of
@@ -64,6 +66,7 @@ def payload(nodule: Nodule) -> bytes:
         "kind": nodule.kind,
         "best": {kind: matte.method for kind, matte in best.items() if matte},
         "notes": nodule.notes,
+        "measures": _measures(nodule),
         "ratings": nodule.ratings,
         "spacing": view.spacing,
         "shape": image.shape,
@@ -95,6 +98,27 @@ def payload(nodule: Nodule) -> bytes:
     for array in arrays:
         parts += [array.tobytes(), bytes(-array.nbytes % ALIGNED)]
     return b"".join(parts)
+
+
+def _measures(nodule: Nodule) -> list[str]:
+    """What the page says of the nodule's size, line by line; nothing where no matte of the kind membership is chosen."""
+    try:
+        row = measure(nodule)
+    except InputError:
+        return []
+    known = {name: value for name, value in row.items() if isinstance(value, float) and math.isfinite(value)}
+    lines = (
+        "volume {volume_mm3:.0f} mm³",
+        "90 % interval {volume_low_mm3:.0f} to {volume_high_mm3:.0f} mm³",
+        "axial {longest_diameter_mm:.1f} x {perpendicular_diameter_mm:.1f} mm",
+        "solid share {solid_share:.2f}",
+        "border {border_width_mm:.1f} mm wide",
+    )
+    found = []
+    for line in lines:
+        with contextlib.suppress(KeyError):
+            found.append(line.format_map(known))
+    return found
 
 
 def _steps(alpha: np.ndarray) -> np.ndarray:

@@ -293,6 +293,7 @@ function describe() {
     `<span class="swatch" style="background:${READERS[i % READERS.length]}"></span>${i + 1}`).join("") || "none";
   $("ratings").innerHTML = Object.entries(nodule.ratings).map(([name, values]) =>
     `<tr><td>${escape(name)}</td>${values.map((v) => `<td class="number">${escape(v)}</td>`).join("")}</tr>`).join("");
+  $("measures").textContent = nodule.measures.join(", ");
   $("notes").innerHTML = nodule.notes.map((note) => `<div>${escape(note)}</div>`).join("");
   for (const column of document.querySelectorAll("#mosaic .column[data-matte]")) {
     const i = Number(column.dataset.matte), method = nodule.mattes[i].method;
