@@ -131,9 +131,8 @@ def _measured(store: Store, rows: Sequence[Mapping], index: Sequence[Mapping]) -
     if table is None:
         return []
     mattes = {row["nodule_id"]: (row["method"], row["other_method"]) for row in index}
-    same = [
-        row["matte"] in mattes.get(row["nodule_id"], ()) for row in table.select(["nodule_id", "matte"]).to_pylist()
-    ]
+    measured = table.select(["nodule_id", "matte"]).to_pylist()
+    same = [row["matte"] in mattes.get(row["nodule_id"], ()) for row in measured]
     return distribution_rows(table.filter(pa.array(same)))
 
 

@@ -101,7 +101,7 @@ def payload(nodule: Nodule) -> bytes:
 
 
 def _measures(nodule: Nodule) -> list[str]:
-    """What the page says of the nodule's size, line by line; nothing where no matte of the kind membership is chosen."""
+    """What the page says of the nodule's size, line by line; nothing without a chosen membership matte."""
     try:
         row = measure(nodule)
     except InputError:
