@@ -1,17 +1,18 @@
-"""``raymat export``: nodules as NIfTI, NRRD or DICOM Segmentation."""
+"""``raymat export``: nodules as NIfTI, NRRD, DICOM Segmentation or DICOM report."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from raymat.errors import InputError
 from raymat.methods import MEANINGS
 from raymat.words import utf8
 
-HELP = "write nodules as NIfTI, NRRD or DICOM Segmentation"
-FORMATS = ("nifti", "nrrd", "dicom-seg")
+HELP = "write nodules as NIfTI, NRRD, DICOM Segmentation or DICOM report of their measures"
+FORMATS = ("nifti", "nrrd", "dicom-seg", "dicom-sr")
 
 
 def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -26,7 +27,11 @@ def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
         help="a nodule to export; repeat for more (default: all accepted nodules)",
     )
     command.add_argument(
-        "--lidc", "--dicom", dest="dicom", metavar="DIR", help="folder tree with the source series (dicom-seg)"
+        "--lidc",
+        "--dicom",
+        dest="dicom",
+        metavar="DIR",
+        help="folder tree with the source series (dicom-seg, dicom-sr)",
     )
     command.add_argument(
         "--level", type=float, metavar="ALPHA", help="write a binary segmentation of alpha >= ALPHA (dicom-seg)"
@@ -42,10 +47,12 @@ def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """``raymat export``."""
-    from raymat.export import ExportRequest, export
-    from raymat.loading import load
+    from raymat.export import DICOM_SR, ExportRequest, export
+    from raymat.loading import load, window_of
 
     request = ExportRequest(options.format, options.dicom, options.level, options.kind)
+    if options.format == DICOM_SR:
+        request = replace(request, window=window_of(options.dataset))
     nodules = load(options.dataset)
     for name in options.nodule or []:
         if name not in nodules:

@@ -1,4 +1,4 @@
-"""Nodules for the tools people have: NIfTI and NRRD volumes, DICOM Segmentations beside the source series."""
+"""Nodules for the tools people have: NIfTI and NRRD volumes, DICOM Segmentations and reports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from raymat.calibration import LUNG_WINDOW, HUWindow
 from raymat.export.dicom_seg import find_series, write_segmentation
+from raymat.export.dicom_sr import write_report
 from raymat.export.volumes import write_volumes
 from raymat.loading import Nodules
 from raymat.methods import MEANINGS, MEMBERSHIP
@@ -14,7 +16,7 @@ from raymat.nodule import InputError, Nodule
 from raymat.sources.dicom import Series
 from raymat.words import file_name
 
-DICOM_SEG = "dicom-seg"
+DICOM_SEG, DICOM_SR = "dicom-seg", "dicom-sr"
 CHOSEN = "chosen"
 ENDINGS = {"nifti": ".nii.gz", "nrrd": ".nrrd"}
 
@@ -25,23 +27,28 @@ class ExportRequest:
 
     Attributes
     ----------
-    form : "nifti", "nrrd" (one folder per nodule) or "dicom-seg" (one file per nodule)
-    dicom : folder tree with the source series, for "dicom-seg"
+    form : "nifti", "nrrd" (one folder per nodule), "dicom-seg" (one file per nodule) or "dicom-sr" (a report and the
+        segmentation that it refers to)
+    dicom : folder tree with the source series, for "dicom-seg" and "dicom-sr"
     level : a binary segmentation of the voxels with at least this alpha, instead of a fractional one
     kind : "chosen" for the chosen matte, "membership" or "calibrated" for the best one of that kind. None for the
         chosen one, and for membership with a level: a border lies where half of a voxel belongs to the lesion, whereas
-        a level of calibrated alpha cuts off ground glass.
+        a level of calibrated alpha cuts off ground glass. A report is of the membership matte.
+    window : that the calibrated mattes were calibrated by, for the masses of a report
     """
 
     form: str
     dicom: str | None = None
     level: float | None = None
     kind: str | None = None
+    window: HUWindow = LUNG_WINDOW
 
     def __post_init__(self) -> None:
-        if self.form == DICOM_SEG and self.dicom is None:
+        if self.form == DICOM_SR and self.kind not in (None, MEMBERSHIP):
+            raise InputError(f"--kind {self.kind}: a report has the measures of the membership matte; leave it out")
+        if self.form in (DICOM_SEG, DICOM_SR) and self.dicom is None:
             raise InputError(
-                "--format dicom-seg needs the source series: name the folder of their files with --lidc DIR"
+                f"--format {self.form} needs the source series: name the folder of their files with --lidc DIR"
             )
         if self.level is not None and self.form != DICOM_SEG:
             raise InputError("--level makes a binary DICOM Segmentation: use it with --format dicom-seg")
@@ -56,12 +63,13 @@ class ExportRequest:
         InputError
             It has no such matte.
         """
-        kind = self.kind or (CHOSEN if self.level is None else MEMBERSHIP)
+        kind = self.kind or (CHOSEN if self.level is None and self.form != DICOM_SR else MEMBERSHIP)
         if kind == CHOSEN:
             return nodule
         matte = nodule.best(kind)
         if matte is None:
-            why = "" if self.kind else ", of which --level makes a binary segmentation"
+            use = "a report has the measures" if self.form == DICOM_SR else "--level makes a binary segmentation"
+            why = "" if self.kind else f", of which {use}"
             (other,) = (name for name in MEANINGS if name != kind)
             raise InputError(
                 f"{nodule.nodule_id}: has no {kind} matte{why} (its mattes: {', '.join(nodule.mattes) or 'none'}); "
@@ -104,7 +112,7 @@ def export(nodules: Nodules, ids: Sequence[str], out: Path, request: ExportReque
     InputError
         There is no folder tree with the source series.
     """
-    tree = request.dicom if request.form == DICOM_SEG else None
+    tree = request.dicom if request.form in (DICOM_SEG, DICOM_SR) else None
     series: dict[str, Series] = {}
     if tree is not None:
         series, problems = find_series(nodules, ids, tree)
@@ -119,7 +127,11 @@ def export(nodules: Nodules, ids: Sequence[str], out: Path, request: ExportReque
             return write_volumes(nodule, out / file_name(nodule_id), ENDINGS[request.form], name)
         named = f".{request.kind}" if request.kind in MEANINGS else ""
         path = out / f"{file_name(nodule_id)}{named}.seg.dcm"
-        return write_segmentation(nodule, series[nodule_id], tree, path, request.level)
+        write_segmentation(nodule, series[nodule_id], tree, path, request.level)
+        if request.form == DICOM_SEG:
+            return path
+        report = out / f"{file_name(nodule_id)}.sr.dcm"
+        return write_report(nodule, series[nodule_id], tree, path, report, request.window)
 
     for nodule_id in ids:
         yield _attempted(nodule_id, write)

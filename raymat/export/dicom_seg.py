@@ -94,16 +94,7 @@ def write_segmentation(nodule: Nodule, series: Series, root: str, path: Path, le
         Slices are missing or damaged, no voxel of the scan has enough alpha, or the file cannot be written.
     """
     where = f"{nodule.nodule_id}: series {series.uid}"
-    # The images that the nodule was read from.
-    scan = scan_of(series, nodule.patient_id)
-    if scan.problem:
-        raise InputError(f"{nodule.nodule_id}: {scan.problem}")
-    slices = covering(nodule, scan.slices, where)
-    try:
-        metadata: dict[str, Any] = nodule.metadata
-        grid = slab_grid(slices, metadata.get("slice_spacing"))
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
+    slices, grid = source_slices(nodule, series)
     alpha = on_grid(nodule, grid)
     if level is not None:
         pixels = (alpha >= level).astype(np.uint8)
@@ -115,7 +106,7 @@ def write_segmentation(nodule: Nodule, series: Series, root: str, path: Path, le
             f"{where}: no voxel of the scan has alpha {level or 1 / LEVELS:.2g} or more (the most is "
             f"{alpha.max():.2f}); choose a lower --level"
         )
-    sources = [_source(os.path.join(root, item.path), grid.spacing[0]) for item in slices]
+    sources = [source_header(os.path.join(root, item.path), grid.spacing[0]) for item in slices]
     matte = chosen_matte(nodule)
     # The same matte of the same series is the same object, however often it is exported.
     seed = [series.uid, nodule.nodule_id, matte.method, repr(level), pixels.tobytes().hex()]
@@ -144,7 +135,7 @@ def write_segmentation(nodule: Nodule, series: Series, root: str, path: Path, le
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: its headers do not carry a DICOM Segmentation ({error})") from error
-    _tell_of_deidentification(segmentation, sources[0])
+    tell_of_deidentification(segmentation, sources[0])
     if not f"{segmentation.PatientName}{segmentation.PatientID}{nodule.nodule_id}".isascii():
         segmentation.SpecificCharacterSet = "ISO_IR 192"
     try:
@@ -152,6 +143,27 @@ def write_segmentation(nodule: Nodule, series: Series, root: str, path: Path, le
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
     return path
+
+
+def source_slices(nodule: Nodule, series: Series) -> tuple[list[Slice], Grid]:
+    """The slices of the series that the matte of the nodule reaches, and their grid.
+
+    Raises
+    ------
+    InputError
+        Slices are missing or damaged.
+    """
+    where = f"{nodule.nodule_id}: series {series.uid}"
+    # The images that the nodule was read from.
+    scan = scan_of(series, nodule.patient_id)
+    if scan.problem:
+        raise InputError(f"{nodule.nodule_id}: {scan.problem}")
+    slices = covering(nodule, scan.slices, where)
+    try:
+        metadata: dict[str, Any] = nodule.metadata
+        return slices, slab_grid(slices, metadata.get("slice_spacing"))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def covering(nodule: Nodule, slices: Sequence[Slice], where: str) -> list[Slice]:
@@ -205,8 +217,8 @@ def on_grid(nodule: Nodule, grid: Grid) -> np.ndarray:
     return np.clip(sitk.GetArrayFromImage(moved), 0.0, 1.0)
 
 
-def _tell_of_deidentification(segmentation: pydicom.Dataset, source: pydicom.Dataset) -> None:
-    # Whoever says that the identity was removed must say how, and the segmentation says it after its source.
+def tell_of_deidentification(segmentation: pydicom.Dataset, source: pydicom.Dataset) -> None:
+    """Whoever says that the identity was removed must say how, and what is derived says it after its source."""
     names = ("DeidentificationMethod", "DeidentificationMethodCodeSequence")
     for name in names:
         if source.get(name):
@@ -233,7 +245,7 @@ def _segment(nodule: Nodule, matte: Matte, level: float | None, seed: list[str])
     )
 
 
-def _source(path: str, slice_spacing: float) -> pydicom.Dataset:
+def source_header(path: str, slice_spacing: float) -> pydicom.Dataset:
     """The header of a source image, with every attribute that a segmentation takes over from it."""
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True)

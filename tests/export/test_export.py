@@ -13,7 +13,9 @@ import SimpleITK as sitk
 
 from raymat.cli import main
 from raymat.export.dicom_seg import find_series
+from raymat.export.dicom_sr import CODES
 from raymat.loading import load
+from raymat.measures.nodule import measure
 from raymat.methods import CALIBRATED, MEMBERSHIP
 from raymat.nodule import ACCEPTED, Matte, Nodule
 from raymat.prepare import prepare
@@ -427,3 +429,81 @@ def test_headers_without_attributes_that_may_be_empty(phantom, tmp_path):
     for name in ("StudyID", "AccessionNumber", "PatientBirthDate", "PatientSex", "StudyTime"):
         assert name in seg
         assert not seg[name].value
+
+
+@pytest.fixture(scope="module")
+def report(phantom, tmp_path_factory):
+    """The report of the phantom's measures and the segmentation beside it."""
+    folder, nodule = phantom
+    out = tmp_path_factory.mktemp("sr")
+    arguments = ["export", str(folder / "dataset"), "-o", str(out), "--format", "dicom-sr"]
+    assert main([*arguments, "--lidc", str(folder / "scans")]) == 0
+    return out / f"{nodule.nodule_id}.sr.dcm", out / f"{nodule.nodule_id}.seg.dcm"
+
+
+def test_a_report_has_the_measures_of_the_membership_matte_and_refers_to_its_segmentation(phantom, report):
+    _, nodule = phantom
+    row = measure(nodule)
+    found = highdicom.sr.srread(report[0])
+    segmented = pydicom.dcmread(report[1])
+    assert found.Modality == "SR"
+    assert found.StudyInstanceUID == segmented.StudyInstanceUID
+    (group,) = found.content.get_volumetric_roi_measurement_groups()
+    assert group.tracking_uid == segmented.SegmentSequence[0].TrackingUID
+    assert group.referenced_segment.referenced_sop_instance_uid == segmented.SOPInstanceUID
+    measured = {one.name.value: one for one in group.get_measurements()}
+    assert {name: measured[code.value].value for name, (code, _) in CODES.items()} == {
+        name: pytest.approx(row[name], rel=1e-5) for name in CODES
+    }
+    units = {name: measured[code.value].unit.value for name, (code, _) in CODES.items()}
+    assert units["volume_mm3"] == "mm3"
+    assert units["mass_mg"] == "mg"
+    estimate = measured["VolumeEstimate"]
+    values = sorted(float(item.MeasuredValueSequence[0].NumericValue) for item in estimate[0].ContentSequence)
+    assert values == [pytest.approx(row[f"volume_{end}_mm3"], rel=1e-5) for end in ("low", "high")]
+    # The fractional segmentation sums to the volume that the report gives, on the scanner's coarser grid.
+    frames = segmented.pixel_array.astype(float) / segmented.MaximumFractionalValue
+    shared = segmented.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    voxel = float(np.prod(shared.PixelSpacing)) * nodule.metadata["scanner_spacing"][0]
+    assert frames.sum() * voxel == pytest.approx(row["volume_mm3"], rel=0.05)
+
+
+def test_a_report_refers_to_the_source_images_and_is_the_same_each_time(phantom, report, tmp_path):
+    folder, _ = phantom
+    found = pydicom.dcmread(report[0])
+    named = {
+        item.ReferencedSOPInstanceUID
+        for study in found.CurrentRequestedProcedureEvidenceSequence
+        for series in study.ReferencedSeriesSequence
+        for item in series.ReferencedSOPSequence
+    }
+    scan = {item.SOPInstanceUID for item in scan_of(folder / "scans")}
+    segmented = pydicom.dcmread(report[1])
+    assert named - scan == {segmented.SOPInstanceUID}
+    assert named & scan == {
+        item.ReferencedSOPInstanceUID for item in segmented.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    }
+    arguments = ["export", str(folder / "dataset"), "-o", str(tmp_path), "--format", "dicom-sr"]
+    assert main([*arguments, "--lidc", str(folder / "scans")]) == 0
+    assert pydicom.dcmread(tmp_path / report[0].name).SOPInstanceUID == found.SOPInstanceUID
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is not here: apt-get install dicom3tools")
+def test_dciodvfy_finds_no_error_in_a_report(report):
+    said = subprocess.run(["dciodvfy", "-new", str(report[0])], capture_output=True, text=True, check=False)
+    assert "Comprehensive3DSR" in said.stderr + said.stdout
+    assert not [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")]
+
+
+def test_a_report_needs_a_membership_matte_and_the_series(phantom, tmp_path, capsys):
+    folder, nodule = phantom
+    arguments = ["export", str(folder / "dataset"), "-o", str(tmp_path / "out"), "--format", "dicom-sr"]
+    assert main(arguments) == 2
+    assert "--format dicom-sr needs the source series" in capsys.readouterr().err
+    assert main([*arguments, "--lidc", str(folder / "scans"), "--kind", "calibrated"]) == 2
+    assert "a report has the measures of the membership matte" in capsys.readouterr().err
+    bare = replace(nodule, candidates=[nodule.candidates[0]])
+    write_dataset(tmp_path / "dataset", [bare])
+    arguments[1] = str(tmp_path / "dataset")
+    assert main([*arguments, "--lidc", str(folder / "scans")]) == 2
+    assert "has no membership matte, of which a report has the measures" in capsys.readouterr().err
