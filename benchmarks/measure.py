@@ -5,14 +5,16 @@
     raymat phantom -n 72 --seed 4711 --retest -o retest-scans && raymat build --lidc retest-scans -o retest
     python benchmarks/measure.py fit phantoms-7 test retest
     python benchmarks/measure.py accuracy phantoms-7 test --figure docs/images/volumes.png
+    python benchmarks/measure.py rows phantoms-7 test
     python benchmarks/measure.py retest test retest --figure docs/images/retest.png
     python benchmarks/measure.py real lidc-voi-mattes
     python benchmarks/measure.py fourth lidc-voi-mattes --nodules 60
 
 `fit` fits the constants of raymat/measures/interval.py to the phantoms of one half of the patients, the half that the
 quality score was tuned on, and prints their coverage on the other half. `accuracy` prints errors on that other half, or
-with --all on all phantoms. `real` measures real nodules: ranges, missing values, time, agreement with readers. `fourth`
-makes mattes of three readers and counts how often the interval holds the fourth reader's volume.
+with --all on all phantoms; `rows` holds every other measure against that of the true mattes. `real` measures real nodules:
+ranges, missing values, time, agreement with readers. `fourth` makes mattes of three readers and counts how often the
+interval holds the fourth reader's volume.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from raymat.evidence.volumes import ESTIMATE, Volumes, volumes_of
 from raymat.measures import interval
 from raymat.measures.dictionary import MEASURES, NUMBER
 from raymat.measures.nodule import missing
-from raymat.nodule import InputError, NoduleExcluded
+from raymat.nodule import InputError, Matte, NoduleExcluded
 from raymat.pictures.figure import save
 from raymat.pictures.volumes import bland_altman, repeatability_figure
 from raymat.prepare import make_trimap
@@ -88,6 +90,46 @@ def accuracy(options: argparse.Namespace) -> None:
     print(f"\n{evidence.coverage_table(phantoms)}")
     if options.figure:
         save(bland_altman(phantoms), options.figure)
+
+
+# Column, the column of the true mattes that it is held against, and whether the difference is absolute.
+HELD_AGAINST = (
+    ("volume_mm3", "volume_mm3", False),
+    ("longest_diameter_mm", "longest_diameter_mm", False),
+    ("perpendicular_diameter_mm", "perpendicular_diameter_mm", False),
+    ("mean_diameter_mm", "mean_diameter_mm", False),
+    ("mass_mg", "tissue_mass_mg", False),
+    ("tissue_mass_mg", "tissue_mass_mg", False),
+    ("solid_share", "solid_share", True),
+    ("solid_volume_hu_mm3", "solid_volume_mm3", False),
+    ("solid_volume_mm3", "solid_volume_mm3", False),
+    ("consolidation_tumor_ratio", "consolidation_tumor_ratio", True),
+    ("surface_mm2", "surface_mm2", False),
+    ("sphericity", "sphericity", True),
+    ("border_width_mm", "border_width_mm", False),
+    ("border_width_spread_mm", "border_width_spread_mm", False),
+)
+
+
+def rows(options: argparse.Namespace) -> None:
+    """Each measure of the mattes against the same measure of the true mattes."""
+    pairs = []
+    for dataset in options.datasets:
+        for nodule in raymat.load(dataset):
+            truth = [Matte("cf", nodule.true_membership), Matte("cf+", nodule.true_calibrated)]
+            known = replace(nodule, candidates=truth, method="cf+")
+            pairs.append((raymat.measure(nodule), raymat.measure(known)))
+    print(f"{len(pairs)} phantoms\n")
+    print("| measure | held against | bias, median | abs. error, median | 90th percentile |")
+    print("| --- | --- | --- | --- | --- |")
+    for name, true_name, absolute in HELD_AGAINST:
+        found, truth = np.array([(one[name], true[true_name]) for one, true in pairs], dtype=float).T
+        usable = np.isfinite(found) & np.isfinite(truth) & (absolute | (truth > 0))
+        error = found[usable] - truth[usable]
+        error, unit, form = (error, "", ".3f") if absolute else (100 * error / truth[usable], " %", ".1f")
+        size = np.abs(error)
+        cells = [f"{np.median(error):+{form}}", f"{np.median(size):{form}}", f"{np.percentile(size, 90):{form}}"]
+        print(f"| `{name}` | `{true_name}` | {' | '.join(cell + unit for cell in cells)} |")
 
 
 def retest(options: argparse.Namespace) -> None:
@@ -184,7 +226,7 @@ def left_out(dataset: str, count: int) -> Iterator[tuple[float, float, float, fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("fit", "accuracy", "retest", "real", "fourth"))
+    parser.add_argument("what", choices=("fit", "accuracy", "rows", "retest", "real", "fourth"))
     parser.add_argument("datasets", nargs="+")
     parser.add_argument("--all", action="store_true", help="accuracy: also the half that the constants were fitted to")
     parser.add_argument("--figure", type=Path, metavar="PNG", help="accuracy, retest: draw a figure")

@@ -72,3 +72,13 @@ def test_every_number_has_a_unit_and_every_column_a_meaning():
         assert column.meaning, name
         assert bool(column.unit) == (column.type not in ("text", "texts")), name
     assert not [row for row in ROWS if math.isnan(row["volume_mm3"])]
+
+
+@pytest.mark.parametrize("name", ["measures.csv", "measures.parquet"])
+def test_a_table_in_an_object_store_is_that_on_a_disk(s3, tmp_path, name):
+    place = f"{s3.bucket(f'measures-{name[-3:]}')}/{name}"
+    table = as_table(ROWS, {"dataset": "d"})
+    TableFile.at(place).write(table)
+    TableFile.at(str(tmp_path / name)).write(table)
+    assert TableFile.at(place).folder.read(name) == (tmp_path / name).read_bytes()
+    assert read_table(place) == read_table(str(tmp_path / name))
