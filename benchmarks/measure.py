@@ -12,9 +12,9 @@
 
 `fit` fits the constants of raymat/measures/interval.py to the phantoms of one half of the patients, the half that the
 quality score was tuned on, and prints their coverage on the other half. `accuracy` prints errors on that other half, or
-with --all on all phantoms; `rows` holds every other measure against that of the true mattes. `real` measures real nodules:
-ranges, missing values, time, agreement with readers. `fourth` makes mattes of three readers and counts how often the
-interval holds the fourth reader's volume.
+with --all on all phantoms; `rows` holds every other measure against that of the true mattes. `real` measures real
+nodules: ranges, missing values, time, agreement with readers. `fourth` makes mattes of three readers and counts how
+often the interval holds the fourth reader's volume.
 """
 
 from __future__ import annotations
