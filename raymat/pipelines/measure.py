@@ -83,8 +83,10 @@ def measure_all(job: MeasureJob, say: Callable[[str], None] = print) -> tuple[pa
     rows = [json.loads(row["measures"]) if row["measures"] else _bare(row) for row in found]
     about = {"raymat": __version__, "dataset": job.dataset, DIGEST: data.digest}
     table = as_table(rows, about)
-    for name in file.write(table):
-        say(f"{counted(table.num_rows, 'nodule')}  {file.folder.path(name)}")
+    written, *beside = file.write(table)
+    say(f"{counted(table.num_rows, 'nodule')}  {file.folder.path(written)}")
+    for name in beside:
+        say(f"units  {file.folder.path(name)}")
     _log(job, data, table, len(failed))
     return table, len(failed)
 
