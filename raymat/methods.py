@@ -19,6 +19,8 @@ PLUS = "+"
 MEMBERSHIP, CALIBRATED, ANY = "membership", "calibrated", "any"
 MEANINGS = (CALIBRATED, MEMBERSHIP)
 ALPHA_KINDS = (*MEANINGS, ANY)
+# Of the linear systems: the diagonal, multigrid, or the one and then the other; the first is the default.
+PRECONDITIONERS = ("auto", "jacobi", "amg")
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,13 @@ class SolveInfo:
 
     Attributes
     ----------
-    iterations: conjugate-gradient steps.
+    iterations: steps of the linear solver, with any preconditioner.
     residual: |b - A a| / |b|, rows divided by their diagonal entries, computed again from the returned solution.
     converged: whether the residual came below the tolerance. False is a fact for quality control, not an error.
     seconds: time spent on this matte; work shared by several mattes is counted in equal parts.
     unknowns: voxels marked unknown in the trimap.
-    solver: the solver and preconditioner; "none" where nothing was unknown.
+    solver: the linear solver and its preconditioner, such as "cg, jacobi" or "cg, jacobi, then amg"; "none" where
+        nothing was unknown.
     """
 
     iterations: int = field(default=0, metadata={"arrow": "int32"})

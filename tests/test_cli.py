@@ -48,7 +48,7 @@ def test_matte_writes_alpha_on_the_images_own_grid(case, tmp_path):
     assert alpha[inside].mean() > 5 * alpha[~inside].mean()
 
 
-def test_matte_all_writes_eight_files_and_one_trimap_serves_as_well(case, tmp_path):
+def test_matte_all_writes_eight_files_and_one_trimap_serves_as_well(case, tmp_path, capsys):
     trimap = np.zeros(GRID.shape, np.uint8)
     inner, outer = (read_volume(case / f"0.r{i}.nii.gz")[0] == 1 for i in (0, 1))
     trimap[outer], trimap[inner] = 128, 255
@@ -59,6 +59,10 @@ def test_matte_all_writes_eight_files_and_one_trimap_serves_as_well(case, tmp_pa
     assert len(list(tmp_path.glob("alpha_*.nrrd"))) == 8
     assert main([*arguments, "--method", "lb"]) == 0
     np.testing.assert_array_equal(read_volume(out)[0], read_volume(tmp_path / "alpha_lb.nrrd")[0])
+    capsys.readouterr()
+    assert main([*arguments, "--method", "lb", "--preconditioner", "amg"]) == 0
+    assert "(cg, amg)" in capsys.readouterr().out
+    np.testing.assert_allclose(read_volume(out)[0], read_volume(tmp_path / "alpha_lb.nrrd")[0], atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 from raymat.commands.build_options import add_matting, add_prepare, matting_parameters, prepare_parameters
 from raymat.commands.options import VOLUME_ENDINGS
 from raymat.errors import InputError
-from raymat.methods import METHODS
+from raymat.methods import METHODS, PRECONDITIONERS
 from raymat.words import utf8
 
 HELP = "compute the matte of one volume"
@@ -27,6 +27,13 @@ def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
     command.add_argument("-o", "--out", required=True, metavar="FILE", help="the alpha matte, for example alpha.nii.gz")
     add_prepare(command)
     add_matting(command)
+    group = command.add_argument_group("computation")
+    group.add_argument(
+        "--preconditioner",
+        choices=PRECONDITIONERS,
+        help="of the linear solver: the diagonal, multigrid, or multigrid where the diagonal is too slow, as in thick "
+        "unknown regions (default: auto)",
+    )
     command.set_defaults(run=run)
     return command
 
@@ -59,5 +66,5 @@ def run(options: argparse.Namespace) -> int:
         path = out.with_name(f"{out.name[: -len(suffix)]}_{method}{suffix}") if options.all else out
         write_volume(path, alpha, grid)
         state = "" if info.converged else ", NOT converged"
-        print(f"{path}: {method}, {info.unknowns} unknown voxels, {info.seconds:.2f} s{state}")
+        print(f"{path}: {method}, {info.unknowns} unknown voxels, {info.seconds:.2f} s ({info.solver}){state}")
     return 0
