@@ -192,10 +192,12 @@ def solve_volume(
     spacing: tuple[float, float, float],
     intensity_range: tuple[float, float],
     parameters: MattingParameters,
+    threads: int = 1,
 ) -> dict[str, tuple[np.ndarray, SolveInfo]]:
     """``raymat.matting.estimate_all`` with the parameters of a build; arrays and spacing (z, y, x), HU, mm.
 
-    ``readers`` are the masks that the trimap was made of, for the prior; empty where it was given.
+    ``readers`` are the masks that the trimap was made of, for the prior; empty where it was given. ``threads`` change
+    no bit.
     """
     return estimate_all(
         image,
@@ -208,6 +210,7 @@ def solve_volume(
         roi_margin=parameters.roi_margin,
         prior=readers_prior(image, trimap, readers, spacing) if parameters.prior and readers else None,
         preconditioner=parameters.preconditioner,
+        threads=threads,
     )
 
 

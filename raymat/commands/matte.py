@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from raymat.commands.build_options import add_matting, add_prepare, matting_parameters, prepare_parameters
-from raymat.commands.options import VOLUME_ENDINGS
+from raymat.commands.options import VOLUME_ENDINGS, positive
 from raymat.errors import InputError
 from raymat.methods import METHODS, PRECONDITIONERS
 from raymat.words import utf8
@@ -34,12 +34,18 @@ def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
         help="of the linear solver: the diagonal, multigrid, or multigrid where the diagonal is too slow, as in thick "
         "unknown regions (default: auto)",
     )
+    group.add_argument(
+        "--threads",
+        type=positive,
+        help="threads; alpha does not depend on them (default: all CPUs that are free to use)",
+    )
     command.set_defaults(run=run)
     return command
 
 
 def run(options: argparse.Namespace) -> int:
     """``raymat matte``: one volume, on its own grid."""
+    from raymat.machine import usable_cpus
     from raymat.prepare import doubt_of_hu, make_trimap
     from raymat.sources.cases import read_case
     from raymat.steps import solve_volume
@@ -57,9 +63,10 @@ def run(options: argparse.Namespace) -> int:
         print(f"raymat: {utf8(options.image)}: {doubt}", file=sys.stderr)
     if trimap is None:
         trimap = make_trimap(masks, grid.spacing, parameters.grow_out_mm, parameters.grow_in_mm, parameters.foreground)
+    threads = options.threads or usable_cpus()
     matting = matting_parameters(options, METHODS if options.all else (options.method,))
     try:
-        mattes = solve_volume(image, trimap, masks, grid.spacing, parameters.intensity_range, matting)
+        mattes = solve_volume(image, trimap, masks, grid.spacing, parameters.intensity_range, matting, threads)
     except ValueError as error:
         raise InputError(f"{options.image}: {error}") from error
     for method, (alpha, info) in mattes.items():

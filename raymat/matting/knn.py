@@ -106,7 +106,7 @@ def system(region: Region, neighbors: Sequence[int], spatial_weights: Sequence[f
     vertices = np.flatnonzero(joined)
     rank = np.full(size, -1, dtype=np.int32)
     rank[vertices] = np.arange(len(vertices))
-    L = GraphLaplacian(rank[i], rank[j], weight, len(vertices))
+    L = GraphLaplacian(rank[i], rank[j], weight, len(vertices), region.threads)
     return System(vertices, L, L.diagonal, None, True, TOLERANCE, L.multigrid, MULTIGRID_STEPS)
 
 

@@ -14,12 +14,14 @@ The points lie on a grid, and that is worth more than a tree. There are three wa
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from raymat.arrays import BoolArray, Float64Array, Int32Array, Int64Array
 from raymat.compiled import compiled
+from raymat.matting.threads import ONE, Part, Threads
 
 BALL = 12_000  # voxels looked at in the order of space before a voxel is looked up in another way
 BATCH = 8  # looks at once
@@ -28,6 +30,10 @@ BLOCK = 200  # voxels in a block
 # a candidate put into its block.
 SWEEP, BLOCK_QUERY, BLOCK_POINT = 2, 900, 10
 NEVER = np.iinfo(np.int64).max
+LEAST_QUERIES = 2000  # of a thread
+
+# Offsets, squared distances, whether they reach all of the grid, how many are safe.
+Ball: TypeAlias = tuple[Int64Array, Float64Array, bool, Int64Array]
 
 
 class Voxels:
@@ -36,11 +42,14 @@ class Voxels:
     Parameters
     ----------
     features: float64 array (z, y, x, c)
+    threads: what searches may use
     """
 
-    def __init__(self, features: Float64Array) -> None:
+    def __init__(self, features: Float64Array, threads: Threads = ONE) -> None:
         self.shape = np.array(features.shape[:3])
         self.values = np.ascontiguousarray(features.reshape(-1, features.shape[3]))
+        self._threads = threads
+        self._balls: dict[bytes, Ball] = {}
 
     @cached_property
     def _by_intensity(self) -> Int64Array:
@@ -74,8 +83,12 @@ class Voxels:
 
         if candidates is not None:
             return self._nearest_far(step, k, queries, np.ascontiguousarray(candidates.ravel()))
-        offsets, squared, complete = _ball(self.shape, step, BALL)
-        done = _search(self.values, self.shape, offsets, squared, _safe(self.shape, offsets), queries, found)
+        offsets, squared, complete, safe = self._ball(step)
+
+        def search(part: Part) -> BoolArray:
+            return _search(self.values, self.shape, offsets, squared, safe, queries[part], found[part])
+
+        done = np.concatenate(self._threads.each(search, len(queries), LEAST_QUERIES))
         left = np.flatnonzero(~done)
         if not complete and len(left):
             found[left] = self._nearest_far(step, k, queries[left], None)
@@ -90,10 +103,14 @@ class Voxels:
         in_intensity = (self.values, self.shape, step, order)
         looks = _sweep(*in_intensity, queries[sample], found[sample], int(by_blocks / SWEEP))
         if SWEEP * looks < by_blocks:
-            _sweep(*in_intensity, queries, found, NEVER)
+
+            def sweep(part: Part) -> int:
+                return _sweep(*in_intensity, queries[part], found[part], NEVER)
+
+            self._threads.each(sweep, len(queries), LEAST_QUERIES)
         else:
             among = np.arange(len(self.values)) if mask is None else np.flatnonzero(mask)
-            _by_blocks(self.values, self.shape, step, among, queries, found)
+            _by_blocks(self.values, self.shape, step, among, queries, found, self._threads)
         return found
 
     def within_reach(self, step: Float64Array, k: int, queries: Int64Array, reach: Float64Array) -> BoolArray:
@@ -108,9 +125,21 @@ class Voxels:
         -------
         bool array (q,), False where k voxels are nearer than `reach`.
         """
-        offsets, squared, _ = _ball(self.shape, step, BALL)
+        offsets, squared, _, safe = self._ball(step)
         within = reach**2 * (1 - 1e-9)
-        return _uncrowded(self.values, self.shape, offsets, squared, _safe(self.shape, offsets), queries, k, within)
+
+        def uncrowded(part: Part) -> BoolArray:
+            return _uncrowded(self.values, self.shape, offsets, squared, safe, queries[part], k, within[part])
+
+        return np.concatenate(self._threads.each(uncrowded, len(queries), LEAST_QUERIES))
+
+    def _ball(self, step: Float64Array) -> Ball:
+        """What `_ball` and `_safe` return for a step, kept for the next search with it."""
+        key = step.tobytes()
+        if key not in self._balls:
+            offsets, squared, complete = _ball(self.shape, step, BALL)
+            self._balls[key] = offsets, squared, complete, _safe(self.shape, offsets)
+        return self._balls[key]
 
 
 def _safe(shape: Int64Array, offsets: Int64Array) -> Int64Array:
@@ -355,6 +384,7 @@ def _by_blocks(
     among: Int64Array,
     queries: Int64Array,
     found: Int32Array,
+    threads: Threads,
 ) -> None:
     """The same among the voxels `among`, ascending flat indices, block by block."""
     long = shape > 1
@@ -373,8 +403,13 @@ def _by_blocks(
     empty = (np.diff(start) == 0).reshape(blocks)
     gap = distance_transform_edt(empty, sampling=edge * step) if empty.any() else np.zeros(blocks)
     begin = np.searchsorted(distance, gap.ravel() * (1 - 1e-9))
-    around = (offsets, np.maximum(distance - slack, 0.0) ** 2, begin)
-    _search_blocks(values, shape, step, edge, blocks, *around, start, voxels, points, low, high, queries, found)
+    least = np.maximum(distance - slack, 0.0) ** 2
+    filled = (offsets, least, begin, start, voxels, points, low, high)
+
+    def search(part: Part) -> None:
+        _search_blocks(values, shape, step, edge, blocks, *filled, queries[part], found[part])
+
+    threads.each(search, len(queries), LEAST_QUERIES)
 
 
 @compiled

@@ -14,11 +14,13 @@ from scipy.sparse import csr_array, diags_array
 from raymat.arrays import BoolArray, Float32Array, Float64Array, Int64Array, IntArray
 from raymat.compiled import compiled
 from raymat.matting.multigrid import Multigrid, inverted
+from raymat.matting.threads import ONE, Part, Threads
 
 # The relative residual at which a solve ends: |b - A a| / |b|, rows divided by their diagonal entries. That is what a
 # voxel is off by, the same for any lambda. Closed-form systems need more of it than well-conditioned graphs.
 TOLERANCE = 5e-7
 MAX_ITERATIONS, MAX_MULTIGRID_ITERATIONS = 5000, 500
+LEAST_ROWS = 10_000  # of a thread, in a product
 EARLIEST = 0.15  # of the price of multigrid, in steps with the diagonal that are always taken
 SPEEDS_UP = 2.0  # how many times as fast as before the steps with the diagonal are expected to become
 
@@ -60,6 +62,7 @@ class GraphLaplacian:
     i, j: (e,) ends of the edges, in 0 .. n - 1. An edge may occur more than once; weights add up.
     weight: (e,) weights, not negative.
     n: number of vertices.
+    threads: what products may use.
 
     Attributes
     ----------
@@ -67,12 +70,20 @@ class GraphLaplacian:
     diagonal: (n,) row sums of W.
     """
 
-    def __init__(self, i: IntArray, j: IntArray, weight: Float64Array, n: int) -> None:
+    def __init__(self, i: IntArray, j: IntArray, weight: Float64Array, n: int, threads: Threads = ONE) -> None:
         self.start, self.column, self.weight, self.diagonal = _both_ways(i, j, weight, n)
+        self._threads = threads
 
     def __call__(self, p: Float64Array) -> Float64Array:
         """L p for each row of p, (k, n)."""
-        return _graph_apply(p, self.start, self.column, self.weight, self.diagonal)
+        y = np.empty_like(p)
+        both = np.ascontiguousarray(p.T) if len(p) == 2 else np.empty((0, 2))
+
+        def apply(rows: Part) -> None:
+            _graph_apply(p, both, self.start, self.column, self.weight, self.diagonal, y, rows.start, rows.stop)
+
+        self._threads.each(apply, len(self.diagonal), LEAST_ROWS)
+        return y
 
     def multigrid(self, penalty: Float64Array) -> Multigrid:
         """A preconditioner of L plus a diagonal (n,)."""
@@ -132,29 +143,33 @@ def _both_ways(
 
 @compiled
 def _graph_apply(
-    p: Float64Array, start: Int64Array, column: IntArray, weight: Float32Array, degree: Float64Array
-) -> Float64Array:
-    y = np.empty_like(p)
-    k, n = p.shape
+    p: Float64Array,
+    both: Float64Array,
+    start: Int64Array,
+    column: IntArray,
+    weight: Float32Array,
+    degree: Float64Array,
+    y: Float64Array,
+    begin: int,
+    end: int,
+) -> None:
+    """y = L p in the rows from `begin` to before `end`; `both` (n, 2) is p where that has two rows."""
+    k = len(p)
     if k == 2:  # a method and its "+": one walk over the edges serves both
-        both = np.empty((n, 2))
-        for v in range(n):
-            both[v, 0], both[v, 1] = p[0, v], p[1, v]
-        for v in range(n):
+        for v in range(begin, end):
             one, two = degree[v] * both[v, 0], degree[v] * both[v, 1]
             for e in range(start[v], start[v + 1]):
                 j, w = column[e], weight[e]
                 one -= w * both[j, 0]
                 two -= w * both[j, 1]
             y[0, v], y[1, v] = one, two
-        return y
+        return
     for q in range(k):
-        for v in range(n):
+        for v in range(begin, end):
             one = degree[v] * p[q, v]
             for e in range(start[v], start[v + 1]):
                 one -= weight[e] * p[q, column[e]]
             y[q, v] = one
-    return y
 
 
 @dataclass(frozen=True)
