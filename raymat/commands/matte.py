@@ -45,7 +45,11 @@ def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """``raymat matte``: one volume, on its own grid."""
-    from raymat.machine import usable_cpus
+    import numpy as np
+
+    from raymat.arrays import UNKNOWN
+    from raymat.machine import GIB, free_memory_bytes, usable_cpus
+    from raymat.matting import memory_needed
     from raymat.prepare import doubt_of_hu, make_trimap
     from raymat.sources.cases import read_case
     from raymat.steps import solve_volume
@@ -65,6 +69,14 @@ def run(options: argparse.Namespace) -> int:
         trimap = make_trimap(masks, grid.spacing, parameters.grow_out_mm, parameters.grow_in_mm, parameters.foreground)
     threads = options.threads or usable_cpus()
     matting = matting_parameters(options, METHODS if options.all else (options.method,))
+    unknowns = int(np.count_nonzero(trimap == UNKNOWN))
+    needed, free = memory_needed(trimap.size, unknowns, matting.methods, matting.preconditioner), free_memory_bytes()
+    if needed > free:
+        raise InputError(
+            f"{options.image}: {unknowns:,} unknown voxels need about {needed / GIB:.1f} GiB of memory, and "
+            f"{free / GIB:.1f} GiB are free: ask for one method at a time, cut the image to the lesion, make its "
+            "voxels larger, or let --grow-out and --grow-in leave fewer voxels unknown"
+        )
     try:
         mattes = solve_volume(image, trimap, masks, grid.spacing, parameters.intensity_range, matting, threads)
     except ValueError as error:

@@ -18,6 +18,8 @@ from raymat.matting.solve import solve
 from raymat.matting.threads import Threads
 from raymat.methods import METHODS, PRECONDITIONERS, SOLVERS, SolveInfo, is_calibrated, is_method, solver_of
 
+# What is held beside the systems: per voxel of the grid, and per unknown voxel for the windows of all solvers.
+BYTES_PER_VOXEL, BYTES_SHARED = 48, 300
 TOGETHER = 500_000  # unknown voxels from which on the solvers do not run at the same time
 
 
@@ -67,8 +69,8 @@ def estimate_alpha(  # noqa: PLR0913 - the front door: what can be said of a mat
         What is expected of unknown voxels beside what the image says; its arrays have the image's spatial shape.
     preconditioner: "auto", "jacobi" or "amg"
         Of the linear solver: the diagonal ("jacobi"), algebraic multigrid ("amg"), or the diagonal first and multigrid
-        where the steps left would take longer ("auto"). It does not move alpha by more than 1e-4; nodules do not need
-        multigrid, thick unknown regions do.
+        where the steps left would take longer ("auto"). Nodules do not need multigrid, thick unknown regions do. The
+        systems of IF are not symmetric and always take the diagonal.
     threads: int
         Threads to use; the bits are the same for any number.
     **method_parameters
@@ -209,6 +211,23 @@ def estimate_all(  # noqa: PLR0913 - as estimate_alpha
         found = pool.together(works) if unknowns < TOGETHER else [work() for work in works]
     mattes = {name: matte for pair in found for name, matte in pair.items()}
     return {name: mattes[name] for name in methods}
+
+
+def memory_needed(
+    voxels: int, unknowns: int, methods: Iterable[str] = METHODS, preconditioner: str = PRECONDITIONERS[0]
+) -> int:
+    """Bytes that `estimate_all` takes at most, about, beside the image and the trimap.
+
+    Parameters
+    ----------
+    voxels, unknowns: of the whole grid, and those that are unknown.
+    methods, preconditioner: as in `estimate_all`; what "auto" may turn to is left out.
+    """
+    methods = tuple(methods)
+    solvers = [SOLVERS[base] for base in dict.fromkeys(map(solver_of, methods))]
+    each = [solver.bytes_of_multigrid if preconditioner == "amg" else solver.bytes_per_unknown for solver in solvers]
+    together = sum(each) if unknowns < TOGETHER else max(each)
+    return voxels * (BYTES_PER_VOXEL + 4 * len(methods)) + unknowns * (together + BYTES_SHARED)
 
 
 def _constraints(

@@ -41,7 +41,8 @@ class System:
     symmetric: whether L is. Conjugate gradients need it, stabilised biconjugate gradients do not.
     tolerance: the relative residual at which a solve ends.
     multigrid: makes a preconditioner r -> z from the penalty (n,), the diagonal T of `solve`.
-    multigrid_steps: what making and using it costs, about, in steps with the diagonal.
+    multigrid_steps: what making and using it costs, about, in steps with the diagonal; 0 where it takes too much memory
+        to be used unasked.
     """
 
     variables: Int64Array
@@ -202,7 +203,8 @@ def solve(
     S: float64 arrays (n,), alpha of the known voxels and what is expected of others, one for each solution.
     penalty: (n,), the diagonal T: lambda for known voxels, for others how much what is expected counts; not negative.
     preconditioner: "jacobi" for the diagonal, "amg" for multigrid; "auto" begins with the diagonal and turns to
-        multigrid where the steps left would cost more, or where they stall.
+        multigrid where the steps left would cost more, or where they stall. A system without multigrid always takes
+        the diagonal.
 
     Returns
     -------
@@ -249,10 +251,11 @@ def _steps(
     """One solution, with the diagonal, multigrid, or the one and then the other."""
     name, method = ("cg", conjugate_gradients) if system.symmetric else ("bicgstab", stabilised_biconjugate_gradients)
     steps = 0
-    if preconditioner != "amg":
-        dear = Dear(system.tolerance, system.multigrid_steps) if preconditioner == "auto" and system.multigrid else None
+    if preconditioner != "amg" or system.multigrid is None:
+        may_turn = preconditioner == "auto" and system.multigrid is not None and system.multigrid_steps > 0
+        dear = Dear(system.tolerance, system.multigrid_steps) if may_turn else None
         solution = yield from method(b, x, inverse, system.tolerance, MAX_ITERATIONS, None, dear)
-        if solution.converged or preconditioner == "jacobi" or not system.multigrid:
+        if solution.converged or not may_turn:
             return replace(solution, solver=f"{name}, jacobi")
         x, steps = solution.a, solution.iterations
     solution = yield from method(b, x, inverse, system.tolerance, MAX_MULTIGRID_ITERATIONS, multigrid())

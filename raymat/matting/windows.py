@@ -28,6 +28,7 @@ from raymat.matting.multigrid import Multigrid, Sparse
 from raymat.matting.threads import ONE, Part, Threads
 
 LEAST_VOXELS, LEAST_PLANES = 20_000, 16  # of a thread, in a product
+MOST_ENTRIES = 400_000_000  # of a matrix that is made unasked: 5 GB
 STRETCH = 32  # cells: what a loop in SIMD does at once
 
 Stretches: TypeAlias = tuple[Int64Array, Int64Array]
@@ -342,7 +343,10 @@ class WindowLaplacian:
 
     @property
     def multigrid_steps(self) -> int:
-        """What multigrid costs in steps with the diagonal: less in two dimensions, where the rows are shorter."""
+        """What multigrid costs in steps with the diagonal: less in two dimensions, where the rows are shorter; 0 where
+        the matrix alone would take some gigabytes."""
+        if len(self.windows.voxels) * np.prod(2 * self.windows.extent - 1) > MOST_ENTRIES:
+            return 0
         return 1200 if self.windows.size == 27 else 450
 
     def multigrid(self, penalty: Float64Array) -> Multigrid:

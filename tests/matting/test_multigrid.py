@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array, diags_array
 
-from raymat.matting import closed_form, estimate_alpha, knn
+from raymat.matting import METHODS, closed_form, estimate_alpha, knn, memory_needed, windows
 from raymat.matting import solve as solve_module
 from raymat.matting.multigrid import Multigrid
 from raymat.matting.region import Region
@@ -58,6 +58,28 @@ def test_auto_is_the_diagonal_for_a_nodule():
         one, two = (estimate_alpha(image, trimap, method, preconditioner=name) for name in ("jacobi", "auto"))
         assert one[0].tobytes() == two[0].tobytes()
         assert "amg" not in two[1].solver
+
+
+def test_if_is_not_symmetric_and_takes_the_diagonal():
+    image, trimap = bumpy_ball(2, (10, 10, 10))
+    assert estimate_alpha(image, trimap, "if", preconditioner="amg")[1].solver == "bicgstab, jacobi"
+
+
+def test_a_matrix_of_gigabytes_is_not_made_unasked(monkeypatch):
+    image, trimap = thick(700)
+    monkeypatch.setattr(windows, "MOST_ENTRIES", 1000)
+    monkeypatch.setattr(solve_module, "MAX_ITERATIONS", 150)
+    alone, asked = (estimate_alpha(image, trimap, "cf", preconditioner=name)[1] for name in ("auto", "amg"))
+    assert (alone.solver, alone.converged) == ("cg, jacobi", False)
+    assert (asked.solver, asked.converged) == ("cg, amg", True)
+
+
+def test_more_methods_and_multigrid_need_more_memory():
+    plain = memory_needed(1000, 100, ("cf", "cf+"))
+    assert plain < memory_needed(1000, 100, ("cf", "cf+"), "amg")
+    assert plain < memory_needed(1000, 100, METHODS)
+    # One solver after the other from a size on.
+    assert memory_needed(10**8, 5_000_000) < 24 * 2**30
 
 
 def test_a_pair_has_the_bits_of_each_alone_with_multigrid_too():
