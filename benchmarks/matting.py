@@ -5,7 +5,7 @@
 One process, one thread; times are its processor time, so that other work on the machine counts little. Prints Markdown
 tables: synthetic nodules of known alpha from 5 to 40 mm at 0.5 mm, the exponent of time against unknown voxels,
 phantoms, and real crops (from RAYMAT_TEST_DATA, else ../shared/data), all in the crop of 128 pixels of a scanner that
-a build works on.
+a build works on; then elapsed time by number of threads, and preconditioners (`benchmarks.preconditioners`).
 """
 
 from __future__ import annotations
@@ -104,6 +104,20 @@ def ours(image: np.ndarray, trimap: np.ndarray, spacing, repeats: int = 3) -> tu
     return best, mattes
 
 
+def by_threads(diameters: list[float], counts: list[int]) -> None:
+    """Elapsed time of all eight by number of threads, shortest of five; what else the machine does counts here."""
+    head("nodule mm", *(f"{count} threads, s" if count > 1 else "1 thread, s" for count in counts))
+    for diameter in diameters:
+        image, trimap, _ = synthetic(diameter)
+        best = dict.fromkeys(counts, np.inf)
+        for _ in range(5):
+            for count in counts:
+                began = time.perf_counter()
+                estimate_all(image, trimap, METHODS, spacing=SPACING, threads=count)
+                best[count] = min(best[count], time.perf_counter() - began)
+        print(f"| {diameter:g} | " + " | ".join(f"{best[count]:.2f}" for count in counts) + " |", flush=True)
+
+
 def peak_mib() -> float:
     """Peak resident memory since the last call (Linux)."""
     status = Path("/proc/self/status").read_text()
@@ -156,7 +170,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=float, nargs="*", default=[5.0, 10.0, 20.0, 30.0, 40.0], help="diameters in mm")
     parser.add_argument("--compare-up-to", type=float, default=20.0, help="largest diameter given to pymatting, in mm")
-    parser.add_argument("--nodules", type=int, default=5, help="phantoms, and real crops")
+    parser.add_argument("--nodules", type=int, default=5, help="phantoms, and real crops; 0 for none")
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2], help="numbers of threads to compare")
+    parser.add_argument("--no-preconditioners", action="store_true", help="leave their comparison out")
     arguments = parser.parse_args()
     image, trimap, _ = synthetic(4.0, crop=12.0)
     ours(image, trimap, SPACING, 1)
@@ -173,15 +189,22 @@ def main() -> None:
             logs = np.log([[unknown, each[base]] for unknown, each in fitted])
             print(f"\nexponent of {base}: {np.polyfit(logs[:, 0], logs[:, 1], 1)[0]:.2f}")
 
-    with tempfile.TemporaryDirectory() as folder:
-        head("phantom", "grid", *HEAD, *ERRORS)
-        for n in nodules(PhantomSource(folder, 2 * arguments.nodules), arguments.nodules):
-            line(n.nodule_id, n.image, n.trimap, n.true_membership, spacing=n.spacing)
-    data = Path(os.environ.get("RAYMAT_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
-    if (table := data / "lidc-voi" / "cases.csv").is_file():
-        head("real crop", "grid", *HEAD)
-        for n in nodules(CasesSource(str(table)), arguments.nodules):
-            line(n.nodule_id, n.image, n.trimap, None, spacing=n.spacing)
+    if arguments.nodules:
+        with tempfile.TemporaryDirectory() as folder:
+            head("phantom", "grid", *HEAD, *ERRORS)
+            for n in nodules(PhantomSource(folder, 2 * arguments.nodules), arguments.nodules):
+                line(n.nodule_id, n.image, n.trimap, n.true_membership, spacing=n.spacing)
+        data = Path(os.environ.get("RAYMAT_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
+        if (table := data / "lidc-voi" / "cases.csv").is_file():
+            head("real crop", "grid", *HEAD)
+            for n in nodules(CasesSource(str(table)), arguments.nodules):
+                line(n.nodule_id, n.image, n.trimap, None, spacing=n.spacing)
+    if arguments.threads:
+        by_threads([size for size in arguments.sizes if size <= arguments.compare_up_to], arguments.threads)
+    if not arguments.no_preconditioners:
+        from benchmarks import preconditioners
+
+        preconditioners.compare(["cf", "knn"], 1)
 
 
 if __name__ == "__main__":
