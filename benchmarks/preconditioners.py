@@ -70,13 +70,13 @@ def system_of(solver: str, image: np.ndarray, trimap: np.ndarray) -> System:
     return SOLVERS[solver].system(Region(scaled, trimap, step), **SOLVERS[solver].defaults)
 
 
-def compare(solvers: list[str], repeats: int) -> None:
-    """Print the table."""
+def compare(solvers: list[str], repeats: int, only: str = "") -> None:
+    """Print the table, of the systems whose label has ``only`` in it."""
     compile_kernels()
     columns = [column for name in ("jacobi", "amg", "auto") for column in (f"{name}: steps", "s")]
     head("unknown region", "solver", "variables", *columns, "auto took", "auto / best")
     ratios = []
-    for label, image, trimap in volumes():
+    for label, image, trimap in (volume for volume in volumes() if only in volume[0]):
         for solver in solvers:
             system = system_of(solver, image, trimap)
             known = trimap.ravel()[system.variables] != 128
@@ -101,8 +101,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--solvers", nargs="*", default=["cf", "knn"], choices=["cf", "lb", "knn"])
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--only", default="", help="part of the labels of the systems to compare")
     arguments = parser.parse_args()
-    compare(arguments.solvers, arguments.repeats)
+    compare(arguments.solvers, arguments.repeats, arguments.only)
 
 
 if __name__ == "__main__":
