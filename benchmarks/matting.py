@@ -5,7 +5,7 @@
 One process, one thread; times are its processor time, so that other work on the machine counts little. Prints Markdown
 tables: synthetic nodules of known alpha from 5 to 40 mm at 0.5 mm, the exponent of time against unknown voxels,
 phantoms, and real crops (from RAYMAT_TEST_DATA, else ../shared/data), all in the crop of 128 pixels of a scanner that
-a build works on. `--solvers` prints instead the comparison of linear solvers that the package's choice rests on.
+a build works on; then elapsed time by number of threads, and preconditioners (`benchmarks.preconditioners`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from raymat.matting import METHODS, closed_form, estimate_all, knn
-from raymat.matting.region import Region
-from raymat.matting.solve import System, solve
-from raymat.matting.windows import WindowLaplacian, windows_around
-from raymat.methods import SOLVERS
+from raymat.matting import METHODS, estimate_all
 from raymat.nodule import Nodule
 from raymat.sources import Source
 from raymat.sources.cases import CasesSource
@@ -50,15 +46,6 @@ def synthetic(diameter: float, crop: float = 90.0, seed: int = 0) -> tuple[np.nd
     trimap[r < max(1.0, diameter / 2 - 2.0)] = 255
     trimap[r > diameter / 2 + 2.5] = 0
     return image, trimap, alpha
-
-
-def slab(thickness: int, side: int = 24) -> tuple[np.ndarray, np.ndarray]:
-    """Lung on one side, lesion on the other, and an unknown region of a number of voxels between: image, trimap."""
-    shape = (side, side, thickness + 8)
-    image = np.where(np.arange(shape[2]) < shape[2] // 2, -850.0, 40.0) + np.random.default_rng(0).normal(0, 25, shape)
-    trimap = np.full(shape, 128, dtype=np.uint8)
-    trimap[..., :4], trimap[..., -4:] = 0, 255
-    return image, trimap
 
 
 def nodules(source: Source, count: int) -> Iterator[Nodule]:
@@ -117,6 +104,20 @@ def ours(image: np.ndarray, trimap: np.ndarray, spacing, repeats: int = 3) -> tu
     return best, mattes
 
 
+def by_threads(diameters: list[float], counts: list[int]) -> None:
+    """Elapsed time of all eight by number of threads, shortest of five; what else the machine does counts here."""
+    head("nodule mm", *(f"{count} threads, s" if count > 1 else "1 thread, s" for count in counts))
+    for diameter in diameters:
+        image, trimap, _ = synthetic(diameter)
+        best = dict.fromkeys(counts, np.inf)
+        for _ in range(5):
+            for count in counts:
+                began = time.perf_counter()
+                estimate_all(image, trimap, METHODS, spacing=SPACING, threads=count)
+                best[count] = min(best[count], time.perf_counter() - began)
+        print(f"| {diameter:g} | " + " | ".join(f"{best[count]:.2f}" for count in counts) + " |", flush=True)
+
+
 def peak_mib() -> float:
     """Peak resident memory since the last call (Linux)."""
     status = Path("/proc/self/status").read_text()
@@ -165,100 +166,14 @@ def head(*columns: str) -> None:
     print("|" + " --- |" * len(columns))
 
 
-def compare_solvers(diameters: list[float]) -> None:
-    """Jacobi conjugate gradients on the operators against pyamg on assembled matrices."""
-    import pyamg
-    from scipy.sparse import csr_array, diags_array
-
-    head(
-        "unknown region",
-        "system",
-        "variables",
-        "jacobi: steps",
-        "s",
-        "pyamg: nonzeros",
-        "assemble s",
-        "set up s",
-        "steps",
-        "s",
-    )
-    volumes = {f"band of a nodule of {d:g} mm": synthetic(d, crop=0.0)[:2] for d in diameters}
-    volumes["100 voxels thick"] = slab(100)
-    for label, (image, trimap) in volumes.items():
-        f = (np.clip(image, -1000, 400)[..., None] + 1000) / 1400
-        step = np.full(3, 1 / (max(trimap.shape) - 1))
-        unknown = trimap == 128
-        windows = windows_around(f, unknown)
-        graph = knn.system(Region(f, trimap, step), **SOLVERS["knn"].defaults)
-        operators = {
-            "cf": (windows.voxels, WindowLaplacian(windows, closed_form.projection(windows, **SOLVERS["cf"].defaults))),
-            "knn": (graph.variables, graph.laplacian),
-        }
-        for name, (voxels, L) in operators.items():
-            known = (trimap.ravel()[voxels] != 128).astype(float)
-            S = (trimap.ravel()[voxels] == 255).astype(float)
-            system = System(voxels, L, L.diagonal, tolerance=1e-8)
-            solve(system, known > 0, [S], 100.0 * known)
-            began = time.process_time()
-            solution = solve(system, known > 0, [S], 100.0 * known)[0]
-            plain = time.process_time() - began
-
-            began = time.process_time()
-            if name == "cf":
-                A = window_matrix(windows)
-            else:
-                n = len(voxels)
-                A = diags_array(L.diagonal) - csr_array((L.weight, L.column.astype(np.int32), L.start), (n, n))
-            A = (A + diags_array(100.0 * known)).tocsr()
-            assembled = time.process_time() - began
-            began = time.process_time()
-            hierarchy = pyamg.smoothed_aggregation_solver(A, symmetry="symmetric", max_coarse=200)
-            set_up = time.process_time() - began
-            residuals: list[float] = []
-            began = time.process_time()
-            hierarchy.solve(100.0 * known * S, x0=S.copy(), tol=1e-8, accel="cg", residuals=residuals, maxiter=500)
-            solved = time.process_time() - began
-            cells = [label, name, f"{len(voxels):,}", str(solution.iterations), f"{plain:.2f}", f"{A.nnz:,}"]
-            cells += [f"{assembled:.2f}", f"{set_up:.2f}", str(len(residuals) - 1), f"{solved:.2f}"]
-            print("| " + " | ".join(cells) + " |", flush=True)
-
-
-def window_matrix(windows):
-    """The closed-form Laplacian as a sparse matrix, for solvers that need one."""
-    from scipy.sparse import csr_array
-
-    P = closed_form.projection(windows, **SOLVERS["cf"].defaults)
-    corners = np.concatenate(
-        [np.stack(np.broadcast_arrays(row, np.arange(a, b)), axis=1) for row, a, b, _ in windows.window_runs]
-    )
-    z, y, x = corners[:, 0] // windows.shape[1], corners[:, 0] % windows.shape[1], corners[:, 1]
-    ez, ey, ex = (np.arange(e) for e in windows.extent)
-    members = windows.place[
-        (z[:, None, None, None] + ez[:, None, None]),
-        (y[:, None, None, None] + ey[:, None]),
-        (x[:, None, None, None] + ex),
-    ].reshape(len(z), -1)
-    X = np.concatenate([windows.features.T[members] - windows.mean[:, None], np.ones((*members.shape, 1))], axis=2)
-    n, m = len(windows.voxels), windows.size
-    A = csr_array((n, n))
-    for part in np.array_split(np.arange(len(z)), max(1, len(z) // 20_000)):
-        blocks = np.eye(m) - X[part] @ P[part] @ X[part].transpose(0, 2, 1)
-        i, j = np.broadcast_arrays(members[part][:, :, None], members[part][:, None, :])
-        A = A + csr_array((blocks.ravel(), (i.ravel(), j.ravel())), shape=(n, n))
-    return A
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=float, nargs="*", default=[5.0, 10.0, 20.0, 30.0, 40.0], help="diameters in mm")
     parser.add_argument("--compare-up-to", type=float, default=20.0, help="largest diameter given to pymatting, in mm")
-    parser.add_argument("--nodules", type=int, default=5, help="phantoms, and real crops")
-    parser.add_argument("--solvers", action="store_true", help="compare linear solvers instead")
+    parser.add_argument("--nodules", type=int, default=5, help="phantoms, and real crops; 0 for none")
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2], help="numbers of threads to compare")
+    parser.add_argument("--no-preconditioners", action="store_true", help="leave their comparison out")
     arguments = parser.parse_args()
-    if arguments.solvers:
-        compare_solvers(arguments.sizes)
-        return
-
     image, trimap, _ = synthetic(4.0, crop=12.0)
     ours(image, trimap, SPACING, 1)
     slice_by_slice(image, trimap)
@@ -274,15 +189,22 @@ def main() -> None:
             logs = np.log([[unknown, each[base]] for unknown, each in fitted])
             print(f"\nexponent of {base}: {np.polyfit(logs[:, 0], logs[:, 1], 1)[0]:.2f}")
 
-    with tempfile.TemporaryDirectory() as folder:
-        head("phantom", "grid", *HEAD, *ERRORS)
-        for n in nodules(PhantomSource(folder, 2 * arguments.nodules), arguments.nodules):
-            line(n.nodule_id, n.image, n.trimap, n.true_membership, spacing=n.spacing)
-    data = Path(os.environ.get("RAYMAT_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
-    if (table := data / "lidc-voi" / "cases.csv").is_file():
-        head("real crop", "grid", *HEAD)
-        for n in nodules(CasesSource(str(table)), arguments.nodules):
-            line(n.nodule_id, n.image, n.trimap, None, spacing=n.spacing)
+    if arguments.nodules:
+        with tempfile.TemporaryDirectory() as folder:
+            head("phantom", "grid", *HEAD, *ERRORS)
+            for n in nodules(PhantomSource(folder, 2 * arguments.nodules), arguments.nodules):
+                line(n.nodule_id, n.image, n.trimap, n.true_membership, spacing=n.spacing)
+        data = Path(os.environ.get("RAYMAT_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
+        if (table := data / "lidc-voi" / "cases.csv").is_file():
+            head("real crop", "grid", *HEAD)
+            for n in nodules(CasesSource(str(table)), arguments.nodules):
+                line(n.nodule_id, n.image, n.trimap, None, spacing=n.spacing)
+    if arguments.threads:
+        by_threads([size for size in arguments.sizes if size <= arguments.compare_up_to], arguments.threads)
+    if not arguments.no_preconditioners:
+        from benchmarks import preconditioners
+
+        preconditioners.compare(["cf", "knn"], 1)
 
 
 if __name__ == "__main__":

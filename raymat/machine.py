@@ -47,6 +47,13 @@ def _cpu_quotas() -> Iterator[float]:
                 yield quota_us / period_us
 
 
+def free_memory_bytes() -> int:
+    """Memory that this process may use and that nothing else uses now."""
+    import psutil
+
+    return min(psutil.virtual_memory().available, usable_memory_bytes())
+
+
 def usable_memory_bytes() -> int:
     """Memory that this process may use: of the machine, or less where its control group has a limit."""
     import psutil

@@ -19,6 +19,8 @@ PLUS = "+"
 MEMBERSHIP, CALIBRATED, ANY = "membership", "calibrated", "any"
 MEANINGS = (CALIBRATED, MEMBERSHIP)
 ALPHA_KINDS = (*MEANINGS, ANY)
+# Of the linear systems: the diagonal, multigrid, or the one and then the other; the first is the default.
+PRECONDITIONERS = ("auto", "jacobi", "amg")
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,13 @@ class SolveInfo:
 
     Attributes
     ----------
-    iterations: conjugate-gradient steps.
+    iterations: steps of the linear solver, with any preconditioner.
     residual: |b - A a| / |b|, rows divided by their diagonal entries, computed again from the returned solution.
     converged: whether the residual came below the tolerance. False is a fact for quality control, not an error.
     seconds: time spent on this matte; work shared by several mattes is counted in equal parts.
     unknowns: voxels marked unknown in the trimap.
-    solver: the solver and preconditioner; "none" where nothing was unknown.
+    solver: the linear solver and its preconditioner, such as "cg, jacobi" or "cg, jacobi, then amg"; "none" where
+        nothing was unknown.
     """
 
     iterations: int = field(default=0, metadata={"arrow": "int32"})
@@ -111,12 +114,16 @@ class Solver:
     version : part of the keys of its mattes; raised by every change that moves an alpha of this solver
     parameters : by name; ``system`` is always given all of them
     prior_weight : how much a trusted prior counts, in units of the median diagonal entry of the system's unknown voxels
+    bytes_per_unknown, bytes_of_multigrid : memory that its two mattes take per unknown voxel, about, with the diagonal
+        and with multigrid; as measured on nodules, which have the most voxels around the unknown ones
     """
 
     module: str
     version: int
     parameters: Mapping[str, Parameter]
     prior_weight: float = 0.05
+    bytes_per_unknown: int = 900
+    bytes_of_multigrid: int = 10_500
 
     @property
     def system(self) -> Callable[..., Any]:
@@ -160,6 +167,8 @@ SOLVERS: dict[str, Solver] = {
         2,
         {"neighbors": counts(20, 10), "spatial_weights": weights(2.0, 0.1), "kernel": one_of("soft", "binary")},
         prior_weight=0.3,
+        bytes_per_unknown=3200,
+        bytes_of_multigrid=5700,
     ),
     "lb": Solver("raymat.matting.learning_based", 2, {"epsilon": positive(1e-7)}),
     "if": Solver(
@@ -167,6 +176,8 @@ SOLVERS: dict[str, Solver] = {
         2,
         {"known_to_unknown": switch(True), "regularization": positive(1e-6), "epsilon": positive(1e-6)},
         prior_weight=0.2,
+        bytes_per_unknown=2100,
+        bytes_of_multigrid=2100,
     ),
 }
 METHODS = (*SOLVERS, *(f"{name}{PLUS}" for name in SOLVERS))

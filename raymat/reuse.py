@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raymat import format_1
-from raymat.methods import SOLVERS, solver_of
+from raymat.methods import PRECONDITIONERS, SOLVERS, solver_of
 from raymat.nodule import ACCEPTED, FAILED, REJECTED, InputError, Nodule
 from raymat.places import Unreachable
 from raymat.prepare import PREPARE_VERSION
@@ -52,7 +52,8 @@ def kept(committed: Nodule, ref: NoduleRef, parameters: BuildParameters) -> Nodu
 
 def texts_1(parameters: BuildParameters, methods: tuple[str, ...]) -> tuple[object, ...]:
     """What the keys of format 1 were made of that is no nodule's own, for these methods in this order."""
-    matting = {name: value for name, value in asdict(parameters.matting).items() if name != "prior"}
+    new = ("prior", "preconditioner")  # which format 1 does not know
+    matting = {name: value for name, value in asdict(parameters.matting).items() if name not in new}
     matting |= {"methods": methods}
     steps = (repr(sorted(step.items())) for step in (asdict(parameters.prepare), matting))
     return parameters.min_readers, *steps, PREPARE_VERSION, format_1.SOLVED_BY
@@ -67,7 +68,7 @@ def solved_as_now(method: str, parameters: BuildParameters) -> bool:
     """Whether a method's mattes of format 1, which knows no prior, are those that are asked for."""
     solver = solver_of(method)
     same = solver in SOLVERS and SOLVERS[solver].identity == format_1.SOLVERS.get(solver)
-    return same and not parameters.matting.prior
+    return same and not parameters.matting.prior and parameters.matting.preconditioner == PRECONDITIONERS[0]
 
 
 class Committed:

@@ -18,6 +18,7 @@ from raymat.matting import LUNG_WINDOW, PRIOR_VERSION, HUWindow, estimate_all, r
 from raymat.methods import (
     ANY,
     METHODS,
+    PRECONDITIONERS,
     SOLVERS,
     SolveInfo,
     in_order,
@@ -49,6 +50,7 @@ class MattingParameters:
     roi_margin : mm
     prior : whether the readers' mean mask counts where the image cannot tell the lesion from what lies beside it
         (``raymat.matting.readers_prior``); not in the paper
+    preconditioner : of the linear solver, one of ``raymat.methods.PRECONDITIONERS``
     """
 
     methods: tuple[str, ...] = METHODS
@@ -57,6 +59,7 @@ class MattingParameters:
     constraint_weight: float = 100.0
     roi_margin: float = 8.0
     prior: bool = True
+    preconditioner: str = PRECONDITIONERS[0]
 
     def __post_init__(self) -> None:
         unknown = [method for method in self.methods if not is_method(method)]
@@ -71,13 +74,19 @@ class MattingParameters:
             ) from None
         if not self.constraint_weight > 0:
             raise InputError(f"the constraint weight must be above 0, not {self.constraint_weight:g}")
+        if self.preconditioner not in PRECONDITIONERS:
+            raise InputError(
+                f"the preconditioner must be one of {', '.join(PRECONDITIONERS)}, not {self.preconditioner!r}"
+            )
 
     def identity(self, method: str) -> str:
         """What a matte by this method depends on beside the prepared nodule, as text."""
         window = (self.window_level, self.window_width) if is_calibrated(method) else None
         solver = SOLVERS[solver_of(method)]
         prior = (PRIOR_VERSION, solver.prior_weight) if self.prior else ()
-        return repr((method, solver.identity, self.constraint_weight, self.roi_margin, window, *prior))
+        # The default is no part of the keys: where it takes the diagonal, bits are those of before there was a choice.
+        other = () if self.preconditioner == PRECONDITIONERS[0] else (self.preconditioner,)
+        return repr((method, solver.identity, self.constraint_weight, self.roi_margin, window, *prior, *other))
 
 
 # The parts of a nodule's key, in hexadecimal digits: of all that the prepared nodule depends on, of what its mattes
@@ -183,10 +192,12 @@ def solve_volume(
     spacing: tuple[float, float, float],
     intensity_range: tuple[float, float],
     parameters: MattingParameters,
+    threads: int = 1,
 ) -> dict[str, tuple[np.ndarray, SolveInfo]]:
     """``raymat.matting.estimate_all`` with the parameters of a build; arrays and spacing (z, y, x), HU, mm.
 
-    ``readers`` are the masks that the trimap was made of, for the prior; empty where it was given.
+    ``readers`` are the masks that the trimap was made of, for the prior; empty where it was given. ``threads`` change
+    no bit.
     """
     return estimate_all(
         image,
@@ -198,6 +209,8 @@ def solve_volume(
         constraint_weight=parameters.constraint_weight,
         roi_margin=parameters.roi_margin,
         prior=readers_prior(image, trimap, readers, spacing) if parameters.prior and readers else None,
+        preconditioner=parameters.preconditioner,
+        threads=threads,
     )
 
 

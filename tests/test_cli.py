@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from raymat import machine
 from raymat.cli import main
 from raymat.volume import read_volume, write_volume
 from tests.support.cases import GRID, OPTIONS, write_cases
@@ -48,7 +49,7 @@ def test_matte_writes_alpha_on_the_images_own_grid(case, tmp_path):
     assert alpha[inside].mean() > 5 * alpha[~inside].mean()
 
 
-def test_matte_all_writes_eight_files_and_one_trimap_serves_as_well(case, tmp_path):
+def test_matte_all_writes_eight_files_and_one_trimap_serves_as_well(case, tmp_path, capsys):
     trimap = np.zeros(GRID.shape, np.uint8)
     inner, outer = (read_volume(case / f"0.r{i}.nii.gz")[0] == 1 for i in (0, 1))
     trimap[outer], trimap[inner] = 128, 255
@@ -57,8 +58,21 @@ def test_matte_all_writes_eight_files_and_one_trimap_serves_as_well(case, tmp_pa
     arguments = ["matte", str(case / "0.nii.gz"), "--trimap", str(tmp_path / "trimap.nrrd"), "-o", str(out)]
     assert main([*arguments, "--all"]) == 0
     assert len(list(tmp_path.glob("alpha_*.nrrd"))) == 8
-    assert main([*arguments, "--method", "lb"]) == 0
+    assert main([*arguments, "--method", "lb", "--threads", "3"]) == 0
     np.testing.assert_array_equal(read_volume(out)[0], read_volume(tmp_path / "alpha_lb.nrrd")[0])
+    capsys.readouterr()
+    assert main([*arguments, "--method", "lb", "--preconditioner", "amg"]) == 0
+    assert "(cg, amg)" in capsys.readouterr().out
+    np.testing.assert_allclose(read_volume(out)[0], read_volume(tmp_path / "alpha_lb.nrrd")[0], atol=1e-4)
+
+
+def test_matte_says_beforehand_what_memory_it_would_take(case, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "free_memory_bytes", lambda: 1 << 20)
+    assert main(["matte", str(case / "0.nii.gz"), *masks(case), "-o", str(tmp_path / "alpha.nii.gz")]) == 2
+    said = capsys.readouterr().err
+    assert "unknown voxels need about" in said
+    assert "0.0 GiB are free" in said
+    assert not list(tmp_path.glob("alpha*"))
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,11 @@ def matting_parameters(options: argparse.Namespace, methods: tuple[str, ...]) ->
     from raymat.steps import MattingParameters
 
     level, width = options.window or (None, None)
-    return MattingParameters(methods, **stated(window_level=level, window_width=width, prior=options.prior))
+    preconditioner = getattr(options, "preconditioner", None)
+    return MattingParameters(
+        methods,
+        **stated(window_level=level, window_width=width, prior=options.prior, preconditioner=preconditioner),
+    )
 
 
 def build_parameters(options: argparse.Namespace, min_readers: int, floor: float | None = None) -> BuildParameters:

@@ -4,7 +4,7 @@
 """
 
 from raymat.calibration import LUNG_WINDOW, HUWindow
-from raymat.matting.estimate import estimate_all, estimate_alpha
+from raymat.matting.estimate import estimate_all, estimate_alpha, memory_needed
 from raymat.matting.prior import PRIOR_VERSION, Prior, readers_prior
 from raymat.methods import METHODS, SolveInfo
 
@@ -17,5 +17,6 @@ __all__ = [
     "SolveInfo",
     "estimate_all",
     "estimate_alpha",
+    "memory_needed",
     "readers_prior",
 ]

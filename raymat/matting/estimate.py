@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TypeGuard
 
 import numpy as np
@@ -13,8 +14,13 @@ from raymat.arrays import BACKGROUND, FOREGROUND, UNKNOWN, AnyArray, Box, Float3
 from raymat.calibration import LUNG_WINDOW, HUWindow
 from raymat.matting.prior import Prior, continued
 from raymat.matting.region import Region
-from raymat.matting.solve import Solution, solve
-from raymat.methods import METHODS, SOLVERS, SolveInfo, is_calibrated, is_method, solver_of
+from raymat.matting.solve import solve
+from raymat.matting.threads import Threads
+from raymat.methods import METHODS, PRECONDITIONERS, SOLVERS, SolveInfo, is_calibrated, is_method, solver_of
+
+# What is held beside the systems: per voxel of the grid, and per unknown voxel for the windows of all solvers.
+BYTES_PER_VOXEL, BYTES_SHARED = 48, 300
+TOGETHER = 500_000  # unknown voxels from which on the solvers do not run at the same time
 
 
 def estimate_alpha(  # noqa: PLR0913 - the front door: what can be said of a matte, by keyword
@@ -29,6 +35,8 @@ def estimate_alpha(  # noqa: PLR0913 - the front door: what can be said of a mat
     roi_margin: float | None = 8.0,
     channel_axis: int | None = None,
     prior: Prior | None = None,
+    preconditioner: str = "auto",
+    threads: int = 1,
     **method_parameters: object,
 ) -> tuple[Float32Array, SolveInfo]:
     """Alpha matte of one image by one method (paper, section 4).
@@ -59,6 +67,12 @@ def estimate_alpha(  # noqa: PLR0913 - the front door: what can be said of a mat
         The axis of the channels; None for an image of one channel without such an axis.
     prior: Prior or None
         What is expected of unknown voxels beside what the image says; its arrays have the image's spatial shape.
+    preconditioner: "auto", "jacobi" or "amg"
+        Of the linear solver: the diagonal ("jacobi"), algebraic multigrid ("amg"), or the diagonal first and multigrid
+        where the steps left would take longer ("auto"). Nodules do not need multigrid, thick unknown regions do. The
+        systems of IF are not symmetric and always take the diagonal.
+    threads: int
+        Threads to use; the bits are the same for any number.
     **method_parameters
         Those of the method's solver in `raymat.methods.SOLVERS`: for cf and lb `epsilon`; for knn `neighbors`,
         `spatial_weights`, `kernel` ("soft" or "binary"); for if `known_to_unknown`, `regularization`, `epsilon`.
@@ -98,6 +112,8 @@ def estimate_alpha(  # noqa: PLR0913 - the front door: what can be said of a mat
         roi_margin=roi_margin,
         channel_axis=channel_axis,
         prior=prior,
+        preconditioner=preconditioner,
+        threads=threads,
         parameters={solver_of(method): method_parameters},
     )[method]
 
@@ -114,6 +130,8 @@ def estimate_all(  # noqa: PLR0913 - as estimate_alpha
     roi_margin: float | None = 8.0,
     channel_axis: int | None = None,
     prior: Prior | None = None,
+    preconditioner: str = "auto",
+    threads: int = 1,
     parameters: Mapping[str, Mapping[str, object]] | None = None,
 ) -> dict[str, tuple[Float32Array, SolveInfo]]:
     """Alpha mattes of one image by several methods; a method and its "+" share everything but S.
@@ -121,6 +139,7 @@ def estimate_all(  # noqa: PLR0913 - as estimate_alpha
     Parameters
     ----------
     image, trimap, spacing, intensity_range, calibration, constraint_weight, roi_margin, channel_axis, prior
+    preconditioner, threads
         As in `estimate_alpha`, which returns the same bits for any one of the methods.
     methods: names out of `METHODS`.
     parameters: method parameters by the name without "+", such as `{"cf": {"epsilon": 1e-6}}`.
@@ -139,7 +158,7 @@ def estimate_all(  # noqa: PLR0913 - as estimate_alpha
     values, trimap, axes = _checked_arrays(image, trimap, channel_axis)
     lengths = _checked_spacing(spacing, axes)
     ranges = _checked_ranges(intensity_range, values.shape[3])
-    _check_settings(methods, constraint_weight, roi_margin, calibration)
+    _check_settings(methods, constraint_weight, roi_margin, calibration, preconditioner, threads)
     constraint = _constraints(values, trimap, methods, calibration)
     expected, trust = _expected(prior, constraint, trimap, lengths)
     unknowns = int(np.count_nonzero(trimap == UNKNOWN))
@@ -159,35 +178,56 @@ def estimate_all(  # noqa: PLR0913 - as estimate_alpha
     scaled = np.empty(values[box].shape)
     for a, (low, high) in enumerate(ranges):
         scaled[..., a] = (np.clip(values[box][..., a], low, high) - low) / (high - low)
-    region = Region(scaled, trimap[box], lengths / longest, constraint_weight)
+    pool = Threads(int(threads))
+    region = Region(scaled, trimap[box], lengths / longest, constraint_weight, pool)
     shared = (time.perf_counter() - began) / len(methods)
 
-    mattes: dict[str, tuple[Float32Array, Solution, str]] = {}
-    seconds: dict[str, float] = {}
-    for base, given in parameters.items():
+    def solved(base: str) -> dict[str, tuple[Float32Array, SolveInfo]]:
         pair = [name for name in methods if solver_of(name) == base]
         began = time.perf_counter()
-        system = SOLVERS[base].system(region, **given)
+        system = SOLVERS[base].system(region, **parameters[base])
         known = region.trimap.ravel()[system.variables] != UNKNOWN
         held = [expected[name][box].ravel()[system.variables] for name in pair]
         penalty = constraint_weight * known.astype(np.float64)
         if trust is not None and not known.all():
             unit = SOLVERS[base].prior_weight * float(np.median(system.diagonal[~known]))
             penalty += np.where(known, 0.0, unit * trust[box].ravel()[system.variables])
-        solutions = solve(system, known, held, penalty)
+        solutions = solve(system, known, held, penalty, preconditioner)
         unknown = system.variables[~known]
-        for name, solution in zip(pair, solutions, strict=True):
+        seconds = shared + (time.perf_counter() - began) / len(pair)
+        mattes = {}
+        for name, a in zip(pair, solutions, strict=True):
             alpha = constraint[name].astype(np.float32)
             matte = alpha[box].ravel()
-            matte[unknown] = np.clip(solution.a[~known], 0.0, 1.0)
+            matte[unknown] = np.clip(a.a[~known], 0.0, 1.0)
             alpha[box] = matte.reshape(region.trimap.shape)
-            mattes[name] = alpha.reshape(spatial_shape), solution, system.solver
-        seconds |= dict.fromkeys(pair, shared + (time.perf_counter() - began) / len(pair))
+            info = SolveInfo(a.iterations, a.residual, a.converged, seconds, unknowns, a.solver)
+            mattes[name] = alpha.reshape(spatial_shape), info
+        return mattes
 
-    return {
-        name: (alpha, SolveInfo(a.iterations, a.residual, a.converged, seconds[name], unknowns, solver))
-        for name, (alpha, a, solver) in ((name, mattes[name]) for name in methods)
-    }
+    with pool:
+        # Each for itself where memory counts more; the threads then share the work on every one of them.
+        works = [partial(solved, base) for base in parameters]
+        found = pool.together(works) if unknowns < TOGETHER else [work() for work in works]
+    mattes = {name: matte for pair in found for name, matte in pair.items()}
+    return {name: mattes[name] for name in methods}
+
+
+def memory_needed(
+    voxels: int, unknowns: int, methods: Iterable[str] = METHODS, preconditioner: str = PRECONDITIONERS[0]
+) -> int:
+    """Bytes that `estimate_all` takes at most, about, beside the image and the trimap.
+
+    Parameters
+    ----------
+    voxels, unknowns: of the whole grid, and those that are unknown.
+    methods, preconditioner: as in `estimate_all`; what "auto" may turn to is left out.
+    """
+    methods = tuple(methods)
+    solvers = [SOLVERS[base] for base in dict.fromkeys(map(solver_of, methods))]
+    each = [solver.bytes_of_multigrid if preconditioner == "amg" else solver.bytes_per_unknown for solver in solvers]
+    together = sum(each) if unknowns < TOGETHER else max(each)
+    return voxels * (BYTES_PER_VOXEL + 4 * len(methods)) + unknowns * (together + BYTES_SHARED)
 
 
 def _constraints(
@@ -240,7 +280,12 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 
 def _check_settings(
-    methods: Sequence[str], constraint_weight: float, roi_margin: float | None, calibration: HUWindow | None
+    methods: Sequence[str],
+    constraint_weight: float,
+    roi_margin: float | None,
+    calibration: HUWindow | None,
+    preconditioner: str,
+    threads: int,
 ) -> None:
     if not (_is_number(constraint_weight) and 0 < constraint_weight < math.inf):
         raise ValueError(f"constraint_weight must be a finite number above 0, not {constraint_weight!r}")
@@ -248,6 +293,10 @@ def _check_settings(
         raise ValueError(f"roi_margin must be a distance of 0 mm or more, or None, not {roi_margin!r}")
     if any(map(is_calibrated, methods)) and not isinstance(calibration, HUWindow):
         raise ValueError(f"the methods with + need calibration=HUWindow(level, width), not {calibration!r}")
+    if preconditioner not in PRECONDITIONERS:
+        raise ValueError(f"preconditioner must be one of {', '.join(PRECONDITIONERS)}, not {preconditioner!r}")
+    if not (isinstance(threads, (int, np.integer)) and not isinstance(threads, bool) and threads >= 1):
+        raise ValueError(f"threads must be a whole number of 1 or more, not {threads!r}")
 
 
 def _checked_methods(methods: Iterable[str]) -> tuple[str, ...]:

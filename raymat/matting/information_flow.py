@@ -55,7 +55,7 @@ def system(region: Region, known_to_unknown: bool, regularization: float, epsilo
     # Where there is no further neighbour the weight is 0, and the voxel itself stands in.
     mixture = np.where(mixture >= 0, mixture, u[:, None])
     L_cm = MixtureLaplacian(rank[u], rank[mixture], weight, len(variables))
-    L_local = WindowLaplacian(windows, closed_form.projection(windows, epsilon))
+    L_local = WindowLaplacian(windows, closed_form.projection(windows, epsilon), region.threads)
     normalise = 1 / windows.count
     i, j, intra = knn.edges(
         region,
@@ -64,7 +64,7 @@ def system(region: Region, known_to_unknown: bool, regularization: float, epsilo
         within_unknown=True,
         kernel_weight=INTRA_SPATIAL_WEIGHTS[-1],
     )
-    L_iu = GraphLaplacian(rank[i], rank[j], INTRA_WEIGHT * intra, len(variables))
+    L_iu = GraphLaplacian(rank[i], rank[j], INTRA_WEIGHT * intra, len(variables), region.threads)
 
     diagonal = L_cm.diagonal + L_iu.diagonal
     diagonal[:local] += normalise * L_local.diagonal

@@ -14,6 +14,7 @@ from raymat.matting.region import Region
 from raymat.matting.solve import GraphLaplacian, System
 
 TOLERANCE = 1e-5  # of the solve; alpha is then within about 2e-5
+MULTIGRID_STEPS = 260  # what multigrid costs in steps with the diagonal
 RINGS_WEIGHT = 100.0  # lambda from which one ring of known voxels is enough
 
 
@@ -105,8 +106,8 @@ def system(region: Region, neighbors: Sequence[int], spatial_weights: Sequence[f
     vertices = np.flatnonzero(joined)
     rank = np.full(size, -1, dtype=np.int32)
     rank[vertices] = np.arange(len(vertices))
-    L = GraphLaplacian(rank[i], rank[j], weight, len(vertices))
-    return System(vertices, L, L.diagonal, tolerance=TOLERANCE)
+    L = GraphLaplacian(rank[i], rank[j], weight, len(vertices), region.threads)
+    return System(vertices, L, L.diagonal, None, True, TOLERANCE, L.multigrid, MULTIGRID_STEPS)
 
 
 @compiled

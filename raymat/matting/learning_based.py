@@ -13,8 +13,8 @@ from raymat.matting.windows import WindowLaplacian, Windows, invert
 
 def system(region: Region, epsilon: float) -> System:
     """The Laplacian of the regressions in the windows around unknown voxels; `epsilon` as in `projection`."""
-    L = WindowLaplacian(region.windows, projection(region.windows, epsilon))
-    return System(region.windows.voxels, L, L.diagonal)
+    L = WindowLaplacian(region.windows, projection(region.windows, epsilon), region.threads)
+    return System(region.windows.voxels, L, L.diagonal, multigrid=L.multigrid, multigrid_steps=L.multigrid_steps)
 
 
 def projection(windows: Windows, epsilon: float) -> Float64Array:

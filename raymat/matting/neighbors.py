@@ -14,20 +14,27 @@ The points lie on a grid, and that is worth more than a tree. There are three wa
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from raymat.arrays import BoolArray, Float64Array, Int32Array, Int64Array
 from raymat.compiled import compiled
+from raymat.matting.threads import ONE, Part, Threads
 
 BALL = 12_000  # voxels looked at in the order of space before a voxel is looked up in another way
 BATCH = 8  # looks at once
+EXPECTED = 2.0  # squared distance of the last neighbour wanted, over that of the query before
 BLOCK = 200  # voxels in a block
 # What the others cost in looks in the order of space, as measured: a look in the order of intensity, a query by blocks,
 # a candidate put into its block.
 SWEEP, BLOCK_QUERY, BLOCK_POINT = 2, 900, 10
 NEVER = np.iinfo(np.int64).max
+LEAST_QUERIES = 2000  # of a thread
+
+# Offsets, squared distances, whether they reach all of the grid, how many are safe.
+Ball: TypeAlias = tuple[Int64Array, Float64Array, bool, Int64Array]
 
 
 class Voxels:
@@ -36,11 +43,14 @@ class Voxels:
     Parameters
     ----------
     features: float64 array (z, y, x, c)
+    threads: what searches may use
     """
 
-    def __init__(self, features: Float64Array) -> None:
+    def __init__(self, features: Float64Array, threads: Threads = ONE) -> None:
         self.shape = np.array(features.shape[:3])
         self.values = np.ascontiguousarray(features.reshape(-1, features.shape[3]))
+        self._threads = threads
+        self._balls: dict[bytes, Ball] = {}
 
     @cached_property
     def _by_intensity(self) -> Int64Array:
@@ -74,8 +84,12 @@ class Voxels:
 
         if candidates is not None:
             return self._nearest_far(step, k, queries, np.ascontiguousarray(candidates.ravel()))
-        offsets, squared, complete = _ball(self.shape, step, BALL)
-        done = _search(self.values, self.shape, offsets, squared, _safe(self.shape, offsets), queries, found)
+        offsets, squared, complete, safe = self._ball(step)
+
+        def search(part: Part) -> BoolArray:
+            return _search(self.values, self.shape, offsets, squared, safe, queries[part], found[part])
+
+        done = np.concatenate(self._threads.each(search, len(queries), LEAST_QUERIES))
         left = np.flatnonzero(~done)
         if not complete and len(left):
             found[left] = self._nearest_far(step, k, queries[left], None)
@@ -87,13 +101,17 @@ class Voxels:
         found = np.full((len(queries), k), -1, dtype=np.int32)
         sample = np.arange(0, len(queries), max(1, len(queries) // 32))
         by_blocks = (BLOCK_QUERY + BLOCK_POINT * len(order) / len(queries)) * len(sample)
-        in_intensity = (self.values, self.shape, step, order)
+        in_intensity = (self.values, self.shape, step, order, *_in_order(self.values, self.shape, step, order))
         looks = _sweep(*in_intensity, queries[sample], found[sample], int(by_blocks / SWEEP))
         if SWEEP * looks < by_blocks:
-            _sweep(*in_intensity, queries, found, NEVER)
+
+            def sweep(part: Part) -> int:
+                return _sweep(*in_intensity, queries[part], found[part], NEVER)
+
+            self._threads.each(sweep, len(queries), LEAST_QUERIES)
         else:
             among = np.arange(len(self.values)) if mask is None else np.flatnonzero(mask)
-            _by_blocks(self.values, self.shape, step, among, queries, found)
+            _by_blocks(self.values, self.shape, step, among, queries, found, self._threads)
         return found
 
     def within_reach(self, step: Float64Array, k: int, queries: Int64Array, reach: Float64Array) -> BoolArray:
@@ -108,9 +126,21 @@ class Voxels:
         -------
         bool array (q,), False where k voxels are nearer than `reach`.
         """
-        offsets, squared, _ = _ball(self.shape, step, BALL)
+        offsets, squared, _, safe = self._ball(step)
         within = reach**2 * (1 - 1e-9)
-        return _uncrowded(self.values, self.shape, offsets, squared, _safe(self.shape, offsets), queries, k, within)
+
+        def uncrowded(part: Part) -> BoolArray:
+            return _uncrowded(self.values, self.shape, offsets, squared, safe, queries[part], k, within[part])
+
+        return np.concatenate(self._threads.each(uncrowded, len(queries), LEAST_QUERIES))
+
+    def _ball(self, step: Float64Array) -> Ball:
+        """What `_ball` and `_safe` return for a step, kept for the next search with it."""
+        key = step.tobytes()
+        if key not in self._balls:
+            offsets, squared, complete = _ball(self.shape, step, BALL)
+            self._balls[key] = offsets, squared, complete, _safe(self.shape, offsets)
+        return self._balls[key]
 
 
 def _safe(shape: Int64Array, offsets: Int64Array) -> Int64Array:
@@ -163,57 +193,65 @@ def _search(
     first = values[:, 0].copy()
     done = np.zeros(len(queries), dtype=np.bool_)
     best = np.empty(k)
+    expected = np.inf
     for q in range(len(queries)):
         i = queries[q]
         z, y, x, border = _border(i, nz, ny, nx)
         unchecked = safe[min(border, len(safe) - 1)]
         f = values[i, 0]
         chosen = found[q]
-        count = 0
-        worst = np.inf
-        t = 0
-        alone = 0
-        while t < total:
-            if squared[t] >= worst:
+        while True:
+            count = 0
+            worst = expected
+            t = 0
+            alone = 0
+            while t < total:
+                if squared[t] >= worst:
+                    break
+                if worst < np.inf and t >= alone and t + BATCH <= unchecked:
+                    # Hardly any is near enough: eight at once, without a branch.
+                    jump, away = jumps[t : t + BATCH], squared[t : t + BATCH]
+                    hits = 0
+                    for s in range(BATCH):
+                        gap = first[np.uint64(i + jump[s])] - f
+                        hits += away[s] + gap * gap < worst
+                    if hits == 0:
+                        t += BATCH
+                        continue
+                    alone = t + BATCH
+                if t >= unchecked:
+                    zz = z + offsets[t, 0]
+                    yy = y + offsets[t, 1]
+                    xx = x + offsets[t, 2]
+                    if zz < 0 or zz >= nz or yy < 0 or yy >= ny or xx < 0 or xx >= nx:
+                        t += 1
+                        continue
+                j = np.uint64(i + jumps[t])
+                gap = first[j] - f
+                distance = squared[t] + gap * gap
+                for a in range(1, c):
+                    gap = values[j, a] - values[i, a]
+                    distance += gap * gap
+                if distance < worst:
+                    if count < k:
+                        count += 1
+                    s = count - 1
+                    while s > 0 and best[s - 1] > distance:
+                        best[s] = best[s - 1]
+                        chosen[s] = chosen[s - 1]
+                        s -= 1
+                    best[s] = distance
+                    chosen[s] = j
+                    if count == k:
+                        worst = best[k - 1]
+                t += 1
+            if count == k or expected == np.inf:
                 break
-            if count == k and t >= alone and t + BATCH <= unchecked:
-                # Hardly any is near enough: eight at once, without a branch.
-                jump, away = jumps[t : t + BATCH], squared[t : t + BATCH]
-                hits = 0
-                for s in range(BATCH):
-                    gap = first[np.uint64(i + jump[s])] - f
-                    hits += away[s] + gap * gap < worst
-                if hits == 0:
-                    t += BATCH
-                    continue
-                alone = t + BATCH
-            if t >= unchecked:
-                zz = z + offsets[t, 0]
-                yy = y + offsets[t, 1]
-                xx = x + offsets[t, 2]
-                if zz < 0 or zz >= nz or yy < 0 or yy >= ny or xx < 0 or xx >= nx:
-                    t += 1
-                    continue
-            j = np.uint64(i + jumps[t])
-            gap = first[j] - f
-            distance = squared[t] + gap * gap
-            for a in range(1, c):
-                gap = values[j, a] - values[i, a]
-                distance += gap * gap
-            if distance < worst:
-                if count < k:
-                    count += 1
-                s = count - 1
-                while s > 0 and best[s - 1] > distance:
-                    best[s] = best[s - 1]
-                    chosen[s] = chosen[s - 1]
-                    s -= 1
-                best[s] = distance
-                chosen[s] = j
-                if count == k:
-                    worst = best[k - 1]
-            t += 1
+            expected = np.inf  # too little was expected
         done[q] = t < total
+        # The next query is mostly the next voxel: its neighbours are about as far away, which spares many that are near
+        # only until nearer ones are found.
+        expected = EXPECTED * worst
     return done
 
 
@@ -280,11 +318,31 @@ def _uncrowded(
 
 
 @compiled
+def _in_order(
+    values: Float64Array, shape: Int64Array, step: Float64Array, order: Int64Array
+) -> tuple[Float64Array, Float64Array]:
+    """First features in the order of intensity, with an infinite one at both ends, and the weighted places."""
+    ny, nx = shape[1], shape[2]
+    n = len(order)
+    intensity = np.empty(n + 2)
+    intensity[0], intensity[n + 1] = -np.inf, np.inf
+    place = np.empty((n + 2, 3))
+    for r in range(n):
+        j = order[r]
+        intensity[r + 1] = values[j, 0]
+        place[r + 1, 0], place[r + 1, 1] = j // (nx * ny) * step[0], (j // nx) % ny * step[1]
+        place[r + 1, 2] = j % nx * step[2]
+    return intensity, place
+
+
+@compiled
 def _sweep(
     values: Float64Array,
     shape: Int64Array,
     step: Float64Array,
     order: Int64Array,
+    intensity: Float64Array,
+    place: Float64Array,
     queries: Int64Array,
     found: Int32Array,
     limit: int,
@@ -293,41 +351,36 @@ def _sweep(
     ny, nx = shape[1], shape[2]
     c = values.shape[1]
     k = found.shape[1]
-    n = len(order)
-    sorted_values = values[order, 0]
-    place = np.empty((n, 3))
-    for r in range(n):
-        j = order[r]
-        place[r, 0], place[r, 1], place[r, 2] = j // (nx * ny) * step[0], (j // nx) % ny * step[1], j % nx * step[2]
     best = np.empty(k)
     looked = 0
     for q in range(len(queries)):
         i = queries[q]
         z, y, x = i // (nx * ny) * step[0], (i // nx) % ny * step[1], i % nx * step[2]
         f = values[i, 0]
-        above = np.searchsorted(sorted_values, f)
+        above = np.searchsorted(intensity, f)
         below = above - 1
         chosen = found[q]
         count = 0
         worst = np.inf
-        while below >= 0 or above < n:
-            down = f - sorted_values[below] if below >= 0 else np.inf
-            up = sorted_values[above] - f if above < n else np.inf
-            if down < up:
-                gap, r = down, below
-                below -= 1
-            else:
-                gap, r = up, above
-                above += 1
+        while True:
+            down, up = f - intensity[below], intensity[above] - f
+            # Which of them is as good as drawn by lot: without a branch there is nothing to foretell.
+            lower = np.int64(down < up)
+            r = above + lower * (below - above)
+            gap = min(down, up)
             distance = gap * gap
-            if distance >= worst:
+            if distance >= worst or gap == np.inf:
                 break
+            below -= lower
+            above += 1 - lower
             looked += 1
-            j = order[r]
-            if j == i:
-                continue
             dz, dy, dx = z - place[r, 0], y - place[r, 1], x - place[r, 2]
             distance += dz * dz + dy * dy + dx * dx
+            if distance >= worst:
+                continue
+            j = order[r - 1]
+            if j == i:
+                continue
             for a in range(1, c):
                 other = values[j, a] - values[i, a]
                 distance += other * other
@@ -355,6 +408,7 @@ def _by_blocks(
     among: Int64Array,
     queries: Int64Array,
     found: Int32Array,
+    threads: Threads,
 ) -> None:
     """The same among the voxels `among`, ascending flat indices, block by block."""
     long = shape > 1
@@ -373,8 +427,13 @@ def _by_blocks(
     empty = (np.diff(start) == 0).reshape(blocks)
     gap = distance_transform_edt(empty, sampling=edge * step) if empty.any() else np.zeros(blocks)
     begin = np.searchsorted(distance, gap.ravel() * (1 - 1e-9))
-    around = (offsets, np.maximum(distance - slack, 0.0) ** 2, begin)
-    _search_blocks(values, shape, step, edge, blocks, *around, start, voxels, points, low, high, queries, found)
+    least = np.maximum(distance - slack, 0.0) ** 2
+    filled = (offsets, least, begin, start, voxels, points, low, high)
+
+    def search(part: Part) -> None:
+        _search_blocks(values, shape, step, edge, blocks, *filled, queries[part], found[part])
+
+    threads.each(search, len(queries), LEAST_QUERIES)
 
 
 @compiled

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from raymat.arrays import UNKNOWN, AnyArray, BoolArray, Float64Array
 from raymat.matting.neighbors import Voxels
+from raymat.matting.threads import ONE, Threads
 from raymat.matting.windows import Windows, windows_around
 
 
@@ -21,12 +22,14 @@ class Region:
     step: (3,) distance of neighbouring voxels along each axis, as a part of the grid's longest side; 0 for an axis
         that the image lacks.
     constraint_weight: lambda of Eq. 2 and 3.
+    threads: what its systems may use.
     """
 
     features: Float64Array
     trimap: AnyArray
     step: Float64Array
     constraint_weight: float = 100.0
+    threads: Threads = ONE
 
     @cached_property
     def unknown(self) -> BoolArray:
@@ -37,7 +40,7 @@ class Region:
     @cached_property
     def voxels(self) -> Voxels:
         """The voxels as points of feature and place."""
-        return Voxels(self.features)
+        return Voxels(self.features, self.threads)
 
     @cached_property
     def windows(self) -> Windows:

@@ -3,18 +3,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
+from scipy.sparse import csr_array, diags_array
 
 from raymat.arrays import BoolArray, Float32Array, Float64Array, Int64Array, IntArray
 from raymat.compiled import compiled
+from raymat.matting.multigrid import Multigrid, inverted
+from raymat.matting.threads import ONE, Part, Threads
 
 # The relative residual at which a solve ends: |b - A a| / |b|, rows divided by their diagonal entries. That is what a
 # voxel is off by, the same for any lambda. Closed-form systems need more of it than well-conditioned graphs.
 TOLERANCE = 5e-7
-MAX_ITERATIONS = 5000
+MAX_ITERATIONS, MAX_MULTIGRID_ITERATIONS = 5000, 500
+LEAST_ROWS = 10_000  # of a thread, in a product
+EARLIEST = 0.15  # of the price of multigrid, in steps with the diagonal that are always taken
+SPEEDS_UP = 2.0  # how many times as fast as before the steps with the diagonal are expected to become
+
+Preconditioner = Callable[[Float64Array], Float64Array]
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,9 @@ class System:
     pull: (n,) what the data terms add to the right-hand side, or None.
     symmetric: whether L is. Conjugate gradients need it, stabilised biconjugate gradients do not.
     tolerance: the relative residual at which a solve ends.
+    multigrid: makes a preconditioner r -> z from the penalty (n,), the diagonal T of `solve`.
+    multigrid_steps: what making and using it costs, about, in steps with the diagonal; 0 where it takes too much memory
+        to be used unasked.
     """
 
     variables: Int64Array
@@ -38,11 +51,8 @@ class System:
     pull: Float64Array | None = None
     symmetric: bool = True
     tolerance: float = TOLERANCE
-
-    @property
-    def solver(self) -> str:
-        """The method by which the system is solved, and its preconditioner."""
-        return "cg, jacobi" if self.symmetric else "bicgstab, jacobi"
+    multigrid: Callable[[Float64Array], Preconditioner] | None = None
+    multigrid_steps: int = 0
 
 
 class GraphLaplacian:
@@ -53,6 +63,7 @@ class GraphLaplacian:
     i, j: (e,) ends of the edges, in 0 .. n - 1. An edge may occur more than once; weights add up.
     weight: (e,) weights, not negative.
     n: number of vertices.
+    threads: what products may use.
 
     Attributes
     ----------
@@ -60,12 +71,27 @@ class GraphLaplacian:
     diagonal: (n,) row sums of W.
     """
 
-    def __init__(self, i: IntArray, j: IntArray, weight: Float64Array, n: int) -> None:
+    def __init__(self, i: IntArray, j: IntArray, weight: Float64Array, n: int, threads: Threads = ONE) -> None:
         self.start, self.column, self.weight, self.diagonal = _both_ways(i, j, weight, n)
+        self._threads = threads
 
     def __call__(self, p: Float64Array) -> Float64Array:
         """L p for each row of p, (k, n)."""
-        return _graph_apply(p, self.start, self.column, self.weight, self.diagonal)
+        y = np.empty_like(p)
+        both = np.ascontiguousarray(p.T) if len(p) == 2 else np.empty((0, 2))
+
+        def apply(rows: Part) -> None:
+            _graph_apply(p, both, self.start, self.column, self.weight, self.diagonal, y, rows.start, rows.stop)
+
+        self._threads.each(apply, len(self.diagonal), LEAST_ROWS)
+        return y
+
+    def multigrid(self, penalty: Float64Array) -> Multigrid:
+        """A preconditioner of L plus a diagonal (n,)."""
+        n = len(penalty)
+        W = csr_array((self.weight.astype(np.float64), self.column.astype(np.int32), self.start), shape=(n, n))
+        A = csr_array(diags_array(self.diagonal + penalty) - W)
+        return Multigrid(A, np.ones((n, 1)), lambda p: self(p) + penalty * p)
 
 
 @compiled
@@ -118,43 +144,54 @@ def _both_ways(
 
 @compiled
 def _graph_apply(
-    p: Float64Array, start: Int64Array, column: IntArray, weight: Float32Array, degree: Float64Array
-) -> Float64Array:
-    y = np.empty_like(p)
-    k, n = p.shape
+    p: Float64Array,
+    both: Float64Array,
+    start: Int64Array,
+    column: IntArray,
+    weight: Float32Array,
+    degree: Float64Array,
+    y: Float64Array,
+    begin: int,
+    end: int,
+) -> None:
+    """y = L p in the rows from `begin` to before `end`; `both` (n, 2) is p where that has two rows."""
+    k = len(p)
     if k == 2:  # a method and its "+": one walk over the edges serves both
-        both = np.empty((n, 2))
-        for v in range(n):
-            both[v, 0], both[v, 1] = p[0, v], p[1, v]
-        for v in range(n):
+        for v in range(begin, end):
             one, two = degree[v] * both[v, 0], degree[v] * both[v, 1]
             for e in range(start[v], start[v + 1]):
                 j, w = column[e], weight[e]
                 one -= w * both[j, 0]
                 two -= w * both[j, 1]
             y[0, v], y[1, v] = one, two
-        return y
+        return
     for q in range(k):
-        for v in range(n):
+        for v in range(begin, end):
             one = degree[v] * p[q, v]
             for e in range(start[v], start[v + 1]):
                 one -= weight[e] * p[q, column[e]]
             y[q, v] = one
-    return y
 
 
 @dataclass(frozen=True)
 class Solution:
-    """What a solver returns: a (n,), its steps, the relative residual of a, and whether that is small enough."""
+    """What a solver returns: a (n,), its steps, the relative residual of a, whether that is small enough, and how."""
 
     a: Float64Array
     iterations: int
     residual: float
     converged: bool
+    solver: str = ""
 
 
-def solve(system: System, known: BoolArray, S: Sequence[Float64Array], penalty: Float64Array) -> list[Solution]:
-    """Solve `(L + T) a = T S + pull` by a Krylov method with the diagonal as preconditioner.
+def solve(
+    system: System,
+    known: BoolArray,
+    S: Sequence[Float64Array],
+    penalty: Float64Array,
+    preconditioner: str = "auto",
+) -> list[Solution]:
+    """Solve `(L + T) a = T S + pull` by a Krylov method.
 
     Several S are solved side by side: every product with L serves all of them. Each takes the steps it would take
     alone, to the bit.
@@ -165,20 +202,25 @@ def solve(system: System, known: BoolArray, S: Sequence[Float64Array], penalty: 
     known: bool array (n,), D.
     S: float64 arrays (n,), alpha of the known voxels and what is expected of others, one for each solution.
     penalty: (n,), the diagonal T: lambda for known voxels, for others how much what is expected counts; not negative.
+    preconditioner: "jacobi" for the diagonal, "amg" for multigrid; "auto" begins with the diagonal and turns to
+        multigrid where the steps left would cost more, or where they stall. A system without multigrid always takes
+        the diagonal.
 
     Returns
     -------
     list of Solution, not clipped.
     """
-    diagonal = system.diagonal + penalty
     # A voxel that nothing ties (edges of weight 0, say) has an empty row: it keeps its start.
-    inverse = np.where(diagonal > 0, 1.0 / np.where(diagonal > 0, diagonal, 1.0), 0.0)
+    inverse = inverted(system.diagonal + penalty)
 
-    solver = conjugate_gradients if system.symmetric else stabilised_biconjugate_gradients
+    @cache
+    def multigrid() -> Preconditioner | None:
+        return system.multigrid(penalty) if system.multigrid else None
+
     running = {}
     for which, s in enumerate(S):
         b = penalty * s if system.pull is None else penalty * s + system.pull
-        running[which] = solver(b, np.where(known, s, 0.5), inverse, system.tolerance, MAX_ITERATIONS)
+        running[which] = _steps(system, b, np.where(known, s, 0.5), inverse, preconditioner, multigrid)
     asked = {which: next(steps) for which, steps in running.items()}
     solutions: dict[int, Solution] = {}
     while asked:
@@ -198,8 +240,65 @@ def solve(system: System, known: BoolArray, S: Sequence[Float64Array], penalty: 
 Steps = Generator[Float64Array, Float64Array, Solution]
 
 
+def _steps(
+    system: System,
+    b: Float64Array,
+    x: Float64Array,
+    inverse: Float64Array,
+    preconditioner: str,
+    multigrid: Callable[[], Preconditioner | None],
+) -> Steps:
+    """One solution, with the diagonal, multigrid, or the one and then the other."""
+    name, method = ("cg", conjugate_gradients) if system.symmetric else ("bicgstab", stabilised_biconjugate_gradients)
+    steps = 0
+    if preconditioner != "amg" or system.multigrid is None:
+        may_turn = preconditioner == "auto" and system.multigrid is not None and system.multigrid_steps > 0
+        dear = Dear(system.tolerance, system.multigrid_steps) if may_turn else None
+        solution = yield from method(b, x, inverse, system.tolerance, MAX_ITERATIONS, None, dear)
+        if solution.converged or not may_turn:
+            return replace(solution, solver=f"{name}, jacobi")
+        x, steps = solution.a, solution.iterations
+    solution = yield from method(b, x, inverse, system.tolerance, MAX_MULTIGRID_ITERATIONS, multigrid())
+    how = f"{name}, amg" if preconditioner == "amg" else f"{name}, jacobi, then amg"
+    return replace(solution, iterations=steps + solution.iterations, solver=how)
+
+
+class Dear:
+    """Whether the steps with the diagonal that are left cost more than multigrid.
+
+    Decided by counts and residuals alone, never by the clock: the same input gives the same bits.
+
+    Parameters
+    ----------
+    tolerance: the relative residual at which the solve ends.
+    multigrid_steps: what multigrid costs in steps with the diagonal.
+    """
+
+    def __init__(self, tolerance: float, multigrid_steps: int) -> None:
+        self._goal, self._price = math.log(tolerance), multigrid_steps
+        self._lowest: list[float] = []  # log of the least residual, after each step
+
+    def __call__(self, residual: float) -> bool:
+        """Count one more step, which ended with this relative residual."""
+        now = math.log(max(residual, 1e-300))
+        self._lowest.append(min(now, self._lowest[-1]) if self._lowest else now)
+        steps = len(self._lowest)
+        if steps < EARLIEST * self._price:
+            return False
+        # Conjugate gradients become faster on the way: what the last two thirds of the steps foretell is too much.
+        third = steps // 3
+        rate = (self._lowest[third] - self._lowest[-1]) / (steps - third)
+        return self._lowest[-1] - self._goal > rate * SPEEDS_UP * self._price
+
+
 def conjugate_gradients(
-    b: Float64Array, x: Float64Array, inverse_diagonal: Float64Array, tolerance: float, max_iterations: int
+    b: Float64Array,
+    x: Float64Array,
+    inverse_diagonal: Float64Array,
+    tolerance: float,
+    max_iterations: int,
+    preconditioner: Preconditioner | None = None,
+    dear: Dear | None = None,
 ) -> Steps:
     """Preconditioned conjugate gradients (Y. Saad, "Iterative methods for sparse linear systems", 2003, algorithm 9.1).
 
@@ -209,9 +308,11 @@ def conjugate_gradients(
     Parameters
     ----------
     b, x: (n,) right-hand side and start; x is overwritten.
-    inverse_diagonal: (n,) Jacobi preconditioner of A, which is symmetric and positive (semi)definite.
+    inverse_diagonal: (n,) inverse of the diagonal of A, which is symmetric and positive (semi)definite.
     tolerance: of |b - A x| / |b|, rows divided by their diagonal entries.
     max_iterations: bound on the steps.
+    preconditioner: r -> z, about A^-1 r; the diagonal where there is none.
+    dear: ends the solve early when it says so.
     """
     scale = _norm(b, inverse_diagonal)
     if scale == 0.0:
@@ -225,7 +326,7 @@ def conjugate_gradients(
         # Where rounding has parted the running r from b - A x, restart from x while that helps.
         if residual <= tolerance or iterations >= max_iterations or not residual < 0.5 * last:
             return Solution(x, iterations, float(residual), bool(residual <= tolerance))
-        p = inverse_diagonal * r
+        p = inverse_diagonal * r if preconditioner is None else preconditioner(r)
         rz = _dot(r, p)
         while iterations < max_iterations:
             Ap = yield p
@@ -236,12 +337,25 @@ def conjugate_gradients(
             iterations += 1
             if np.sqrt(zz) <= 0.99 * tolerance * scale:
                 break
-            _turn(rz_new / rz, p, r, inverse_diagonal)
+            if dear is not None and dear(np.sqrt(zz) / scale):
+                return Solution(x, iterations, float(np.sqrt(zz) / scale), False)
+            if preconditioner is None:
+                _turn(rz_new / rz, p, r, inverse_diagonal)
+            else:
+                z = preconditioner(r)
+                rz_new = _dot(r, z)
+                p = z + (rz_new / rz) * p
             rz = rz_new
 
 
 def stabilised_biconjugate_gradients(
-    b: Float64Array, x: Float64Array, inverse_diagonal: Float64Array, tolerance: float, max_iterations: int
+    b: Float64Array,
+    x: Float64Array,
+    inverse_diagonal: Float64Array,
+    tolerance: float,
+    max_iterations: int,
+    preconditioner: Preconditioner | None = None,
+    dear: Dear | None = None,
 ) -> Steps:
     """BiCGSTAB (H. A. van der Vorst, 1992; Y. Saad, "Iterative methods for sparse linear systems", algorithm 7.7),
     preconditioned from the right, for matrices that are not quite symmetric. Two products per step.
@@ -263,14 +377,14 @@ def stabilised_biconjugate_gradients(
         shadow, p = r.copy(), r.copy()
         rho = _dot(shadow, r)
         while iterations < max_iterations:
-            p_hat = inverse_diagonal * p
+            p_hat = inverse_diagonal * p if preconditioner is None else preconditioner(p)
             v = yield p_hat
             turned = _dot(shadow, v)
             if turned == 0.0:
                 break
             alpha = rho / turned
             s = r - alpha * v
-            s_hat = inverse_diagonal * s
+            s_hat = inverse_diagonal * s if preconditioner is None else preconditioner(s)
             t = yield s_hat
             tt = _dot(t, t)
             omega = _dot(t, s) / tt if tt > 0.0 else 0.0
@@ -278,8 +392,11 @@ def stabilised_biconjugate_gradients(
             r = s - omega * t
             iterations += 1
             rho_new = _dot(shadow, r)
-            if _norm(r, inverse_diagonal) <= 0.9 * tolerance * scale or rho_new == 0.0 or omega == 0.0:
+            size = _norm(r, inverse_diagonal)
+            if size <= 0.9 * tolerance * scale or rho_new == 0.0 or omega == 0.0:
                 break
+            if dear is not None and dear(size / scale):
+                return Solution(x, iterations, float(size / scale), False)
             p = r + (rho_new / rho) * (alpha / omega) * (p - omega * v)
             rho = rho_new
 

@@ -62,6 +62,7 @@ def _solve_a_little() -> None:
     image = (-850 + 880 * np.clip(4 - distance, 0, 1) + rng.normal(0, 20, SHAPE)).astype(np.float32)
     trimap = np.where(distance < 2, 255, np.where(distance < 4, 128, 0)).astype(np.uint8)
     estimate_all(image, trimap, methods=METHODS)
+    estimate_all(image, trimap, methods=("cf",), preconditioner="amg")
 
 
 def _mark() -> Path | None:

@@ -16,11 +16,22 @@ Only windows that touch an unknown voxel are built: the others tie known voxels 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
+from scipy.sparse import csr_array
 
-from raymat.arrays import BoolArray, Box, Float64Array, Int64Array, box_around
+from raymat.arrays import BoolArray, Box, Float64Array, Int64Array, IntArray, box_around
 from raymat.compiled import compiled
+from raymat.matting.multigrid import Multigrid, Sparse
+from raymat.matting.threads import ONE, Part, Threads
+
+LEAST_VOXELS, LEAST_PLANES = 20_000, 16  # of a thread, in a product
+MOST_ENTRIES = 400_000_000  # of a matrix that is made unasked: 5 GB
+STRETCH = 32  # cells: what a loop in SIMD does at once
+
+Stretches: TypeAlias = tuple[Int64Array, Int64Array]
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,114 @@ class Windows:
     place: Int64Array
     voxel_runs: Int64Array
     window_runs: Int64Array
+
+    @cached_property
+    def cells(self) -> Cells:
+        """Where voxels and windows are in the planes that the sums work on."""
+        return Cells(self)
+
+
+class Cells:
+    """Planes of cells with the voxels and windows in them, and the stretches of a plane on which anything is summed.
+
+    The rows of a plane lie one after the other, with a margin of two cells after each, and of two rows and a stretch at
+    both ends: sums reach two cells and two rows away. A stretch is a multiple of `STRETCH` cells, over rows' ends where
+    these are near: loops along the short runs of a shell of unknown voxels would never reach their SIMD part. Cells of
+    a stretch that hold no voxel or window take part with weight 0.
+
+    Parameters
+    ----------
+    windows: Windows
+
+    Attributes
+    ----------
+    row: cells from one row to the next.
+    size: cells of a plane.
+    cell: (n,) cell of each voxel in its plane.
+    packed: (n,) place of each voxel among the cells of all stretches of voxels.
+    plane: (z + 1,) voxels before each plane.
+    of_voxels, of_windows, reached: stretches (s, 3) as first cell, length, cells of all stretches before; and (z + 1,)
+        stretches before each plane. Those of windows' first voxels, and of what windows reach along x.
+    features: (c, m) in the stretches of voxels.
+    """
+
+    def __init__(self, windows: Windows) -> None:
+        _, ny, nx = windows.shape
+        ex = int(windows.extent[2])
+        self.row = nx + 2
+        self._lead = 2 * self.row + STRETCH
+        self.size = STRETCH * -(-(2 * self._lead + ny * self.row) // STRETCH)
+        covered = self._dense(windows.place >= 0)
+        first_voxels = np.zeros(windows.shape, dtype=np.bool_)
+        for row, first, end, _ in windows.window_runs:
+            first_voxels[row // ny, row % ny, first:end] = True
+        active = self._dense(first_voxels)
+        reached = active.copy()
+        for step in range(1, ex):
+            reached[:, step:] |= active[:, :-step]
+        self.of_voxels, self.of_windows, self.reached = (self._stretches(mask) for mask in (covered, active, reached))
+        z, self.cell = np.nonzero(covered)
+        self.plane = np.searchsorted(z, np.arange(len(covered) + 1))
+        self.packed = self._packed(*self.of_voxels, covered)
+        self._windows = self._packed(*self.of_windows, active)
+        self.features = np.zeros((len(windows.features), self.of_voxels[0][:, 1].sum()))
+        self.features[:, self.packed] = windows.features
+
+    def _dense(self, mask: BoolArray) -> BoolArray:
+        nz, ny, nx = mask.shape
+        dense = np.zeros((nz, self.size), dtype=np.bool_)
+        rows = dense[:, self._lead : self._lead + ny * self.row].reshape(nz, ny, self.row)
+        rows[..., :nx] = mask
+        dense[:, self._lead : self._lead + ny * self.row] = rows.reshape(nz, -1)
+        return dense
+
+    def _stretches(self, dense: BoolArray) -> Stretches:
+        """The stretches that hold all that is set, and how many there are before each plane."""
+        half = STRETCH // 2
+        count = dense.shape[1] // half
+        held: BoolArray = np.any(dense[:, : count * half].reshape(len(dense), count, half), axis=2)
+        stretches, plane = _stretches(held)
+        stretches[:, :2] *= half
+        stretches[:, 2] = np.cumsum(stretches[:, 1]) - stretches[:, 1]
+        return stretches, plane
+
+    def _packed(self, stretches: Int64Array, plane: Int64Array, dense: BoolArray) -> Int64Array:
+        """Place, among the cells of all stretches, of every cell that is set."""
+        z, cell = np.nonzero(dense)
+        first = np.repeat(np.arange(len(plane) - 1), np.diff(plane)) * self.size + stretches[:, 0]
+        at = z * self.size + cell
+        of = np.searchsorted(first, at, side="right") - 1
+        packed: Int64Array = at - first[of] + stretches[of, 2]
+        return packed
+
+    def put_windows(self, values: Float64Array) -> Float64Array:
+        """Values (k, w) of windows in the stretches of windows, 0 elsewhere."""
+        packed = np.zeros((len(values), self.of_windows[0][:, 1].sum()))
+        packed[:, self._windows] = values
+        return packed
+
+
+@compiled
+def _stretches(held: BoolArray) -> Stretches:
+    """First half stretch and number of half stretches, even, that hold all that are held, plane by plane."""
+    planes, count = held.shape
+    found = np.zeros((planes * (count // 2 + 1), 3), dtype=np.int64)
+    plane = np.zeros(planes + 1, dtype=np.int64)
+    n = 0
+    for z in range(planes):
+        g = 0
+        while g < count:
+            if not held[z, g]:
+                g += 1
+                continue
+            end = g + 2
+            while end < count and (held[z, end] or (end + 1 < count and held[z, end + 1])):
+                end += 2
+            found[n, 0], found[n, 1] = g, end - g
+            n += 1
+            g = end
+        plane[z + 1] = n
+    return found[:n].copy(), plane
 
 
 def windows_around(features: Float64Array, unknown: BoolArray) -> Windows:
@@ -192,25 +311,146 @@ class WindowLaplacian:
     ----------
     windows: Windows
     P: float64 array (w, c + 1, c + 1), one symmetric matrix a window, in the coordinates centred on the window's mean.
+    threads: what products may use
     """
 
-    def __init__(self, windows: Windows, P: Float64Array) -> None:
-        self.windows = windows
+    def __init__(self, windows: Windows, P: Float64Array, threads: Threads = ONE) -> None:
+        self.windows, self._threads = windows, threads
         k = P.shape[1]
-        # One contiguous stretch a field: the sums then run along x with unit stride.
+        # One contiguous stretch a field.
         self._P = np.ascontiguousarray(P.reshape(len(P), k * k).T)
-        self._mean = np.ascontiguousarray(windows.mean.T)
-        planes = np.arange(windows.shape[0] + 1) * windows.shape[1]
-        self._planes = np.stack([np.searchsorted(r[:, 0], planes) for r in (windows.voxel_runs, windows.window_runs)])
         self.diagonal = _diagonal(
             windows.features, windows.place, windows.mean, P, windows.window_runs, windows.extent, windows.shape[1]
         )
+        self._packed_mean = windows.cells.put_windows(windows.mean.T)
+        self._packed_P = windows.cells.put_windows(self._P)
 
     def __call__(self, p: Float64Array) -> Float64Array:
         """L p for each row of p, (k, n) over `windows.voxels`."""
         w = self.windows
-        runs = (w.voxel_runs, w.window_runs, self._planes)
-        return _apply(p, w.features, w.count, self._mean, self._P, *runs, w.extent, w.shape[1], w.shape[2])
+        y = np.empty_like(p)
+        fields = (w.features, w.count, self._packed_mean, self._packed_P)
+        places = (w.cells.cell, w.cells.packed, w.cells.plane, w.cells.features)
+        stretches = (*w.cells.of_voxels, *w.cells.of_windows, *w.cells.reached)
+        sizes = (w.cells.row, w.cells.size, w.extent)
+
+        def apply(planes: Part) -> None:
+            _apply(p, y, *fields, *places, *stretches, *sizes, planes.start, planes.stop)
+
+        # A part gathers the planes next to it once more: too thin a part is not worth a thread.
+        self._threads.each(apply, w.shape[0], max(LEAST_PLANES, w.shape[0] * LEAST_VOXELS // len(w.voxels)))
+        return y
+
+    @property
+    def multigrid_steps(self) -> int:
+        """What multigrid costs in steps with the diagonal: less in two dimensions, where the rows are shorter; 0 where
+        the matrix alone would take some gigabytes."""
+        if len(self.windows.voxels) * np.prod(2 * self.windows.extent - 1) > MOST_ENTRIES:
+            return 0
+        return 1200 if self.windows.size == 27 else 450
+
+    def multigrid(self, penalty: Float64Array) -> Multigrid:
+        """A preconditioner of L plus a diagonal (n,). What L maps to almost nothing is linear in the features."""
+        candidates = np.column_stack([np.ones(len(penalty)), self.windows.features.T])
+        return Multigrid(self.matrix(penalty), candidates, lambda p: self(p) + penalty * p)
+
+    def matrix(self, penalty: Float64Array) -> Sparse:
+        """L plus a diagonal (n,) in compressed sparse rows, of up to 125 entries each."""
+        w = self.windows
+        at = np.full(w.shape, -1, dtype=np.int64)
+        for row, first, end, rank in w.window_runs:
+            at.reshape(-1, w.shape[2])[row, first:end] = np.arange(rank, rank + end - first)
+        start = np.zeros(len(w.voxels) + 1, dtype=np.int64)
+        np.cumsum(_entries(w.place, at, w.extent, len(w.voxels)), out=start[1:])
+        column, value = np.empty(start[-1], dtype=np.int32), np.empty(start[-1])
+        _fill(w.features, w.place, at, w.mean, self._P, w.extent, penalty, start, column, value)
+        return csr_array((value, column, start.astype(np.int32)), shape=(len(w.voxels),) * 2)
+
+
+@compiled
+def _entries(place: Int64Array, at: Int64Array, extent: Int64Array, n: int) -> Int64Array:
+    """In how many voxels' windows each voxel lies."""
+    nz, ny, nx = place.shape
+    ez, ey, ex = extent
+    entries = np.zeros(n, dtype=np.int64)
+    shared = np.empty((2 * ez - 1, 2 * ey - 1, 2 * ex - 1), dtype=np.bool_)
+    for z in range(nz):
+        for y in range(ny):
+            for x in range(nx):
+                i = place[z, y, x]
+                if i < 0:
+                    continue
+                shared[:] = False
+                for wz in range(max(0, z - ez + 1), z + 1):
+                    for wy in range(max(0, y - ey + 1), y + 1):
+                        for wx in range(max(0, x - ex + 1), x + 1):
+                            if at[wz, wy, wx] >= 0:
+                                a, b, c = wz - z + ez - 1, wy - y + ey - 1, wx - x + ex - 1
+                                shared[a : a + ez, b : b + ey, c : c + ex] = True
+                entries[i] = shared.sum()
+    return entries
+
+
+@compiled
+def _fill(
+    f: Float64Array,
+    place: Int64Array,
+    at: Int64Array,
+    mean: Float64Array,
+    P: Float64Array,
+    extent: Int64Array,
+    penalty: Float64Array,
+    start: Int64Array,
+    column: IntArray,
+    value: Float64Array,
+) -> None:
+    """Columns, ascending, and values of the rows of L."""
+    nz, ny, nx = place.shape
+    ez, ey, ex = extent
+    c = len(f)
+    k = c + 1
+    total = np.empty((2 * ez - 1, 2 * ey - 1, 2 * ex - 1))
+    count = np.empty((2 * ez - 1, 2 * ey - 1, 2 * ex - 1), dtype=np.int64)
+    x_i = np.ones(k)
+    v = np.empty(k)
+    for z in range(nz):
+        for y in range(ny):
+            for x in range(nx):
+                i = place[z, y, x]
+                if i < 0:
+                    continue
+                total[:] = 0.0
+                count[:] = 0
+                for wz in range(max(0, z - ez + 1), z + 1):
+                    for wy in range(max(0, y - ey + 1), y + 1):
+                        for wx in range(max(0, x - ex + 1), x + 1):
+                            w = at[wz, wy, wx]
+                            if w < 0:
+                                continue
+                            for a in range(c):
+                                x_i[a] = f[a, i] - mean[w, a]
+                            for a in range(k):
+                                v[a] = 0.0
+                                for b in range(k):
+                                    v[a] += P[a * k + b, w] * x_i[b]
+                            for jz in range(wz, wz + ez):
+                                for jy in range(wy, wy + ey):
+                                    for jx in range(wx, wx + ex):
+                                        j = place[jz, jy, jx]
+                                        form = v[c]
+                                        for a in range(c):
+                                            form += v[a] * (f[a, j] - mean[w, a])
+                                        total[jz - z + ez - 1, jy - y + ey - 1, jx - x + ex - 1] -= form
+                                        count[jz - z + ez - 1, jy - y + ey - 1, jx - x + ex - 1] += 1
+                total[ez - 1, ey - 1, ex - 1] += count[ez - 1, ey - 1, ex - 1] + penalty[i]
+                e = start[i]
+                for a in range(2 * ez - 1):
+                    for b in range(2 * ey - 1):
+                        for d in range(2 * ex - 1):
+                            if count[a, b, d] > 0:
+                                column[e] = place[z + a - ez + 1, y + b - ey + 1, x + d - ex + 1]
+                                value[e] = total[a, b, d]
+                                e += 1
 
 
 @compiled
@@ -247,154 +487,180 @@ def _diagonal(
 @compiled
 def _apply(
     p: Float64Array,
+    y: Float64Array,
     f: Float64Array,
     count: Float64Array,
     mean: Float64Array,
     P: Float64Array,
-    voxel_runs: Int64Array,
-    window_runs: Int64Array,
-    planes: Int64Array,
+    cell: Int64Array,
+    packed: Int64Array,
+    plane: Int64Array,
+    features: Float64Array,
+    of_voxels: Int64Array,
+    voxel_plane: Int64Array,
+    of_windows: Int64Array,
+    window_plane: Int64Array,
+    reached: Int64Array,
+    reached_plane: Int64Array,
+    row: int,
+    size: int,
     extent: Int64Array,
-    ny: int,
-    nx: int,
-) -> Float64Array:
-    """Plane by plane, so that what is being summed stays in the processor's cache: a plane of voxels is gathered, the
-    windows whose last plane it is are done, then the voxels of these windows' first plane, which no later one holds."""
+    begin: int,
+    end: int,
+) -> None:
+    """y = L p on the planes from `begin` to before `end`.
+
+    Plane by plane, so that what is being summed stays in the processor's cache: a plane of voxels is gathered, the
+    windows whose last plane it is are done, then the voxels of these windows' first plane, which no later one holds.
+    """
     c = f.shape[0]
     k = c + 1
     ez, ey, ex = extent
-    nz = planes.shape[1] - 1
-    y_out = np.empty_like(p)
-    # Two empty cells before and after each row, two empty rows before the first: the sums then need no case.
-    gather = np.zeros((k, nx + 4))
-    spread = np.zeros((k, nx + 4))
-    gathered = np.zeros((len(p), k, ez, ny + 2, nx + 4))
-    spread_rows = np.zeros((len(p), k, ez, ny + 2, nx + 4))
-    U = np.empty((k, nx + 4))
+    nz = len(plane) - 1
+    cells, weighted, projected = np.zeros(size), np.zeros(size), np.zeros(size)
+    gathered, spread = np.zeros((k, ez, size)), np.zeros((k, ez, size))
+    most = max(_longest(of_voxels, voxel_plane), _longest(of_windows, window_plane))
+    U, V = np.empty((k, most)), np.empty((k, most))
 
-    # Slices are taken before the loops along x: an index that starts at 0 needs no check, and the loop becomes SIMD.
-    for z in range(nz + ez - 1):
-        w = z - ez + 1
-        for q in range(len(p)):
+    low = max(0, begin - ez + 1)
+    for q in range(len(p)):
+        spread[:] = 0.0
+        for z in range(low, end + ez - 1):
+            w = z - ez + 1
             if z < nz:
-                # x_j p_j along x. What an earlier row left beyond a run is read into sums that no window uses.
-                into = gathered[q, :, z % ez]
-                for r in range(planes[0, z], planes[0, z + 1]):
-                    row, first, end, rank = voxel_runs[r]
-                    y = row - z * ny
-                    p_run = p[q, rank : rank + end - first]
-                    for a in range(c):
-                        cells, f_run = gather[a, first + 2 : end + 2], f[a, rank : rank + end - first]
-                        for t in range(len(p_run)):
-                            cells[t] = f_run[t] * p_run[t]
-                    gather[c, first + 2 : end + 2] = p_run
-                    for a in range(k):
-                        _sum_along_x(gather[a, first + 2 :], into[a, y, first + 2 :], end - first, ex, 1)
-            if w < 0:
-                continue
-            onto = spread_rows[q, :, w % ez]
-            onto[:] = 0.0
-            if z < nz:
-                r = planes[1, w]
-                while r < planes[1, w + 1]:
-                    y = window_runs[r, 0] - w * ny
-                    spread[:] = 0.0
-                    first_of_row = r
-                    while r < planes[1, w + 1] and window_runs[r, 0] - w * ny == y:
-                        _, first, end, rank = window_runs[r]
-                        _window_run(gathered[q], y, ey, first, end, rank, mean, P, U, spread)
-                        r += 1
-                    for s in range(first_of_row, r):
-                        first, end = window_runs[s, 1], window_runs[s, 2]
-                        for a in range(k):
-                            _sum_along_x(spread[a, first:], onto[a, y + 2, first + 2 :], end - first + ex - 1, ex, -1)
-            for r in range(planes[0, w], planes[0, w + 1]):
-                row, first, end, rank = voxel_runs[r]
-                y = row - w * ny
-                length = end - first
-                for a in range(k):
-                    _sum_of_rows(spread_rows[q, a], y + 3 - ey, ey, first + 2, U[a, :length])
-                y_run, p_run = y_out[q, rank : rank + length], p[q, rank : rank + length]
-                n_run, one = count[rank : rank + length], U[c]
-                for t in range(length):
-                    y_run[t] = n_run[t] * p_run[t] - one[t]
+                for r in range(plane[z], plane[z + 1]):
+                    cells[cell[r]] = p[q, r]
+                here = of_voxels[voxel_plane[z] : voxel_plane[z + 1]]
                 for a in range(c):
-                    u, f_run = U[a], f[a, rank : rank + length]
-                    for t in range(length):
-                        y_run[t] -= f_run[t] * u[t]
-    return y_out
+                    _weigh(features[a], cells, here, weighted)
+                    _sum_along_x(weighted, here, ex, 0, gathered[a, z % ez])
+                _sum_along_x(cells, here, ex, 0, gathered[c, z % ez])
+            if w < low:
+                continue
+            if w - ez >= low:
+                for a in range(k):
+                    _clear(spread[a, w % ez], reached[reached_plane[w - ez] : reached_plane[w - ez + 1]])
+            if z < nz:
+                here = of_windows[window_plane[w] : window_plane[w + 1]]
+                for a in range(k):
+                    _sum_of_rows(gathered[a], here, 0, row, ey, U[a])
+                if len(here):
+                    first, length = here[0, 2], here[-1, 2] + here[-1, 1] - here[0, 2]
+                    _project(U, V, mean[:, first : first + length], P[:, first : first + length], length)
+                onto = reached[reached_plane[w] : reached_plane[w + 1]]
+                for a in range(k):
+                    _put(V[a], here, projected)
+                    _sum_along_x(projected, onto, ex, ex - 1, spread[a, w % ez])
+                    _clear(projected, here)
+            if w >= begin:
+                here = of_voxels[voxel_plane[w] : voxel_plane[w + 1]]
+                for a in range(k):
+                    _sum_of_rows(spread[a], here, (ey - 1) * row, row, ey, U[a])
+                base = here[0, 2] if len(here) else 0
+                for r in range(plane[w], plane[w + 1]):
+                    i = packed[r] - base
+                    total = count[r] * p[q, r] - U[c, i]
+                    for a in range(c):
+                        total -= f[a, r] * U[a, i]
+                    y[q, r] = total
 
 
 @compiled
-def _window_run(
-    gathered: Float64Array,
-    y: int,
-    ey: int,
-    first: int,
-    end: int,
-    rank: int,
-    mean: Float64Array,
-    P: Float64Array,
-    U: Float64Array,
-    spread: Float64Array,
-) -> None:
+def _longest(stretches: Int64Array, plane: Int64Array) -> int:
+    """Cells in the stretches of a plane, at most."""
+    longest = 0
+    for z in range(len(plane) - 1):
+        longest = max(longest, stretches[plane[z] : plane[z + 1], 1].sum())
+    return longest
+
+
+@compiled
+def _weigh(f: Float64Array, cells: Float64Array, stretches: Int64Array, out: Float64Array) -> None:
+    for r in range(len(stretches)):
+        o, length, i = stretches[r]
+        values, from_, onto = f[i : i + length], cells[o : o + length], out[o : o + length]
+        for t in range(length):
+            onto[t] = values[t] * from_[t]
+
+
+@compiled
+def _put(values: Float64Array, stretches: Int64Array, out: Float64Array) -> None:
+    for r in range(len(stretches)):
+        o, length, i = stretches[r]
+        i -= stretches[0, 2]
+        out[o : o + length] = values[i : i + length]
+
+
+@compiled
+def _clear(out: Float64Array, stretches: Int64Array) -> None:
+    for r in range(len(stretches)):
+        out[stretches[r, 0] : stretches[r, 0] + stretches[r, 1]] = 0.0
+
+
+@compiled
+def _project(U: Float64Array, V: Float64Array, mean: Float64Array, P: Float64Array, length: int) -> None:
     """u = sum of [f - mu, 1]_j p_j and v = P u, then back from centred to plain features: x_i^T v = f_i v_f + v_1."""
     k = len(U)
     c = k - 1
-    length = end - first
-    one = U[c, :length]
-    for a in range(k):
-        _sum_of_rows(gathered[a], y, ey, first + 2, U[a, :length])
+    one, v_one = U[c, :length], V[c, :length]
     for a in range(c):
-        u, mu = U[a, :length], mean[a, rank : rank + length]
+        u, mu = U[a, :length], mean[a]
         for t in range(length):
             u[t] -= mu[t] * one[t]
     for a in range(k):
-        v = spread[a, first + 2 : end + 2]
+        v = V[a, :length]
         for b in range(k):
-            u, entry = U[b, :length], P[a * k + b, rank : rank + length]
+            u, entry = U[b, :length], P[a * k + b]
             if b == 0:
                 for t in range(length):
                     v[t] = entry[t] * u[t]
             else:
                 for t in range(length):
                     v[t] += entry[t] * u[t]
-    v_one = spread[c, first + 2 : end + 2]
     for a in range(c):
-        v, mu = spread[a, first + 2 : end + 2], mean[a, rank : rank + length]
+        v, mu = V[a, :length], mean[a]
         for t in range(length):
             v_one[t] -= mu[t] * v[t]
 
 
 @compiled
-def _sum_along_x(cells: Float64Array, out: Float64Array, length: int, ex: int, direction: int) -> None:
-    """out[t] = the sum of ex cells from t on; towards lower x `cells` starts two cells before `out`."""
-    first = 0 if direction > 0 else 3 - ex
-    if ex == 3:
-        for t in range(length):
-            out[t] = cells[t] + cells[t + 1] + cells[t + 2]
-    elif ex == 2:
-        for t in range(length):
-            out[t] = cells[first + t] + cells[first + t + 1]
-    else:
-        for t in range(length):
-            out[t] = cells[first + t]
+def _sum_along_x(cells: Float64Array, stretches: Int64Array, ex: int, back: int, out: Float64Array) -> None:
+    """out[x] = the sum of ex cells from x - back on."""
+    for r in range(len(stretches)):
+        o, length = stretches[r, 0], stretches[r, 1]
+        onto, i = out[o : o + length], o - back
+        one, two, three = cells[i : i + length], cells[i + 1 : i + 1 + length], cells[i + 2 : i + 2 + length]
+        if ex == 3:
+            for t in range(length):
+                onto[t] = one[t] + two[t] + three[t]
+        elif ex == 2:
+            for t in range(length):
+                onto[t] = one[t] + two[t]
+        else:
+            for t in range(length):
+                onto[t] = one[t]
 
 
 @compiled
-def _sum_of_rows(cells: Float64Array, row: int, ey: int, first: int, out: Float64Array) -> None:
-    """out[t] = cell first + t summed over all planes and over ey rows from `row` on."""
-    end = first + len(out)
-    if len(cells) == 3 and ey == 3:
-        a, b, c = cells[0, row, first:end], cells[0, row + 1, first:end], cells[0, row + 2, first:end]
-        d, e, f = cells[1, row, first:end], cells[1, row + 1, first:end], cells[1, row + 2, first:end]
-        g, h, i = cells[2, row, first:end], cells[2, row + 1, first:end], cells[2, row + 2, first:end]
-        for t in range(len(out)):
-            out[t] = (a[t] + b[t] + c[t]) + (d[t] + e[t] + f[t]) + (g[t] + h[t] + i[t])
-        return
-    out[:] = 0.0
-    for z in range(len(cells)):
-        for y in range(row, row + ey):
-            line = cells[z, y, first:end]
-            for t in range(len(out)):
-                out[t] += line[t]
+def _sum_of_rows(cells: Float64Array, stretches: Int64Array, back: int, row: int, ey: int, out: Float64Array) -> None:
+    """Cells summed over all planes and over ey rows from `back` cells before them on, packed."""
+    for r in range(len(stretches)):
+        o, length, i = stretches[r]
+        o -= back
+        i -= stretches[0, 2]
+        onto = out[i : i + length]
+        if len(cells) == 3 and ey == 3:
+            n = o + row
+            m = n + row
+            a, b, c = cells[0, o : o + length], cells[0, n : n + length], cells[0, m : m + length]
+            d, e, f = cells[1, o : o + length], cells[1, n : n + length], cells[1, m : m + length]
+            g, h, j = cells[2, o : o + length], cells[2, n : n + length], cells[2, m : m + length]
+            for t in range(length):
+                onto[t] = (a[t] + b[t] + c[t]) + (d[t] + e[t] + f[t]) + (g[t] + h[t] + j[t])
+        else:
+            onto[:] = 0.0
+            for z in range(len(cells)):
+                for y in range(ey):
+                    line = cells[z, o + y * row : o + y * row + length]
+                    for t in range(length):
+                        onto[t] += line[t]

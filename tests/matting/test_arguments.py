@@ -39,6 +39,7 @@ def test_methods_come_in_their_order_and_names_that_are_none_last():
         ({"constraint_weight": -1.0}, "constraint_weight must be"),
         ({"constraint_weight": math.nan}, "constraint_weight must be"),
         ({"roi_margin": -1.0}, "roi_margin must be"),
+        ({"preconditioner": "ilu"}, "preconditioner must be one of auto, jacobi, amg"),
         ({"channel_axis": 5}, "channel_axis 5 is no axis"),
         ({"channel_axis": 0}, "differ in spatial shape"),
         ({"method": "cf+", "calibration": None}, "need calibration"),
