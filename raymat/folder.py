@@ -132,6 +132,13 @@ class Folder:
         names = (info.path[start:] for info in self._find(folder) if info.type == pafs.FileType.File)
         return sorted(name for name in names if name.endswith(suffix) and not name.endswith(".tmp"))
 
+    def delete_unfinished(self, *folders: str) -> None:
+        """Delete what processes that were killed amid a write left below ``folders``, to which no other writes now."""
+        if self.is_local:  # a store has no unfinished objects
+            start = len(self.root) + 1
+            paths = [info.path for folder in folders for info in self._find(folder)]
+            self.delete_many(path[start:] for path in paths if path.endswith(".tmp"))
+
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a table as Parquet, whole or not at all."""
         self.write(name, as_parquet(table))

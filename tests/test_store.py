@@ -172,6 +172,18 @@ def test_a_later_success_takes_the_place_of_failed_nodule_whatever_the_order(sto
     assert store.outcomes()["outcome"].to_pylist() == ["accepted"]
 
 
+def test_what_a_killed_write_left_goes_and_nothing_else(store):
+    shard = store.commit(to_table([random_nodule("a")]))["shard"][0].as_py()
+    left, written_now = Path(store.root, f"{shard}.0123456789ab.tmp"), Path(store.root, "decisions", "a.tmp")
+    for path in (left, written_now):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    store.delete_unfinished("nodules", "outcomes", "manifest")
+    assert not left.exists()
+    assert written_now.exists()
+    assert store.exists(shard)
+
+
 def test_of_two_failures_the_later_one_counts(store):
     store.commit(to_table([failed_nodule(reason="first")]), suffix="-20260101T000000-aa")
     store.commit(to_table([failed_nodule(reason="second")]), suffix="-20260102T000000-aa")

@@ -281,6 +281,7 @@ def build(
         _do(what, plan, session, say, partial(_since, start, on_progress))
     store.delete_all("worklist")
     Marks(store).remove_all()
+    store.delete_unfinished("nodules", "outcomes", "manifest")
     removed = store.remove_superseded()
     if removed:
         say(f"{counted(removed, 'file')} of nodules that were done again removed")
