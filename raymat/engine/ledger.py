@@ -57,6 +57,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self.batches: dict[str, _Batch] = {}
+        # Ray may begin one again even when the driver has its rows, where its node is lost before Ray knows of its end.
+        self.forgotten: set[str] = set()
         self.outcomes: Counter[str] = Counter()  # of all open batches
         self.shared: dict[str, object] = {}
 
@@ -70,7 +72,7 @@ class Ledger:
 
     def begin(self, batch: str) -> Begun:
         """Note that a worker begins with ``batch``."""
-        known = self.batches.setdefault(batch, _Batch())
+        known = self.batches.setdefault(batch, _Batch(begun=int(batch in self.forgotten)))
         known.begun += 1
         return Begun(known.begun - 1, known.rows, known.handed, known.committed)
 
@@ -101,6 +103,7 @@ class Ledger:
 
     def _forget(self, batch: str) -> list[pa.Table]:
         known = self.batches.pop(batch, _Batch())
+        self.forgotten.add(batch)
         self.outcomes -= known.outcomes
         if (whole := _whole(batch)) in self.batches:
             self.batches[whole].received += 1
@@ -111,6 +114,7 @@ class Ledger:
         known = self.batches[batch]
         if known.ended and known.received >= len(known.handed):
             del self.batches[batch]
+            self.forgotten.add(batch)
 
     def poll(self, received: list[str]) -> Counter[str]:
         """Forget batches whose rows the driver has; outcomes reported of all others, for progress."""

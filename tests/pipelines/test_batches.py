@@ -150,7 +150,9 @@ def test_what_was_handed_on_of_a_batch_is_remembered_until_the_driver_has_all_of
     ask("end", "B")
     assert ask("begin", "B") == replace(known, earlier=2)
     ask("poll", ["B.1"])
-    assert ask("begin", "B") == Begun(0, [], [], set())
+    # Its node may be lost before Ray knows that it is done.
+    assert ask("begin", "B") == Begun(1, [], [], set())
+    assert ask("begin", "C") == Begun(0, [], [], set())
     ray_cluster.kill(ledger)
 
 
