@@ -150,6 +150,7 @@ def test_a_token_file_that_the_environment_names_must_be_there(clean, monkeypatc
         machine.refuse_to_start()
 
 
+@pytest.mark.slow
 @OTHERS_FILES
 @pytest.mark.parametrize(("what", "words"), [("token", "it belongs to nobody"), ("tmp", "set RAY_TMPDIR")])
 def test_a_build_says_in_one_line_which_file_of_another_user_is_in_the_way(tmp_path, what, words):

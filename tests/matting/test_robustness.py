@@ -61,6 +61,7 @@ def test_thick_slices():
     checked(noise((12, 20, 20)), between_two_sides((12, 20, 20), axis=1), spacing=(5.0, 0.5, 0.5))
 
 
+@pytest.mark.slow
 def test_an_unknown_region_of_300_voxels():
     trimap = between_two_sides((306, 4, 5))
     slope = np.linspace(-900, 50, 306)[:, None, None] + noise(trimap.shape, 0.0, 30.0)

@@ -52,6 +52,7 @@ def test_stored_measures_that_are_damaged_are_named(dataset):
         stored_measures(dataset, "")
 
 
+@pytest.mark.slow
 def test_the_report_has_a_figure_and_the_datasheet_a_table_of_measures(dataset, tmp_path):
     write_report([dataset.root], tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
@@ -79,6 +80,7 @@ def test_pictures_and_the_review_page_say_the_volume_with_its_interval():
     assert json.loads(rejected[4 : 4 + int.from_bytes(rejected[:4], "little")])["measures"] == []
 
 
+@pytest.mark.slow
 def test_a_release_is_not_measured_into_its_own_folder(dataset, tmp_path, capsys):
     release(ReleaseRequest(dataset.root, str(tmp_path / "release"), "1.0"), say=quiet)
     assert main(["measure", str(tmp_path / "release"), "--no-tracking"]) == 2

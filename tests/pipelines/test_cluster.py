@@ -185,6 +185,7 @@ def unconnected(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("listens", [False, True])
 def test_an_address_where_no_head_answers_is_refused_within_a_minute(monkeypatch, unconnected, listens):
     monkeypatch.setattr("raymat.engine.cluster.ANSWER_S", 6.0)
