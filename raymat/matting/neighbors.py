@@ -364,7 +364,7 @@ def _sweep(
         worst = np.inf
         while True:
             down, up = f - intensity[below], intensity[above] - f
-            # Which of them is as good as drawn by lot: without a branch there is nothing to foretell.
+            # Which of them is as good as random: without a branch there is nothing to predict.
             lower = np.int64(down < up)
             r = above + lower * (below - above)
             gap = min(down, up)

@@ -285,7 +285,7 @@ class Dear:
         steps = len(self._lowest)
         if steps < EARLIEST * self._price:
             return False
-        # Conjugate gradients become faster on the way: what the last two thirds of the steps foretell is too much.
+        # Conjugate gradients become faster on the way: what the last two thirds of the steps predict is too much.
         third = steps // 3
         rate = (self._lowest[third] - self._lowest[-1]) / (steps - third)
         return self._lowest[-1] - self._goal > rate * SPEEDS_UP * self._price
