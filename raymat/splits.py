@@ -32,6 +32,23 @@ class Split:
         """Each patient's part, one of ``PARTS``."""
         return {patient: name for name in PARTS for patient in getattr(self, name)}
 
+    def of(self, patients: Iterable[str]) -> Split:
+        """The split of those patients alone; whom it does not know is learnt from.
+
+        Raises
+        ------
+        InputError
+            Nobody would be left to learn from, or to validate.
+        """
+        known, held = set(patients), {*self.validation, *self.test}
+        if not known - held or not known.intersection(self.validation):
+            raise InputError(
+                f"of {len(known)} patients {len(known - held)} would be learnt from and "
+                f"{len(known.intersection(self.validation))} would validate: build a larger dataset"
+            )
+        parts = (known - held, known.intersection(self.validation), known.intersection(self.test))
+        return Split(*(tuple(sorted(part)) for part in parts))
+
     def outside_tests(self, splits: Iterable[Split]) -> Split | None:
         """The split without the patients that any of ``splits`` tests; None where training or validation is empty.
 

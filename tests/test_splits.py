@@ -55,3 +55,11 @@ def test_what_is_chosen_outside_all_test_parts_has_seen_no_patient_of_them():
         assert len(clean.validation) >= 15
     few = [split_patients(PATIENTS[:4], repetition) for repetition in range(REPETITIONS)]
     assert few[0].outside_tests(few) is None
+
+
+def test_the_split_of_other_patients_holds_out_whom_it_holds_out():
+    split = Split(("a", "b"), ("c",), ("d", "e"))
+    assert split.of(["d", "c", "x", "a"]) == Split(("a", "x"), ("c",), ("d",))
+    for patients in (["c", "d"], ["a", "d"]):
+        with pytest.raises(InputError, match="build a larger dataset"):
+            split.of(patients)

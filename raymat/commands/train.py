@@ -21,6 +21,24 @@ def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
         metavar="0,1,2,3",
         help="repeated splits by patient (default: all four)",
     )
+    data = command.add_argument_group("data")
+    data.add_argument(
+        "--also",
+        nargs="+",
+        default=[],
+        metavar="DATASET",
+        help="more datasets to learn from, such as phantoms; patients whom a split validates or tests on are left out",
+    )
+    data.add_argument(
+        "--splits-of",
+        metavar="DATASET",
+        help="hold out the patients whom the splits of this dataset hold out, for weights that --initial takes",
+    )
+    data.add_argument(
+        "--initial",
+        metavar="WEIGHTS",
+        help="begin with these weights: a weights.pt, or the output of raymat train with the same splits",
+    )
     weights = command.add_argument_group("weights of the loss", "default: 10 and 10")
     weights.add_argument("--loss-weights", metavar="JSON", help="best.json of raymat tune")
     weights.add_argument("--alpha-weight", type=float, help="weight alpha of Eq. 6")
@@ -37,5 +55,7 @@ def run(options: argparse.Namespace) -> int:
     weights = stated(alpha_weight=options.alpha_weight, gradient_weight=options.gradient_weight)
     if options.loss_weights:
         weights = read_loss_weights(options.loss_weights) | weights
-    train(replace(job, recipe=replace(job.recipe, **weights)))
+    recipe = replace(job.recipe, **weights)
+    more = tuple(options.also)
+    train(replace(job, recipe=recipe, also=more, splits_of=options.splits_of, initial=options.initial))
     return 0

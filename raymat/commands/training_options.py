@@ -42,6 +42,9 @@ def add_training(train: argparse.ArgumentParser) -> None:
     recipe.add_argument("--width", type=positive, help="features of the finest level")
     recipe.add_argument("--levels", type=positive, help="resolutions of the U-Net")
     recipe.add_argument("--learning-rate", type=float, help="base rate of ADAM")
+    recipe.add_argument(
+        "--average", type=float, metavar="DECAY", help="moving average of the weights, decay per step, such as 0.999"
+    )
     recipe.add_argument("--seed", type=int, help="seed of weights, order and augmentation")
     recipe.add_argument(
         "--precision", choices=("float32", "bfloat16", "float16"), help="of the network; losses are in float32"
@@ -76,7 +79,7 @@ def training_job(options: argparse.Namespace, splits: tuple[int, ...]) -> TrainJ
 
     paper = options.preset == "paper"
     recipe = preset(options.preset, auxiliary=not options.without_masks)
-    names = ("epochs", "batch", "learning_rate", "seed", "precision", "channels_last", "deterministic")
+    names = ("epochs", "batch", "learning_rate", "seed", "precision", "channels_last", "deterministic", "average")
     return TrainJob(
         dataset=options.dataset,
         output=output_of(options),

@@ -11,6 +11,8 @@ from raymat.network.model import ModelConfig
 from raymat.nodule import InputError
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+# Settings that came after the first checkpoints, and what a recipe without them has.
+LATER = {"kind": ANY, "average": 0.0}
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Recipe:
     compiled : whether the network goes through ``torch.compile``
     seed : of the weights, the order and the augmentation
     kind : of the alpha that is learnt, one of ``raymat.methods.ALPHA_KINDS``; "any" for whichever matte was chosen
+    average : decay per step of the moving average of the weights, which is what validates and predicts; 0 for none
     deterministic : refuse what could differ from one run to the next (on a GPU; on CPUs nothing does)
     """
 
@@ -48,6 +51,7 @@ class Recipe:
     seed: int = 0
     kind: str = ANY
     deterministic: bool = False
+    average: float = 0.0
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 1:
@@ -58,6 +62,8 @@ class Recipe:
             raise InputError(f"the kind of alpha must be one of {', '.join(ALPHA_KINDS)}, not {self.kind!r}")
         if min(self.alpha_weight, self.gradient_weight, self.weight_decay) < 0 or not self.learning_rate > 0:
             raise InputError("the learning rate must be above 0; weight decay and loss weights must not be below 0")
+        if not 0 <= self.average < 1:
+            raise InputError(f"the decay of the average of weights must be 0 or more and below 1, not {self.average:g}")
         stride = self.model.stride
         if any(side < 1 or side % stride for side in self.augmentation.crop):
             raise InputError(
@@ -66,10 +72,10 @@ class Recipe:
             )
 
     def to_dict(self) -> dict:
-        """As plain values, for a checkpoint and for MLflow; an absent ``kind`` is "any", as in earlier versions."""
+        """As plain values, for a checkpoint and for MLflow, without what earlier versions did not know (``LATER``)."""
         augmentation = {**asdict(self.augmentation), "crop": list(self.augmentation.crop)}
         values = {**asdict(self), "model": self.model.to_dict(), "augmentation": augmentation}
-        return values if self.kind != ANY else {name: value for name, value in values.items() if name != "kind"}
+        return {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
 
     @classmethod
     def from_dict(cls, values: dict) -> Recipe:

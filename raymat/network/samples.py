@@ -10,7 +10,7 @@ from torch import Tensor
 
 from raymat.arrays import BACKGROUND, FOREGROUND
 from raymat.blocks import block_means, factor_of
-from raymat.methods import in_order
+from raymat.methods import ANY, in_order
 from raymat.network.augmentation import Placement, centre, cut, draw, generator, reach
 from raymat.network.model import normalised
 from raymat.network.recipe import Recipe
@@ -58,15 +58,16 @@ def record_of(nodule: Nodule, recipe: Recipe) -> dict[str, np.ndarray]:
     """What the training needs of a nodule, in 6 bytes per voxel.
 
     ``image`` (0 to 1) and ``alpha`` are float16, a step of 0.7 HU and 0.0005, ``union`` and ``overlap`` uint8; all
-    (z, y, x) on the network's grid, alpha of the recipe's kind. A voxel coarser than the dataset's is the mean of those
-    in it, and a mask has it where it has half of them.
+    (z, y, x) on the network's grid, alpha of the recipe's kind: of a phantom the true one, else the chosen matte. A
+    voxel coarser than the dataset's is the mean of those in it, and a mask has it where it has half of them.
 
     Raises
     ------
     InputError
         The nodule has no chosen matte of that kind, or the network's grid is no whole multiple of its own.
     """
-    config, alpha = recipe.model, target_of(nodule, recipe.kind).alpha
+    config, chosen, true = recipe.model, target_of(nodule, recipe.kind).alpha, nodule.truth(recipe.kind)
+    alpha = chosen if true is None or recipe.kind == ANY else true
     factor = factor_of(nodule, config.spacing_mm)
     image = block_means(np.ascontiguousarray(nodule.image, np.float32), factor)
     union, overlap = (block_means(mask, factor) >= 0.5 for mask in masks_of(nodule))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from raymat.network.losses import Losses, matting_losses
 from raymat.network.model import MattingNetwork, Prediction
@@ -35,6 +38,7 @@ class State:
 
     Attributes
     ----------
+    average : moving average of the weights, where the recipe asks for one
     epoch : epochs that are done
     """
 
@@ -43,17 +47,40 @@ class State:
     optimizer: torch.optim.Adam
     scheduler: torch.optim.lr_scheduler.LambdaLR
     scaler: torch.amp.GradScaler
+    average: AveragedModel | None = None
     epoch: int = 0
 
+    @property
+    def result(self) -> MattingNetwork:
+        """The network that validates and predicts: the average where there is one."""
+        # torch types the module that an average wraps as any module.
+        return self.average.module if self.average else self.model  # type: ignore[return-value]
 
-def begin(recipe: Recipe, steps_per_epoch: int, device: torch.device) -> State:
-    """A new training; the same seed gives the same weights."""
+
+def begin(recipe: Recipe, steps_per_epoch: int, device: torch.device, initial: bytes | None = None) -> State:
+    """A new training; the same seed gives the same weights.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    steps_per_epoch : of all workers together
+    device : where the network is
+    initial : content of a weights file (``save_weights``) that the training begins with; drawn from the seed where None
+
+    Raises
+    ------
+    InputError
+        The initial weights are damaged or those of another network.
+    """
     torch.manual_seed(recipe.seed)
     if recipe.deterministic:
         # Read by cuBLAS when it is first used.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    model = MattingNetwork(recipe.model).to(device)
+    model = MattingNetwork(recipe.model)
+    if initial is not None:
+        _load_weights(model, read_checkpoint(io.BytesIO(initial)), "the initial weights")
+    model = model.to(device)
     if recipe.channels_last:
         # torch documents memory_format; its annotations of Module.to leave it out.
         model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -62,7 +89,8 @@ def begin(recipe: Recipe, steps_per_epoch: int, device: torch.device) -> State:
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, steps, warm_up))
     # float16 gradients underflow unless the loss is scaled; bfloat16 has float32's range.
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
-    return State(recipe, model, optimizer, scheduler, scaler)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.average)) if recipe.average else None
+    return State(recipe, model, optimizer, scheduler, scaler, average)
 
 
 def has_arithmetic(precision: str) -> bool:
@@ -98,6 +126,8 @@ def train_step(state: State, network: Callable[[Tensor], Prediction], volumes: T
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.scheduler.step()
+    if state.average:
+        state.average.update_parameters(state.model)
     return losses
 
 
@@ -123,6 +153,7 @@ def save(state: State, path: str | Path) -> None:
             "recipe": state.recipe.to_dict(),
             "epoch": state.epoch,
             "model": state.model.state_dict(),
+            **({"average": state.average.state_dict()} if state.average else {}),
             "optimizer": state.optimizer.state_dict(),
             "scheduler": {"last_epoch": state.scheduler.last_epoch},
             "scaler": state.scaler.state_dict(),
@@ -142,6 +173,8 @@ def restore(state: State, path: str | Path) -> None:
     """
     checkpoint = read_checkpoint_of(state.recipe, path)
     _load_weights(state.model, checkpoint, path)
+    if state.average:
+        state.average.load_state_dict(checkpoint["average"])
     state.optimizer.load_state_dict(checkpoint["optimizer"])
     for group in state.optimizer.param_groups:
         group["lr"] = state.recipe.learning_rate * state.scheduler.lr_lambdas[0](checkpoint["scheduler"]["last_epoch"])
@@ -153,10 +186,11 @@ def restore(state: State, path: str | Path) -> None:
     state.epoch = checkpoint["epoch"]
 
 
-def save_weights(state: State, path: str | Path) -> None:
-    """Write what a prediction needs: weights and recipe."""
+def save_weights(state: State, path: str | Path, patients: Sequence[str] = ()) -> None:
+    """Write what a prediction needs: weights and recipe; and the patients that they were learnt from."""
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "recipe": state.recipe.to_dict()}
-    torch.save({**content, "epoch": state.epoch, "model": state.model.state_dict()}, path)
+    learnt = {"patients": list(patients)} if patients else {}
+    torch.save({**content, "epoch": state.epoch, "model": state.result.state_dict(), **learnt}, path)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[MattingNetwork, Recipe]:
@@ -174,7 +208,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[Ma
     return model.to(device).eval(), recipe
 
 
-def read_checkpoint(path: str | Path) -> dict:
+def read_checkpoint(path: str | Path | BinaryIO) -> dict:
     """A checkpoint's content, without running any code that it might hold.
 
     Raises
@@ -216,4 +250,4 @@ def _load_weights(model: MattingNetwork, checkpoint: dict, path: str | Path) -> 
     try:
         model.load_state_dict(checkpoint["model"])
     except (RuntimeError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: its weights are not those of the network it names ({model.config})") from error
+        raise InputError(f"{path}: its weights are not those of the network {model.config}") from error

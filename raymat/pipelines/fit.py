@@ -63,6 +63,8 @@ class Settings:
     training, validation : references to records, see ``raymat.pipelines.feed.load_records``
     threads : of each worker on CPUs
     reporter : of the training; the worker of rank 0 uses it
+    patients : that the weights are learnt from, those of the initial weights too
+    initial : content of the weights file that the training begins with
     """
 
     recipe: Recipe
@@ -70,6 +72,8 @@ class Settings:
     validation: list
     threads: int
     reporter: Reporter
+    patients: tuple[str, ...] = ()
+    initial: bytes | None = None
 
 
 def threads_of(workers: int, gpu: bool, threads: int | None) -> int:
@@ -160,7 +164,7 @@ def train_worker(settings: Settings) -> None:
                 f"this CPU has no {recipe.precision} arithmetic (AVX-512): steps take many times as long as in float32"
             )
     steps = steps_per_epoch(len(settings.training), recipe.batch)
-    state = begin(recipe, steps, device)
+    state = begin(recipe, steps, device, settings.initial)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as folder:
@@ -185,7 +189,7 @@ def train_worker(settings: Settings) -> None:
                     f"epoch {state.epoch}/{recipe.epochs}, loss {trained:.4f}, validation SAD {found['sad']:.1f}, "
                     f"{in_words(time.monotonic() - start)}"
                 )
-            _report(state, found, rank)
+            _report(state, found, rank, settings.patients)
             if rank == 0:
                 reporter.metrics([(epoch * steps + step, values) for step, values in enumerate(history)])
                 validated = {f"validation/{name}": value for name, value in found.items()}
@@ -224,13 +228,13 @@ def validate(
     state: State, records: Sequence, device: torch.device, batch: int
 ) -> tuple[dict[str, float], dict[str, np.ndarray] | None]:
     """Mean errors over the middle of each record, ``batch`` predicted at once; arrays of the first ones, to draw."""
-    state.model.eval()
+    network = state.result.eval()
     sums = dict.fromkeys(("sad", "mse", "sad_of_masks", "dice_union", "dice_overlap"), 0.0)
     shown = None
     for first in range(0, len(records), batch):
         some = ray.get(list(records[first : first + batch]))
         volumes = torch.stack([validation_volume(record, state.recipe.augmentation.crop) for record in some])
-        prediction = predict(state.model, volumes[:, IMAGE : IMAGE + 1].to(device), state.recipe.precision)
+        prediction = predict(network, volumes[:, IMAGE : IMAGE + 1].to(device), state.recipe.precision)
         parts = (prediction.alpha, prediction.union.sigmoid(), prediction.overlap.sigmoid())
         found = torch.cat([part.float() for part in parts], dim=1).cpu().numpy()
         for truth, (alpha, union, overlap) in zip(volumes.numpy(), found, strict=True):
@@ -255,7 +259,7 @@ def _averaged(errors: dict[str, float], count: int, device: torch.device) -> dic
     return {name: value / total for name, value in zip(errors, values, strict=True)}
 
 
-def _report(state: State, values: dict[str, float], rank: int) -> None:
+def _report(state: State, values: dict[str, float], rank: int, patients: Sequence[str]) -> None:
     """Hand the epoch's values and, from rank 0, its checkpoint to Ray Train."""
     if rank:
         ray.train.report(values)
@@ -263,6 +267,6 @@ def _report(state: State, values: dict[str, float], rank: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         save(state, Path(folder) / STATE)
         if state.epoch == state.recipe.epochs:
-            save_weights(state, Path(folder) / WEIGHTS)
+            save_weights(state, Path(folder) / WEIGHTS, patients)
         (Path(folder) / RESULT).write_text(json.dumps(values))
         ray.train.report(values, checkpoint=Checkpoint.from_directory(folder))

@@ -10,10 +10,12 @@ OUT/split-0/weights.pt     weights and recipe, when the training is finished
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import ray
 
 from raymat import metrics
 from raymat.engine.cluster import connected
@@ -22,9 +24,11 @@ from raymat.experiment import TRAIN, Experiment, Facts, Output, Say, experiment
 from raymat.learning import Data
 from raymat.methods import alpha_in_words
 from raymat.network.recipe import Recipe
+from raymat.network.training import read_checkpoint
 from raymat.nodule import InputError
 from raymat.pipelines.feed import load_records
 from raymat.pipelines.fit import RESULT, WEIGHTS, Settings, fit, threads_of
+from raymat.sources import digest
 from raymat.splits import REPETITIONS, Split
 from raymat.tracking import Run
 from raymat.words import counted, plus_minus
@@ -36,7 +40,7 @@ class TrainJob:
 
     Attributes
     ----------
-    dataset : folder or URI of a built dataset or a release
+    dataset : folder or URI of a built dataset or a release; its splits are those of the training
     output : where the trainings are written and logged
     recipe : all that decides the weights but ``kind``
     kind : what alpha means in the mattes that are learnt, "membership" or "calibrated"; that of the dataset where None
@@ -44,6 +48,12 @@ class TrainJob:
     workers : processes that share each batch, one GPU each where ``gpu``
     threads : of each worker on CPUs; as many as there are CPUs for it where None
     address : the Ray cluster; None for the one this job runs on, else a local one
+    also : more datasets to learn from, such as phantoms: their nodules of patients that a split neither validates nor
+        tests on
+    splits_of : another dataset whose splits are taken: whom those test and validate, these do, everybody else is learnt
+        from. For weights that another training begins with
+    initial : what each split begins with: a weights file, or the output of another training, whose weights of the same
+        split; none of it may have been learnt from patients that the split validates or tests on
     """
 
     dataset: str
@@ -55,6 +65,9 @@ class TrainJob:
     gpu: bool = False
     threads: int | None = None
     address: str | None = None
+    also: tuple[str, ...] = ()
+    splits_of: str | None = None
+    initial: str | None = None
 
     def learning(self, data: Data) -> TrainJob:
         """The job with a recipe of the kind of alpha that is learnt from that data."""
@@ -92,10 +105,18 @@ def train(job: TrainJob, say: Say = print) -> dict[int, dict[str, float]]:
         checkpoint is damaged, or the MLflow store cannot be used.
     """
     job.refuse_uneven()
-    data = Data.open(job.dataset)
+    data, also = Data.open(job.dataset), [Data.open(path) for path in job.also]
     job = job.learning(data)
-    splits = {number: data.split(number) for number in job.splits}
-    with experiment(TRAIN, job.output, job.facts(data), say) as work:
+    given = Data.open(job.splits_of) if job.splits_of else data
+    splits = {number: given.split(number).of(data.patients) for number in job.splits}
+    initial = {number: _initial(job, number, split) for number, split in splits.items()} if job.initial else {}
+    # Without any of them: as outputs of earlier versions, which do not name them.
+    identity = {
+        "also": digest(*(more.order for more in also)) if also else "",
+        "splits_of": given.digest if job.splits_of else "",
+        "initial": digest(*(begin.weights.hex() for begin in initial.values())) if initial else "",
+    }
+    with experiment(TRAIN, job.output, job.facts(data, **identity), say) as work:
         work.describe(f"3DMM, trained on each split of the patients; it learns {alpha_in_words(job.recipe.kind)}.")
         work.input(job.dataset, data.digest, job.recipe.kind)
         work.write_note(dataset=job.dataset)
@@ -105,7 +126,7 @@ def train(job: TrainJob, say: Say = print) -> dict[int, dict[str, float]]:
             work.end_if_open(f"split-{number}")
         if todo:
             with connected(job.address, holds_dataset=True):
-                _train_splits(job, data, todo, work, say)
+                _train_splits(job, [data, *also], todo, initial, work, say)
         results = {n: work.files.read_json(f"split-{n}/{RESULT}") for n in splits}
         say(_summary(results))
         # Of one split there is no deviation, and not every store takes a NaN.
@@ -114,24 +135,65 @@ def train(job: TrainJob, say: Say = print) -> dict[int, dict[str, float]]:
         return results
 
 
-def _train_splits(job: TrainJob, data: Data, splits: dict[int, Split], work: Experiment, say: Say) -> None:
+@dataclass(frozen=True)
+class Initial:
+    """What a training begins with: a weights file's content, and the patients that it was learnt from."""
+
+    weights: bytes
+    patients: tuple[str, ...]
+
+
+def _initial(job: TrainJob, number: int, split: Split) -> Initial:
+    """The initial weights of a split, which have seen nobody whom it validates or tests on."""
+    path = f"{job.initial}/split-{number}/{WEIGHTS}" if Path(job.initial or "").is_dir() else str(job.initial)
+    checkpoint = read_checkpoint(path)
+    if "patients" not in checkpoint:
+        raise InputError(f"{path}: does not say which patients it was learnt from (an earlier raymat); train it again")
+    seen = set(checkpoint["patients"])
+    if known := sorted(seen.intersection((*split.validation, *split.test))):
+        raise InputError(
+            f"{path}: was learnt from {counted(len(known), 'patient')} whom split {number} of {job.dataset} validates "
+            f"or tests on, {known[0]} the first; train it with the same splits (raymat train --splits-of {job.dataset})"
+        )
+    return Initial(Path(path).read_bytes(), tuple(sorted(seen)))
+
+
+def _train_splits(
+    job: TrainJob,
+    datasets: Sequence[Data],
+    splits: dict[int, Split],
+    initial: dict[int, Initial],
+    work: Experiment,
+    say: Say,
+) -> None:
     """Train on each of the splits; the records of all of them are read once."""
     threads = threads_of(job.workers, job.gpu, job.threads)
-    rows = data.of({patient for split in splits.values() for patient in (*split.training, *split.validation)})
-    records = dict(zip(rows, load_records(data.nodules, rows, job.recipe, say), strict=True))
+    data, *also = datasets
+    records = _records(data, {p for split in splits.values() for p in (*split.training, *split.validation)}, job, say)
+    held = set.intersection(*({*split.validation, *split.test} for split in splits.values()))
+    more = [(one, _records(one, set(one.patients) - held, job, say)) for one in also]
     for number, split in splits.items():
         folder = f"split-{number}"
         work.json(f"{folder}/split.json", asdict(split))
         run = work.child(folder, f"split {number}", {"split": number, **job.facts(data).parameters})
-        run.dataset(job.dataset, job.dataset, data.digest, job.recipe.kind)
+        for one in datasets:
+            run.dataset(one.path, one.path, one.digest, job.recipe.kind)
         run.text("split.json", json.dumps(asdict(split), indent=1))
         training, validation = ([records[row] for row in data.of(part)] for part in (split.training, split.validation))
+        held, patients = {*split.validation, *split.test}, set(split.training)
+        for one, found in more:
+            unseen = set(one.patients) - held
+            training += [found[row] for row in one.of(unseen)]
+            patients |= unseen
+        begin = initial.get(number)
+        patients |= set(begin.patients) if begin else set()
         say(
             f"split {number}: {len(training)} nodules to learn {alpha_in_words(job.recipe.kind)} from, "
             f"{len(validation)} to validate, {counted(job.workers, 'worker')}"
         )
         with reports(Follower(run, say, f"split {number}: ")) as reporter:
-            settings = Settings(job.recipe, training, validation, threads, reporter)
+            weights = begin.weights if begin else None
+            settings = Settings(job.recipe, training, validation, threads, reporter, tuple(sorted(patients)), weights)
             final = fit(settings, job.workers, job.gpu, work.files, folder)
         with final.as_directory() as local:
             work.files.write(f"{folder}/{RESULT}", (Path(local) / RESULT).read_bytes())
@@ -139,6 +201,12 @@ def _train_splits(job: TrainJob, data: Data, splits: dict[int, Split], work: Exp
             work.files.write(f"{folder}/{WEIGHTS}", (Path(local) / WEIGHTS).read_bytes())
             run.model(str(Path(local) / WEIGHTS), job.recipe.augmentation.crop, job.recipe.kind)
         work.end_child(folder)
+
+
+def _records(data: Data, patients: set[str], job: TrainJob, say: Say) -> dict[int, ray.ObjectRef]:
+    """References to the records of those patients' nodules by position."""
+    rows = data.of(patients)
+    return dict(zip(rows, load_records(data.nodules, rows, job.recipe, say), strict=True))
 
 
 class Follower:

@@ -16,6 +16,7 @@ from raymat.network.training import (
     losses_of,
     predict,
     rate_factor,
+    read_checkpoint,
     restore,
     save,
     save_weights,
@@ -100,6 +101,47 @@ def test_a_resumed_training_ends_with_the_same_weights(precision, tmp_path):
     assert resumed.scheduler.get_last_lr() == through.scheduler.get_last_lr()
 
 
+def test_the_average_of_the_weights_is_what_a_training_ends_with(tmp_path):
+    recipe = replace(RECIPE, average=0.75)
+    first, second, third = batches(3)
+    through = begin(recipe, 2, CPU)
+    expected = None
+    for batch in (first, second):
+        train_step(through, through.model, batch)
+        weights = next(iter(through.model.parameters())).detach().clone()
+        expected = weights if expected is None else 0.75 * expected + 0.25 * weights
+    torch.testing.assert_close(next(iter(through.result.parameters())), expected)
+    assert not same(through.result, through.model)
+    save(through, tmp_path / "state.pt")
+    train_step(through, through.model, third)
+
+    resumed = begin(recipe, 2, CPU)
+    restore(resumed, tmp_path / "state.pt")
+    train_step(resumed, resumed.model, third)
+    assert same(resumed.result, through.result)
+    save_weights(resumed, tmp_path / "weights.pt", ["p1", "p2"])
+    assert same(load_model(tmp_path / "weights.pt")[0], through.result)
+    assert read_checkpoint(tmp_path / "weights.pt")["patients"] == ["p1", "p2"]
+    with pytest.raises(InputError, match="decay"):
+        replace(RECIPE, average=1.0)
+
+
+def test_a_recipe_without_an_average_is_written_as_before_there_was_one():
+    assert "average" not in RECIPE.to_dict()
+    assert Recipe.from_dict(RECIPE.to_dict()).average == 0
+
+
+def test_a_training_begins_with_the_weights_it_is_given(tmp_path):
+    save_weights(begin(replace(RECIPE, seed=5), 1, CPU), tmp_path / "weights.pt")
+    content = (tmp_path / "weights.pt").read_bytes()
+    state = begin(replace(RECIPE, average=0.9), 1, CPU, content)
+    assert same(state.model, load_model(tmp_path / "weights.pt")[0])
+    assert same(state.result, state.model)
+    wider = replace(RECIPE, model=replace(RECIPE.model, width=8))
+    with pytest.raises(InputError, match=r"initial weights: its weights are not those of the network"):
+        begin(wider, 1, CPU, content)
+
+
 def test_the_same_seed_gives_the_same_network_and_another_another():
     assert same(begin(RECIPE, 1, CPU).model, begin(RECIPE, 1, CPU).model)
     assert not same(begin(RECIPE, 1, CPU).model, begin(replace(RECIPE, seed=1), 1, CPU).model)
@@ -180,6 +222,15 @@ def test_a_record_on_a_coarser_grid_holds_means_and_the_masks_that_have_half_of_
     np.testing.assert_allclose(record["alpha"], blocks(nodule.alpha), atol=1e-3)
     np.testing.assert_allclose(record["image"], np.clip((blocks(nodule.image) + 1000) / 1400, 0, 1), atol=1e-3)
     np.testing.assert_array_equal(record["union"], blocks(nodule.readers[0] | nodule.readers[1]) >= 0.5)
+
+
+def test_of_a_phantom_the_true_alpha_is_learnt():
+    nodule = nodule_of_kind(0, CALIBRATED)
+    nodule.true_calibrated = nodule.true_calibrated / 3
+    nodule.true_membership = nodule.true_membership / 5
+    for kind, truth in ((CALIBRATED, nodule.true_calibrated), (MEMBERSHIP, nodule.true_membership)):
+        np.testing.assert_allclose(record_of(nodule, replace(RECIPE, kind=kind))["alpha"], truth, atol=1e-3)
+    np.testing.assert_allclose(record_of(nodule, RECIPE)["alpha"], nodule.alpha, atol=1e-3)
 
 
 def test_nodules_that_cannot_be_learnt_from_are_refused_by_name():

@@ -304,3 +304,31 @@ def test_a_release_is_learned_from_with_the_splits_it_was_published_with(data, t
     recorded = [dict.fromkeys(found.patients, "training") | {found.patients[0]: "test"}] * REPETITIONS
     assert replace(found, recorded=recorded).split(0).test == (found.patients[0],)
     assert record_of(found.nodules[0], RECIPE)["alpha"].any()
+
+
+def test_more_data_and_initial_weights_are_learnt_from_but_for_those_held_out(ray_cluster, data, tmp_path):
+    """Phantoms first, then both: nobody whom the dataset's split validates or tests on is in any training."""
+    phantoms = write_nodules_of_kind(tmp_path / "phantoms", CALIBRATED, 8)
+    split = Data.open(data).split(0)
+    held = {*split.validation, *split.test}
+    extra = set(Data.open(phantoms).patients)
+    assert held & extra, "phantoms of held out patients are what this test is about"
+    recipe = replace(RECIPE, epochs=1, average=0.9)
+    first, both = tmp_path / "first", tmp_path / "both"
+    train(job(phantoms, first, recipe=recipe, kind=CALIBRATED, splits_of=data), say=quiet)
+    learnt = read_checkpoint(first / "split-0" / "weights.pt")["patients"]
+    assert set(learnt) == extra - held
+
+    said: list[str] = []
+    how = {"recipe": recipe, "kind": CALIBRATED, "also": (phantoms,), "initial": str(first)}
+    train(job(data, both, **how), say=said.append)
+    assert set(read_checkpoint(both / "split-0" / "weights.pt")["patients"]) == {*split.training, *(extra - held)}
+    more = len(Data.open(phantoms).of(extra - held))
+    count = len(Data.open(data).of(split.training)) + more
+    assert any(f"{count} nodules to learn" in line for line in said)
+    with pytest.raises(InputError, match="also"):
+        train(job(data, both, **{**how, "also": ()}), say=quiet)
+
+    weights = first / "split-0" / "weights.pt"
+    with pytest.raises(InputError, match=r"weights.pt: was learnt from .* whom split 1 .* --splits-of"):
+        train(job(data, tmp_path / "leak", **{**how, "initial": str(weights), "splits": (1,)}), say=quiet)
