@@ -11,12 +11,15 @@ HELP = "compare 3DMM and the solvers on the test nodules"
 
 def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The arguments of ``raymat evaluate`` and ``jobs/evaluate.py``."""
-    command.add_argument("dataset", help="the dataset that the networks were trained on")
+    command.add_argument(
+        "dataset", help="the dataset that the networks were trained on, or one with patients whom they have not seen"
+    )
     command.add_argument(
         "trainings",
         nargs="+",
         metavar="TRAINING",
-        help="outputs of raymat train on one kind of alpha: the network with masks, and the one without",
+        help="outputs of raymat train on one kind of alpha, with masks and without; or a weights.pt; "
+        "or shipped, the weights that come with raymat",
     )
     command.add_argument("-o", "--out", required=True, help="folder or URI of the table and pictures")
     command.add_argument("--workers", type=positive, default=1, help="number of processes (default: %(default)s)")

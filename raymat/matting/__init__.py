@@ -5,7 +5,7 @@
 
 from raymat.calibration import LUNG_WINDOW, HUWindow
 from raymat.matting.estimate import estimate_all, estimate_alpha, memory_needed
-from raymat.matting.prior import PRIOR_VERSION, Prior, readers_prior
+from raymat.matting.prior import PRIOR_VERSION, Prior, expected_prior, readers_prior
 from raymat.methods import METHODS, SolveInfo
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "SolveInfo",
     "estimate_all",
     "estimate_alpha",
+    "expected_prior",
     "memory_needed",
     "readers_prior",
 ]

@@ -43,7 +43,19 @@ class Prior:
 def readers_prior(
     image: AnyArray, trimap: AnyArray, readers: Sequence[AnyArray], spacing: Sequence[float]
 ) -> Prior | None:
-    """The readers' mean mask, trusted beside background that is as dense as the lesion.
+    """``expected_prior`` of the readers' mean mask.
+
+    Parameters
+    ----------
+    image, trimap, spacing : as there
+    readers : masks (z, y, x), 1 inside; one or more
+    """
+    mean = np.asarray(np.mean([mask != 0 for mask in readers], axis=0, dtype=np.float32))
+    return expected_prior(image, trimap, mean, spacing)
+
+
+def expected_prior(image: AnyArray, trimap: AnyArray, expected: AnyArray, spacing: Sequence[float]) -> Prior | None:
+    """What is expected of every voxel, trusted beside background that is as dense as the lesion.
 
     None without foreground or background, and for a lesion that is darker than most of what surrounds it.
 
@@ -51,7 +63,7 @@ def readers_prior(
     ----------
     image : float (z, y, x), HU or another unit in which the lesion is brighter than most of its surroundings
     trimap : uint8 (z, y, x), 0 background, 128 unknown, 255 foreground
-    readers : masks (z, y, x), 1 inside; one or more
+    expected : float (z, y, x), 0 to 1, the mean of the readers' masks or a network's probability of lesion
     spacing : (z, y, x) mm
     """
     if not (trimap == FOREGROUND).any() or not (trimap == BACKGROUND).any():
@@ -67,9 +79,10 @@ def readers_prior(
     windows = [2 * max(1, round(NEAR_MM / step)) + 1 for step in spacing]
     densest = ndimage.maximum_filter(np.where(background, smooth, -np.inf), windows)
     alike = np.clip(1.0 - (lesion - densest) / (STANDS_OUT * contrast), 0.0, 1.0).astype(np.float32)
-    mean = np.mean([mask[box] != 0 for mask in readers], axis=0, dtype=np.float32)
     prior = Prior(np.zeros(trimap.shape, np.float32), np.zeros(trimap.shape, np.float32))
-    prior.alpha[box] = ndimage.gaussian_filter(mean, [SOFT_MM / step for step in spacing])
+    prior.alpha[box] = ndimage.gaussian_filter(
+        np.asarray(expected[box], np.float32), [SOFT_MM / step for step in spacing]
+    )
     prior.trust[box] = ndimage.gaussian_filter(alike, [2 * SOFT_MM / step for step in spacing])
     return prior
 

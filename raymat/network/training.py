@@ -187,7 +187,7 @@ def restore(state: State, path: str | Path) -> None:
 
 
 def save_weights(state: State, path: str | Path, patients: Sequence[str] = ()) -> None:
-    """Write what a prediction needs: weights and recipe; and the patients that they were learnt from."""
+    """Write what a prediction needs, weights and recipe, and the patients whom the training has seen."""
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "recipe": state.recipe.to_dict()}
     learnt = {"patients": list(patients)} if patients else {}
     torch.save({**content, "epoch": state.epoch, "model": state.result.state_dict(), **learnt}, path)

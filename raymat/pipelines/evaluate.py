@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,8 @@ from raymat.network.evaluation import (
 from raymat.network.inference import Ensemble
 from raymat.network.recipe import Recipe
 from raymat.network.samples import masks_of, target_of
+from raymat.network.shipped import SHIPPED, shipped_weights
+from raymat.network.training import read_checkpoint
 from raymat.nodule import ACCEPTED, FAILED, InputError, Nodule, required
 from raymat.pictures.network import error_bars, reliability, show_predictions
 from raymat.pipelines.fit import WEIGHTS as WEIGHTS_FILE
@@ -75,8 +79,10 @@ class EvaluateJob:
 
     Attributes
     ----------
-    dataset : folder or URI of the dataset that the networks were trained on
-    trainings : outputs of ``raymat train``: the 3DMM, and the one without masks where it was trained
+    dataset : folder or URI of the dataset that the networks were trained on, or of another one: then its nodules of
+        patients whom they have not seen are the test nodules
+    trainings : outputs of ``raymat train``: the 3DMM, and the one without masks where it was trained; or weights files,
+        or "shipped"
     output : where table and pictures are written and logged
     workers : processes that predict
     address : the Ray cluster; None for the one this job runs on, else a local one
@@ -100,26 +106,26 @@ def evaluate(job: EvaluateJob, say: Callable[[str], None] = print) -> tuple[dict
     Raises
     ------
     InputError
-        A training is unfinished or was made on another dataset, two of them are of the same network or learnt different
-        kinds of alpha, or weights are damaged.
+        A training is unfinished or has seen every patient of the dataset, two of them are of the same network or learnt
+        different kinds of alpha, or weights are damaged.
     """
     data = Data.open(job.dataset)
     trainings = [_networks(path, data) for path in job.trainings]
-    kinds = {kind: path for path, (_, kind, _) in zip(job.trainings, trainings, strict=True)}
+    kinds = {networks.kind: path for path, networks in zip(job.trainings, trainings, strict=True)}
     if len(kinds) > 1:
         learnt = " and ".join(f"{path} learnt alpha of the kind {kind}" for kind, path in kinds.items())
         raise InputError(f"{learnt}: their ground truths differ; evaluate each kind in an output of its own")
     (kind,) = kinds
-    names = [name for name, _, _ in trainings]
+    names = [networks.name for networks in trainings]
     if len(set(names)) < len(names):
         raise InputError(f"{' and '.join(job.trainings)}: both are {names[0]}; give one with masks, one without")
-    networks = [(name, weights) for name, _, weights in trainings]
-    splits = sorted(set.intersection(*(set(weights) for _, weights in networks)))
+    splits = sorted(set.intersection(*(set(networks.weights) for networks in trainings)))
     if not splits:
         raise InputError(f"{' and '.join(job.trainings)}: no split is finished in all; run raymat train to its end")
-    work = [row for split in splits for row in work_rows(data, data.of(data.split(split).test), split=split)]
+    test = {split: frozenset.intersection(*(networks.test[split] for networks in trainings)) for split in splits}
+    work = [row for split in splits for row in work_rows(data, data.of(test[split]), split=split)]
     say(f"{counted(len(splits), 'split')}, {counted(len(work), 'test nodule')}")
-    weights = {(name, split): found[split] for name, found in networks for split in splits}
+    weights = {(networks.name, split): networks.weights[split] for networks in trainings for split in splits}
     parameters = {"dataset": job.dataset, "trainings": " ".join(job.trainings), "kind": kind}
     facts = Facts(parameters, {"of": digest(data.digest, *job.trainings)})
     with experiment(EVALUATE, job.output, facts, say) as output:
@@ -145,18 +151,57 @@ def evaluate(job: EvaluateJob, say: Callable[[str], None] = print) -> tuple[dict
     return tables, len(work) - len(rows)
 
 
-def _networks(path: str, data: Data) -> tuple[str, str, dict[int, bytes]]:
-    """What to call a training's networks, the kind of alpha they learnt, and the weights of each finished split."""
-    files = Folder.at(path)
-    if not files.exists(TRAIN.note):
-        raise InputError(f"{path}: no training here ({TRAIN.note} is missing)")
-    note = files.read_json(TRAIN.note)
-    if note["data_digest"] != data.digest:
-        raise InputError(f"{path}: was trained on other nodules than {data.path} holds; its test part is unknown")
+@dataclass(frozen=True)
+class Networks:
+    """The networks of one training.
+
+    Attributes
+    ----------
+    name : what a table calls them
+    kind : of the alpha that they learnt
+    weights : content of the weights file of each finished split
+    test : the patients of the data whom each split's network has not seen, by split
+    """
+
+    name: str
+    kind: str
+    weights: dict[int, bytes]
+    test: dict[int, frozenset[str]]
+
+
+def _networks(path: str, data: Data) -> Networks:
+    """The networks of a training's output, or of a weights file as the only split."""
+    if path == SHIPPED:
+        path = shipped_weights()
+    if Path(path).is_file():
+        weights, note = {0: Path(path).read_bytes()}, read_checkpoint(path)
+    else:
+        files = Folder.at(path)
+        if not files.exists(TRAIN.note):
+            raise InputError(f"{path}: no training here ({TRAIN.note} is missing)")
+        note = files.read_json(TRAIN.note)
+        finished = [n for n in files.listing("") if n.endswith(f"/{WEIGHTS_FILE}") and n.count("/") == 1]
+        weights = {int(n.split("/")[0].removeprefix("split-")): files.read(n) for n in finished}
     recipe = Recipe.from_dict(note["recipe"])
-    name = NETWORK if recipe.model.auxiliary else ABLATION
-    finished = [n for n in files.listing("") if n.endswith(f"/{WEIGHTS_FILE}") and n.count("/") == 1]
-    return name, recipe.kind, {int(n.split("/")[0].removeprefix("split-")): files.read(n) for n in finished}
+    if note.get("data_digest") == data.digest and not note.get("splits_of"):
+        test = {number: frozenset(data.split(number).test) for number in weights}
+    else:
+        test = {number: _unseen(path, content, data) for number, content in weights.items()}
+    return Networks(NETWORK if recipe.model.auxiliary else ABLATION, recipe.kind, weights, test)
+
+
+def _unseen(path: str, weights: bytes, data: Data) -> frozenset[str]:
+    """The patients of the data whom those weights have not seen."""
+    checkpoint = read_checkpoint(io.BytesIO(weights))
+    if "patients" not in checkpoint:
+        raise InputError(
+            f"{path}: was trained on other nodules than {data.path} holds by an earlier raymat, which did not write "
+            "down whom it has seen; train it again"
+        )
+    unseen = frozenset(data.patients) - set(checkpoint["patients"])
+    if not unseen:
+        raise InputError(f"{path}: has seen every patient of {data.path}; there is nobody to test it on")
+    return unseen
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class Settings:
     training, validation : references to records, see ``raymat.pipelines.feed.load_records``
     threads : of each worker on CPUs
     reporter : of the training; the worker of rank 0 uses it
-    patients : that the weights are learnt from, those of the initial weights too
+    patients : whom the weights will have seen, to learn from or to validate; those of the initial weights too
     initial : content of the weights file that the training begins with
     """
 

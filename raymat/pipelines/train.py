@@ -53,7 +53,7 @@ class TrainJob:
     splits_of : another dataset whose splits are taken: whom those test and validate, these do, everybody else is learnt
         from. For weights that another training begins with
     initial : what each split begins with: a weights file, or the output of another training, whose weights of the same
-        split; none of it may have been learnt from patients that the split validates or tests on
+        split; none of it may have been learnt from, or validated on, patients that the split tests on
     """
 
     dataset: str
@@ -137,23 +137,23 @@ def train(job: TrainJob, say: Say = print) -> dict[int, dict[str, float]]:
 
 @dataclass(frozen=True)
 class Initial:
-    """What a training begins with: a weights file's content, and the patients that it was learnt from."""
+    """What a training begins with: a weights file's content, and the patients whom it has seen."""
 
     weights: bytes
     patients: tuple[str, ...]
 
 
 def _initial(job: TrainJob, number: int, split: Split) -> Initial:
-    """The initial weights of a split, which have seen nobody whom it validates or tests on."""
+    """The initial weights of a split, which have seen nobody whom it tests on."""
     path = f"{job.initial}/split-{number}/{WEIGHTS}" if Path(job.initial or "").is_dir() else str(job.initial)
     checkpoint = read_checkpoint(path)
     if "patients" not in checkpoint:
         raise InputError(f"{path}: does not say which patients it was learnt from (an earlier raymat); train it again")
     seen = set(checkpoint["patients"])
-    if known := sorted(seen.intersection((*split.validation, *split.test))):
+    if known := sorted(seen.intersection(split.test)):
         raise InputError(
-            f"{path}: was learnt from {counted(len(known), 'patient')} whom split {number} of {job.dataset} validates "
-            f"or tests on, {known[0]} the first; train it with the same splits (raymat train --splits-of {job.dataset})"
+            f"{path}: has seen {counted(len(known), 'patient')} whom split {number} of {job.dataset} tests on, "
+            f"{known[0]} the first; train it with the same splits (raymat train --splits-of {job.dataset})"
         )
     return Initial(Path(path).read_bytes(), tuple(sorted(seen)))
 
@@ -180,7 +180,7 @@ def _train_splits(
             run.dataset(one.path, one.path, one.digest, job.recipe.kind)
         run.text("split.json", json.dumps(asdict(split), indent=1))
         training, validation = ([records[row] for row in data.of(part)] for part in (split.training, split.validation))
-        held, patients = {*split.validation, *split.test}, set(split.training)
+        held, patients = {*split.validation, *split.test}, {*split.training, *split.validation}
         for one, found in more:
             unseen = set(one.patients) - held
             training += [found[row] for row in one.of(unseen)]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import torch
 from mlflow.tracking import MlflowClient
 
 import raymat
@@ -19,6 +20,7 @@ from raymat.network.inference import Ensemble
 from raymat.network.recipe import Recipe
 from raymat.network.surroundings import around, refuse_outside
 from raymat.network.targets import Target, targets_of_table
+from raymat.network.training import begin, save_weights
 from raymat.nodule import InputError
 from raymat.pipelines.evaluate import EvaluateJob, evaluate
 from raymat.pipelines.predict import PredictJob, predict
@@ -227,6 +229,22 @@ def test_both_networks_and_the_solvers_are_compared_on_the_test_nodules_of_share
         "errors-true-alpha.png",
     }
     assert run.info.status == "FINISHED"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_weights_are_tested_on_the_patients_whom_they_have_not_seen(ray_cluster, tmp_path):
+    data = write_nodules_of_kind(tmp_path / "data", CALIBRATED, 4)
+    ids, patients = Data.open(data).nodules.ids, Data.open(data).patients
+    weights = tmp_path / "weights.pt"
+    save_weights(begin(RECIPE, 1, torch.device("cpu")), weights, [*patients[:3], "somebody else"])
+    tables, failed = evaluate(EvaluateJob(data, (str(weights),), Output(str(tmp_path / "out"))), quiet)
+    assert (failed, "3DMM" in tables["true alpha"]) == (0, True)
+    with open(tmp_path / "out" / "errors.csv") as file:
+        assert {row["nodule_id"] for row in csv.DictReader(file)} == {ids[3]}
+    save_weights(begin(RECIPE, 1, torch.device("cpu")), weights, patients)
+    with pytest.raises(InputError, match=r"weights\.pt: has seen every patient"):
+        evaluate(EvaluateJob(data, (str(weights),), Output(str(tmp_path / "out"))), quiet)
 
 
 def test_a_training_on_other_nodules_is_refused(tmp_path):

@@ -317,12 +317,13 @@ def test_more_data_and_initial_weights_are_learnt_from_but_for_those_held_out(ra
     first, both = tmp_path / "first", tmp_path / "both"
     train(job(phantoms, first, recipe=recipe, kind=CALIBRATED, splits_of=data), say=quiet)
     learnt = read_checkpoint(first / "split-0" / "weights.pt")["patients"]
-    assert set(learnt) == extra - held
+    assert set(learnt) == extra - set(split.test)
 
     said: list[str] = []
     how = {"recipe": recipe, "kind": CALIBRATED, "also": (phantoms,), "initial": str(first)}
     train(job(data, both, **how), say=said.append)
-    assert set(read_checkpoint(both / "split-0" / "weights.pt")["patients"]) == {*split.training, *(extra - held)}
+    seen = set(read_checkpoint(both / "split-0" / "weights.pt")["patients"])
+    assert seen == {*split.training, *split.validation, *(extra - set(split.test))}
     more = len(Data.open(phantoms).of(extra - held))
     count = len(Data.open(data).of(split.training)) + more
     assert any(f"{count} nodules to learn" in line for line in said)
@@ -330,5 +331,5 @@ def test_more_data_and_initial_weights_are_learnt_from_but_for_those_held_out(ra
         train(job(data, both, **{**how, "also": ()}), say=quiet)
 
     weights = first / "split-0" / "weights.pt"
-    with pytest.raises(InputError, match=r"weights.pt: was learnt from .* whom split 1 .* --splits-of"):
+    with pytest.raises(InputError, match=r"weights.pt: has seen .* whom split 1 .* --splits-of"):
         train(job(data, tmp_path / "leak", **{**how, "initial": str(weights), "splits": (1,)}), say=quiet)
