@@ -160,7 +160,7 @@ def compare(options: argparse.Namespace, recipe: Recipe) -> None:
 
 def main() -> None:
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    command.add_argument("--preset", choices=("paper", "small"), default="small")
+    command.add_argument("--preset", choices=("paper", "small", "light"), default="small")
     command.add_argument("--batch", type=int, help="volumes per step, if not the preset's")
     command.add_argument("--precision", choices=PRECISIONS, help="this one alone")
     command.add_argument("--threads", type=int, help="default: 1; with --dataset all CPUs")

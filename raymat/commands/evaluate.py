@@ -22,6 +22,13 @@ def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
         "or shipped, the weights that come with raymat",
     )
     command.add_argument("-o", "--out", required=True, help="folder or URI of the table and pictures")
+    command.add_argument(
+        "--refine",
+        nargs="+",
+        default=[],
+        metavar="METHOD",
+        help="also refine the mattes of the networks by these solvers, such as cf+ and if+, as raymat predict does",
+    )
     command.add_argument("--workers", type=positive, default=1, help="number of processes (default: %(default)s)")
     add_address(command)
     add_tracking(command)
@@ -34,6 +41,8 @@ def run(options: argparse.Namespace) -> int:
     from raymat.pipelines.evaluate import EvaluateJob, evaluate
 
     trainings = tuple(options.trainings)
-    job = EvaluateJob(options.dataset, trainings, output_of(options), options.workers, options.address)
+    job = EvaluateJob(
+        options.dataset, trainings, output_of(options), options.workers, options.address, tuple(options.refine)
+    )
     _, failed = evaluate(job)
     return 1 if failed else 0

@@ -22,9 +22,10 @@ def add_training(train: argparse.ArgumentParser) -> None:
     train.add_argument("-o", "--out", required=True, help="folder or URI of the training")
     train.add_argument(
         "--preset",
-        choices=("paper", "small"),
+        choices=("paper", "small", "light"),
         default="small",
-        help="paper: the recipe of the paper, eight GPUs; small: for CPUs (default: %(default)s)",
+        help="paper: the recipe of the paper, eight GPUs; small: for CPUs; light: a quarter of the weights of small "
+        "(default: %(default)s)",
     )
     train.add_argument(
         "--kind", choices=MEANINGS, help="what the alpha that is learnt means (default: as in the dataset)"

@@ -45,7 +45,11 @@ def evaluation_box(nodule: Nodule, window: Sequence[int]) -> tuple[slice, ...]:
 
 
 def errors_of(
-    nodule: Nodule, box: tuple[slice, ...], predicted: Mapping[str, Predicted], kind: str = ANY
+    nodule: Nodule,
+    box: tuple[slice, ...],
+    predicted: Mapping[str, Predicted],
+    kind: str = ANY,
+    refined: Mapping[str, np.ndarray] | None = None,
 ) -> list[dict]:
     """Errors of every method on a nodule: one row per method, metric and ground truth.
 
@@ -55,6 +59,7 @@ def errors_of(
     box : ``evaluation_box``
     predicted : name of a network to what it says within the box
     kind : of the networks' alpha, and so of the ground truth
+    refined : name of a row to a network's matte that a solver refined, within the box
 
     Returns
     -------
@@ -68,6 +73,7 @@ def errors_of(
     mattes[NOTHING] = np.zeros(mattes[RAMP].shape)
     for name, prediction in predicted.items():
         mattes |= {name: prediction.alpha, f"{name}, mean of its masks": (prediction.union + prediction.overlap) / 2}
+    mattes |= refined or {}
     truths, made_by = {CHOSEN: chosen.alpha[box]}, (chosen.method, TWINS.get(chosen.method))
     if (true := nodule.truth(kind)) is not None:
         truths[TRUE] = true[box]

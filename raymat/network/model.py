@@ -78,7 +78,11 @@ class ModelConfig:
         return cls(**values)
 
 
-PRESETS = {"paper": ModelConfig(), "small": ModelConfig(width=16, levels=4, blocks=1, spacing_mm=1.0)}
+PRESETS = {
+    "paper": ModelConfig(),
+    "small": ModelConfig(width=16, levels=4, blocks=1, spacing_mm=1.0),
+    "light": ModelConfig(width=8, levels=4, blocks=1, spacing_mm=1.0),
+}
 
 
 class Prediction(NamedTuple):

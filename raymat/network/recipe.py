@@ -1,4 +1,4 @@
-"""How 3DMM is trained: every default with its reason (paper, section 6.2.1), as presets `paper` and `small`."""
+"""How 3DMM is trained: every default with its reason (paper, section 6.2.1), as presets `paper`, `small` and `light`."""
 
 from __future__ import annotations
 
@@ -91,17 +91,17 @@ class Recipe:
 
 def preset(name: str, auxiliary: bool = True) -> Recipe:
     """The recipe of that name, with the 3DMM or, without ``auxiliary``, the one whose matte sees no masks."""
-    recipe = {
-        "paper": Recipe(model=MODELS["paper"]),
-        # For an hour of two CPUs without AVX-512 and some 350 nodules: a grid of 1 mm, which shows a nodule whole in an
-        # eighth of the voxels, crops that hold it as a prediction's do, and a rate that few steps need.
-        "small": Recipe(
-            model=MODELS["small"],
-            augmentation=Augmentation(crop=(32, 32, 32), centred=0.9, off_centre=0.2),
-            epochs=16,
-            batch=4,
-            learning_rate=2e-3,
-            channels_last=True,
-        ),
-    }[name]
+    # For an hour of two CPUs without AVX-512 and some 350 nodules: a grid of 1 mm, which shows a nodule whole in an
+    # eighth of the voxels, crops that hold it as a prediction's do, and a rate that few steps need.
+    small = Recipe(
+        model=MODELS["small"],
+        augmentation=Augmentation(crop=(32, 32, 32), centred=0.9, off_centre=0.2),
+        epochs=16,
+        batch=4,
+        learning_rate=2e-3,
+        channels_last=True,
+    )
+    # A quarter of the multiply-adds and of the weights: at equal time it sees more than twice as many volumes.
+    light = replace(small, model=MODELS["light"], epochs=40)
+    recipe = {"paper": Recipe(model=MODELS["paper"]), "small": small, "light": light}[name]
     return replace(recipe, model=replace(recipe.model, auxiliary=auxiliary))

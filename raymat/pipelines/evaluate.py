@@ -6,7 +6,7 @@ import functools
 import io
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,9 @@ from raymat.network.evaluation import (
     summarise,
     title_of,
 )
-from raymat.network.inference import Ensemble
+from raymat.network.inference import Ensemble, Predicted
 from raymat.network.recipe import Recipe
+from raymat.network.refinement import refined, refuse_other_kind
 from raymat.network.samples import masks_of, target_of
 from raymat.network.shipped import SHIPPED, shipped_weights
 from raymat.network.training import read_checkpoint
@@ -57,7 +58,7 @@ from raymat.words import counted, markdown_table, plain_name
 
 DRAWN = 4
 NETWORK, ABLATION = "3DMM", "3DMM‡"
-WEIGHTS, KIND = "weights", "kind"  # what the workers share beside the nodules
+WEIGHTS, KIND, REFINE = "weights", "kind", "refine"  # what the workers share beside the nodules
 
 JUDGED = pa.schema(
     [
@@ -86,6 +87,7 @@ class EvaluateJob:
     output : where table and pictures are written and logged
     workers : processes that predict
     address : the Ray cluster; None for the one this job runs on, else a local one
+    refine : solvers that refine the networks' mattes, each a row of its own; of the kind that the networks predict
     """
 
     dataset: str
@@ -93,6 +95,7 @@ class EvaluateJob:
     output: Output
     workers: int = 1
     address: str | None = None
+    refine: tuple[str, ...] = ()
 
 
 def evaluate(job: EvaluateJob, say: Callable[[str], None] = print) -> tuple[dict[str, dict], int]:
@@ -116,6 +119,8 @@ def evaluate(job: EvaluateJob, say: Callable[[str], None] = print) -> tuple[dict
         learnt = " and ".join(f"{path} learnt alpha of the kind {kind}" for kind, path in kinds.items())
         raise InputError(f"{learnt}: their ground truths differ; evaluate each kind in an output of its own")
     (kind,) = kinds
+    for method in job.refine:
+        refuse_other_kind(method, kind)
     names = [networks.name for networks in trainings]
     if len(set(names)) < len(names):
         raise InputError(f"{' and '.join(job.trainings)}: both are {names[0]}; give one with masks, one without")
@@ -127,14 +132,16 @@ def evaluate(job: EvaluateJob, say: Callable[[str], None] = print) -> tuple[dict
     say(f"{counted(len(splits), 'split')}, {counted(len(work), 'test nodule')}")
     weights = {(networks.name, split): networks.weights[split] for networks in trainings for split in splits}
     parameters = {"dataset": job.dataset, "trainings": " ".join(job.trainings), "kind": kind}
-    facts = Facts(parameters, {"of": digest(data.digest, *job.trainings)})
+    parameters |= {"refine": " ".join(job.refine)} if job.refine else {}
+    facts = Facts(parameters, {"of": digest(data.digest, *job.trainings, *job.refine)})
     with experiment(EVALUATE, job.output, facts, say) as output:
         alpha = alpha_in_words(kind)
         output.describe(f"Errors of 3DMM and the solvers on the test nodules of each split, against {alpha}.")
         output.input(job.dataset, data.digest, kind)
-        command = shlex.join(["raymat", "evaluate", job.dataset, *job.trainings, "-o", job.output.path])
+        how = ["--refine", *job.refine] if job.refine else []
+        command = shlex.join(["raymat", "evaluate", job.dataset, *job.trainings, *how, "-o", job.output.path])
         output.write_note(command=command, raymat=__version__, kind=kind)
-        rows = _judge_all(job, data, work, {WEIGHTS: weights, KIND: kind}, output.files, say)
+        rows = _judge_all(job, data, work, {WEIGHTS: weights, KIND: kind, REFINE: job.refine}, output.files, say)
         errors = [row | {"split": one["split"]} for one in rows for row in json.loads(one["errors"])]
         tables = {truth: summarise(errors, truth, kind) for truth in (CHOSEN, TRUE)}
         tables = {truth: table for truth, table in tables.items() if table}
@@ -230,12 +237,15 @@ class Evaluation:
         factors = {name: factor_of(nodule, ensemble.recipe.model.spacing_mm) for name, ensemble in ensembles.items()}
         seen = [factors[name] * np.array(ensemble.window) for name, ensemble in ensembles.items()]
         box = evaluation_box(nodule, np.max(seen, axis=0).tolist())
+        spacing = required(nodule.spacing, nodule, "spacing")
         predicted = {name: each.predict_finer(image[box], factors[name]) for name, each in ensembles.items()}
-        kind = shared(self.session, KIND)
+        kind, methods = shared(self.session, KIND), shared(self.session, REFINE)
+        finer = {name: _refined(image[box], found, spacing, methods) for name, found in predicted.items()}
+        rows = {f"{name}, refined ({how})": alpha for name, found in finer.items() for how, alpha in found.items()}
         picture = _slice(nodule, target_of(nodule, kind).alpha, box, next(iter(predicted.values())))
         judged: dict[str, object] = {
             "split": split,
-            "errors": json.dumps(errors_of(nodule, box, predicted, kind)),
+            "errors": json.dumps(errors_of(nodule, box, predicted, kind, rows)),
             "masks": json.dumps({name: masks_score(nodule, box, found) for name, found in predicted.items()}),
             "picture": json.dumps(picture),
         }
@@ -256,6 +266,18 @@ class Evaluation:
             ],
             schema=JUDGED,
         )
+
+
+def _refined(
+    image: np.ndarray, found: Predicted, spacing: Sequence[float], methods: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """The refined mattes by method; as a prediction's, the network's own where there is nothing to refine."""
+    if not methods:
+        return {}
+    try:
+        return dict(refined(image, found, spacing, methods))
+    except InputError:
+        return dict.fromkeys(methods, found.alpha)
 
 
 @functools.cache

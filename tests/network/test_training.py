@@ -61,7 +61,7 @@ def test_the_paper_preset_is_the_papers_recipe():
 
 
 def test_a_recipe_survives_a_checkpoint():
-    for recipe in (preset("paper"), preset("small", auxiliary=False), RECIPE):
+    for recipe in (preset("paper"), preset("small", auxiliary=False), preset("light"), RECIPE):
         assert Recipe.from_dict(recipe.to_dict()) == recipe
     with pytest.raises(InputError, match="momentum"):
         Recipe.from_dict({**RECIPE.to_dict(), "momentum": 0.9})

@@ -1,0 +1,103 @@
+"""A network's masks as the trimap of a solver: mattes without readers, with a solver's edge.
+
+The network knows where a lesion is, a solver where its border runs. What the network's masks leave open becomes the
+unknown region of a trimap, as readers' masks do in a build (``raymat.prepare.make_trimap``), and their mean probability
+is what the solver expects beside tissue that is as dense as the lesion, as the readers' mean mask is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from raymat.arrays import FOREGROUND, UNKNOWN, Float32Array, UInt8Array
+from raymat.errors import InputError
+from raymat.matting import LUNG_WINDOW, HUWindow, estimate_all, expected_prior
+from raymat.methods import METHODS, kind_of
+from raymat.network.inference import Predicted
+from raymat.prepare import make_trimap
+
+# More likely inside than not.
+HALF = 0.5
+# Standard deviation of the mattes of an ensemble at which a voxel is unknown whatever its masks say.
+DISAGREEMENT = 0.25
+# mm, the spacing on which solvers work in a build: the network's own grid is too coarse for an edge.
+SPACING_MM = 0.5
+DEFAULT = "cf+"
+SEES_NOTHING = "the network sees no lesion here: no voxel is more likely than not inside the union of the masks"
+
+
+def refuse_other_kind(method: str, kind: str) -> None:
+    """Raise InputError where the method makes no alpha of the network's kind."""
+    if kind_of(method) != kind:
+        fitting = ", ".join(name for name in METHODS if kind_of(name) == kind)
+        raise InputError(f"{method} makes {kind_of(method)} alpha, the network predicts {kind}: refine with {fitting}")
+
+
+def trimap_of(found: Predicted, spacing: Sequence[float]) -> UInt8Array | None:
+    """The trimap that a network's masks make; None where it sees no lesion.
+
+    Parameters
+    ----------
+    found : of a network or an ensemble
+    spacing : (z, y, x) mm
+
+    Returns
+    -------
+    uint8 (z, y, x): 0 background, 128 unknown, 255 foreground; unknown also where the ensemble disagrees
+    """
+    union = found.union >= HALF
+    if not union.any():
+        return None
+    overlap = union & (found.overlap >= HALF)
+    if not overlap.any():
+        # Readers who share nothing make no trimap; of the network's lesion the likeliest voxels are what they share.
+        overlap = union & (found.overlap >= found.overlap[union].max())
+    trimap = make_trimap([union, overlap], spacing)
+    unsure = found.spread >= DISAGREEMENT
+    if (trimap[~unsure] == FOREGROUND).any():
+        trimap[unsure] = UNKNOWN
+    return trimap
+
+
+def refined(
+    image: np.ndarray,
+    found: Predicted,
+    spacing: Sequence[float],
+    methods: Sequence[str] = (DEFAULT,),
+    intensity_range: Sequence[float] = (-1000.0, 400.0),
+    window: HUWindow = LUNG_WINDOW,
+) -> dict[str, Float32Array]:
+    """A solver's mattes in the trimap of a network's masks.
+
+    Parameters
+    ----------
+    image : (z, y, x), HU
+    found : what a network says of it, on the same grid
+    spacing : (z, y, x) mm
+    methods : of ``raymat.methods.METHODS``, of the kind of alpha that the network predicts
+    intensity_range, window : HU, as for ``raymat.matting.estimate_all``
+
+    Returns
+    -------
+    dict
+        Method to matte, float32 (z, y, x), 0 to 1.
+
+    Raises
+    ------
+    InputError
+        The network sees no lesion, or nothing but lesion.
+    """
+    trimap = trimap_of(found, spacing)
+    if trimap is None:
+        raise InputError(SEES_NOTHING)
+    expected = (found.union + found.overlap) / 2
+    prior = expected_prior(image, trimap, expected, spacing)
+    try:
+        solved = estimate_all(
+            image, trimap, methods, spacing=spacing, intensity_range=intensity_range, calibration=window, prior=prior
+        )
+    except ValueError as error:
+        raise InputError(f"the network's masks cannot be refined ({error}); take a larger box (--size-mm)") from None
+    return {method: alpha for method, (alpha, _) in solved.items()}
