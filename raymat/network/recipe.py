@@ -1,4 +1,4 @@
-"""How 3DMM is trained: every default with its reason (paper, section 6.2.1), as presets `paper`, `small` and `light`."""
+"""How 3DMM is trained: every default with its reason (paper, section 6.2.1), as presets `paper`, `small`, `light`."""
 
 from __future__ import annotations
 
