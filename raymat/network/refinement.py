@@ -14,7 +14,7 @@ import numpy as np
 from raymat.arrays import FOREGROUND, UNKNOWN, Float32Array, UInt8Array
 from raymat.errors import InputError
 from raymat.matting import LUNG_WINDOW, HUWindow, estimate_all, expected_prior
-from raymat.methods import METHODS, kind_of
+from raymat.methods import ANY, METHODS, kind_of
 from raymat.network.inference import Predicted
 from raymat.prepare import make_trimap
 
@@ -30,7 +30,7 @@ SEES_NOTHING = "the network sees no lesion here: no voxel is more likely than no
 
 def refuse_other_kind(method: str, kind: str) -> None:
     """Raise InputError where the method makes no alpha of the network's kind."""
-    if kind_of(method) != kind:
+    if kind not in (ANY, kind_of(method)):
         fitting = ", ".join(name for name in METHODS if kind_of(name) == kind)
         raise InputError(f"{method} makes {kind_of(method)} alpha, the network predicts {kind}: refine with {fitting}")
 
