@@ -37,7 +37,7 @@ def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
     data.add_argument(
         "--initial",
         metavar="WEIGHTS",
-        help="begin with these weights: a weights.pt, or the output of raymat train with the same splits",
+        help="begin with these weights: a weights.pt, the output of raymat train with the same splits, or shipped",
     )
     weights = command.add_argument_group("weights of the loss", "default: 10 and 10")
     weights.add_argument("--loss-weights", metavar="JSON", help="best.json of raymat tune")

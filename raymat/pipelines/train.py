@@ -24,6 +24,7 @@ from raymat.experiment import TRAIN, Experiment, Facts, Output, Say, experiment
 from raymat.learning import Data
 from raymat.methods import alpha_in_words
 from raymat.network.recipe import Recipe
+from raymat.network.shipped import SHIPPED, shipped_weights
 from raymat.network.training import read_checkpoint
 from raymat.nodule import InputError
 from raymat.pipelines.feed import load_records
@@ -52,7 +53,7 @@ class TrainJob:
         tests on
     splits_of : another dataset whose splits are taken: whom those test and validate, these do, everybody else is learnt
         from. For weights that another training begins with
-    initial : what each split begins with: a weights file, or the output of another training, whose weights of the same
+    initial : what each split begins with: a weights file, "shipped", or the output of another training, whose weights of the same
         split; none of it may have been learnt from, or validated on, patients that the split tests on
     """
 
@@ -145,7 +146,9 @@ class Initial:
 
 def _initial(job: TrainJob, number: int, split: Split) -> Initial:
     """The initial weights of a split, which have seen nobody whom it tests on."""
-    path = f"{job.initial}/split-{number}/{WEIGHTS}" if Path(job.initial or "").is_dir() else str(job.initial)
+    path = shipped_weights() if job.initial == SHIPPED else str(job.initial)
+    if Path(path).is_dir():
+        path = f"{path}/split-{number}/{WEIGHTS}"
     checkpoint = read_checkpoint(path)
     if "patients" not in checkpoint:
         raise InputError(f"{path}: does not say which patients it was learnt from (an earlier raymat); train it again")
