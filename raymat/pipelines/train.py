@@ -53,8 +53,8 @@ class TrainJob:
         tests on
     splits_of : another dataset whose splits are taken: whom those test and validate, these do, everybody else is learnt
         from. For weights that another training begins with
-    initial : what each split begins with: a weights file, "shipped", or the output of another training, whose weights of the same
-        split; none of it may have been learnt from, or validated on, patients that the split tests on
+    initial : what each split begins with: a weights file, "shipped", or the output of another training, whose weights
+        of the same split; none of it may have seen patients whom the split tests on
     """
 
     dataset: str
@@ -78,6 +78,8 @@ class TrainJob:
         """What the output is made from; the order of the nodules, too, as batches are drawn in it."""
         recipe = self.recipe.to_dict()
         parameters = {"dataset": self.dataset, "workers": self.workers, "kind": self.recipe.kind, **recipe}
+        named = {"also": " ".join(self.also), "splits_of": self.splits_of, "initial": self.initial}
+        parameters |= {name: value for name, value in named.items() if value}
         return Facts(
             parameters, {"data_digest": data.digest, "order_of_nodules": data.order, "recipe": recipe, **identity}
         )
