@@ -1,4 +1,4 @@
-"""MLflow, and the only room that knows it: runs with parameters, metrics, pictures and the input they are of."""
+"""MLflow, known here and in ``raymat.serving`` alone: runs with parameters, metrics, pictures and their input."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -30,12 +31,10 @@ from raymat.words import bounded, first_line, utf8
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
-import mlflow
-from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.pyfunc import PythonModel
-from mlflow.tracking import MlflowClient
-from mlflow.types import Schema, TensorSpec
+if TYPE_CHECKING:
+    # Imported where a run is logged: MLflow takes two seconds, and a command that logs none is done before that.
+    from mlflow.entities import Metric
+    from mlflow.tracking import MlflowClient
 
 BUILDS = "raymat builds"
 TRAININGS = "raymat 3DMM"
@@ -43,7 +42,7 @@ EVIDENCE = "raymat evidence"
 REGISTERED = "raymat-3dmm"
 # What the served network imports; tests/test_tracking.py imports it without anything else.
 SERVED_WITH = ("mlflow", "numpy", "pyarrow", "psutil", "scipy", "torch")
-SERVED = "from mlflow.models import set_model\nfrom raymat.tracking import ServedNetwork\nset_model(ServedNetwork())\n"
+SERVED = "from mlflow.models import set_model\nfrom raymat.serving import ServedNetwork\nset_model(ServedNetwork())\n"
 METRICS_A_BATCH, PARAMETERS_A_BATCH = 1000, 100  # as many as a tracking server takes at once
 PROGRESS_EVERY_S = 10.0
 # How long a server that did not answer is not asked again, and how many numbers are kept for it meanwhile.
@@ -52,21 +51,6 @@ PARAMETER_LENGTH = 6000  # of a value, as MLflow takes it
 # What MLflow imports when it stores the first file, after hours of work.
 ARTIFACT_CLIENTS = {"s3": "boto3", "gs": "google.cloud.storage", "wasbs": "azure.storage.blob"}
 DIGEST_LENGTH = 36  # of a dataset, as MLflow takes it
-
-
-class ServedNetwork(PythonModel):
-    """3DMM as MLflow serves it: HU (z, y, x) on the network's grid in, alpha out."""
-
-    def load_context(self, context) -> None:
-        """Read the weights, once per server."""
-        # What logs a build needs no torch.
-        from raymat.network.inference import Ensemble
-
-        self.ensemble = Ensemble([context.artifacts["weights"]])
-
-    def predict(self, context, model_input: np.ndarray, params: dict | None = None) -> np.ndarray:
-        """Alpha (z, y, x) of an image (z, y, x) in HU."""
-        return self.ensemble.predict(np.asarray(model_input, np.float32)).alpha
 
 
 def tracking_uri(out: str, given: str | None = None) -> str:
@@ -114,6 +98,8 @@ class _Server:
     def __init__(self, uri: str) -> None:
         for noisy in ("mlflow", "alembic", "urllib3"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
+        from mlflow.tracking import MlflowClient
+
         # An unreachable server is to be known at once, not after minutes of retries.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -212,6 +198,8 @@ def store_trouble(uri: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
+    from mlflow.exceptions import MlflowException
+
     first = first_line(error)
     if isinstance(error, MlflowException) and "Max retries exceeded" in first:
         first = "nothing answers there"
@@ -248,7 +236,8 @@ class Run:
         replaces: str | None = None,
     ) -> None:
         self.uri, self.id, self.experiment_id = uri, "", ""
-        self.last, self.unsent = 0.0, deque[mlflow.entities.Metric](maxlen=UNSENT_METRICS)
+        self.last = 0.0
+        self.unsent: deque[Metric] = deque(maxlen=UNSENT_METRICS)
         if not uri:
             return
         try:
@@ -291,12 +280,16 @@ class Run:
         return f"/#/experiments/{self.experiment_id}/runs/{self.id}?workflowType=machine_learning"
 
     def _exists(self, identifier: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
         try:
             return self.client.get_run(identifier).info.lifecycle_stage == "active"
         except MlflowException:
             return False
 
     def _create(self, name: str, parameters: Mapping[str, object], experiment: str, parent: str | None) -> None:
+        from mlflow.entities import Param
+
         tags = {"mlflow.runName": utf8(name), "mlflow.source.name": "raymat", "mlflow.source.type": "LOCAL"}
         if parent:
             tags["mlflow.parentRunId"] = parent
@@ -308,9 +301,7 @@ class Run:
         if not parent:
             self._server.try_artifacts(info.artifact_uri)
         # Together: each would be a transaction of its own.
-        named = [
-            mlflow.entities.Param(name, bounded(str(value), PARAMETER_LENGTH)) for name, value in parameters.items()
-        ]
+        named = [Param(name, bounded(str(value), PARAMETER_LENGTH)) for name, value in parameters.items()]
         for start in range(0, len(named), PARAMETERS_A_BATCH):
             self.client.log_batch(self.id, params=named[start : start + PARAMETERS_A_BATCH])
 
@@ -319,6 +310,8 @@ class Run:
         return found.experiment_id if found else ""
 
     def _create_experiment(self, experiment: str) -> str:
+        from mlflow.exceptions import MlflowException
+
         uri = self._server.uri
         # Without a folder of their own, artifacts of an SQLite store would go to wherever the next command runs.
         folder = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" if uri.startswith("sqlite:///") else None
@@ -352,13 +345,16 @@ class Run:
         """Log the input as an MLflow dataset, its digest as the tag ``data_digest``, the kind of alpha as ``kind``."""
         if not self.uri:
             return
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
+
         self.tag("data_digest", digest)
         if kind:
             self.tag("kind", kind)
         name, uri = utf8(name), utf8(uri)
         where = "local" if "://" not in uri else uri.partition("://")[0]
-        data = mlflow.entities.Dataset(name, digest[:DIGEST_LENGTH], where, json.dumps({"uri": uri}))
-        inputs = [mlflow.entities.DatasetInput(data, [mlflow.entities.InputTag("mlflow.data.context", "input")])]
+        data = Dataset(name, digest[:DIGEST_LENGTH], where, json.dumps({"uri": uri}))
+        inputs = [DatasetInput(data, [InputTag("mlflow.data.context", "input")])]
 
         def log(identifier: str) -> None:
             try:
@@ -423,11 +419,11 @@ class Run:
         """Log the numbers of several steps at once; those that a server did not take go with the next ones."""
         if not self.uri:
             return
+        from mlflow.entities import Metric
+
         now = int(time.time() * 1000)
         self.unsent.extend(
-            mlflow.entities.Metric(name, float(value), now, step)
-            for step, values in steps
-            for name, value in values.items()
+            Metric(name, float(value), now, step) for step, values in steps for name, value in values.items()
         )
         while self.unsent:
             some = list(itertools.islice(self.unsent, METRICS_A_BATCH))
@@ -457,6 +453,10 @@ class Run:
 
 
 def _log_model(identifier: str, uri: str, weights: str, window: tuple[int, int, int], kind: str) -> None:
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
     mlflow.set_tracking_uri(uri)
     example = np.full([max(1, side // 4) for side in window], -900.0, np.float32)
     tensor = TensorSpec(np.dtype(np.float32), (-1, -1, -1))

@@ -62,6 +62,11 @@ class Grid:
         step = np.asarray(self.direction) * np.asarray(self.spacing)
         return np.asarray(self.origin) + np.asarray(index, dtype=float) @ step.T
 
+    def to_index(self, point) -> np.ndarray:
+        """The voxel index (z, y, x), with fractions, of patient coordinates (z, y, x) in mm."""
+        step = np.asarray(self.direction) * np.asarray(self.spacing)
+        return np.linalg.solve(step, np.asarray(point, dtype=float) - np.asarray(self.origin))
+
     def crop(self, start, shape) -> Grid:
         """The grid of ``shape`` voxels that begins at voxel ``start``, which may lie outside."""
         return Grid(
@@ -154,6 +159,28 @@ def read_volume(path: str | Path) -> tuple[np.ndarray, Grid]:
             "its header is not finite; correct the header"
         )
     return sitk.GetArrayFromImage(image), orthonormal(path, grid)
+
+
+def read_grid(path: str | Path) -> Grid:
+    """The grid of a volume, by its header alone where SimpleITK reads that; raises as ``read_volume`` does."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+    if Path(path).name.lower().endswith((".nrrd", ".nhdr", ".mha", ".mhd")):
+        _verify_text_header(path)
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    try:
+        with utf8_path(path) as readable:
+            reader.SetFileName(readable)
+            reader.ReadImageInformation()
+    except RuntimeError:
+        return read_volume(path)[1]
+    if reader.GetDimension() != 3:
+        return read_volume(path)[1]  # which says what is wrong
+    direction = np.array(reader.GetDirection()).reshape(3, 3)[::-1, ::-1].copy()
+    grid = Grid(reader.GetSize()[::-1], reader.GetSpacing()[::-1], reader.GetOrigin()[::-1], direction)
+    return orthonormal(path, grid)
 
 
 def orthonormal(path: str | Path, grid: Grid) -> Grid:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
-def add_tracking(command: argparse.ArgumentParser) -> None:
-    """Whether and where a run is logged."""
+def add_tracking(command: argparse.ArgumentParser, named: bool = False) -> None:
+    """Whether and where a run is logged; with ``named`` only to a store that is named, and no file is made for it."""
     group = command.add_argument_group("MLflow")
-    group.add_argument("--tracking-uri", help="where runs are logged (default: MLFLOW_TRACKING_URI, or ./mlflow.db)")
+    default = "MLFLOW_TRACKING_URI, else none" if named else "MLFLOW_TRACKING_URI, or ./mlflow.db"
+    group.add_argument("--tracking-uri", help=f"where runs are logged (default: {default})")
     group.add_argument("--no-tracking", action="store_true", help="log no MLflow run")
+    command.set_defaults(tracking_named=named)
 
 
 def add_address(command: argparse._ActionsContainer) -> None:
@@ -65,7 +68,10 @@ def output_of(options: argparse.Namespace, default: str = "") -> Output:
         raise InputError(
             f"-o {out}: the folder of a job is deleted; give an absolute path that all nodes share, or a URI"
         )
-    return Output(out, None if options.no_tracking else tracking_uri(out, options.tracking_uri), typed())
+    named = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if options.no_tracking or (options.tracking_named and not named):
+        return Output(out, None, typed())
+    return Output(out, tracking_uri(out, options.tracking_uri), typed())
 
 
 def typed() -> tuple[str, ...]:

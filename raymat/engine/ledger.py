@@ -11,7 +11,6 @@ each is noted before it is handed on, as Ray takes from the next worker on the b
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -142,9 +141,8 @@ def find_ledger(session: str) -> ray.actor.ActorHandle:
     return ray.get_actor(_name(session))
 
 
-@functools.cache
-def shared(session: str, name: str) -> Any:
-    """What the driver shares with the workers of a session; fetched once by each."""
+def fetch(session: str, name: str) -> Any:
+    """What the driver shares with the workers of a session, for a worker of it."""
     return ray.get(find_ledger(session).fetch.remote(name))
 
 

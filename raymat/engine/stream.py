@@ -7,21 +7,18 @@ self-scheduling), so that Ray's driver has little to do for each nodule and the 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import gc
 import logging
 import queue
-import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 import ray.data
 import ray.exceptions
@@ -29,6 +26,7 @@ from ray.data import ActorPoolStrategy, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from raymat.engine.cluster import LIST_CPUS, PIPELINE_CPUS, data_settings, quiet_ray, thread_environment
+from raymat.engine.job import Job, Part
 from raymat.engine.ledger import open_ledger
 from raymat.engine.progress import Progress
 from raymat.engine.ray_private import (
@@ -37,8 +35,8 @@ from raymat.engine.ray_private import (
     pass_constructor_arguments_by_value,
     take_stock_once_a_turn,
 )
-from raymat.engine.stages import Pool, Work
-from raymat.engine.tries import MAX_TRIES, Marks
+from raymat.engine.stages import Pool
+from raymat.engine.tries import MAX_TRIES
 from raymat.engine.worker import Worker, as_block, from_block
 from raymat.machine import GIB
 from raymat.nodule import FAILED, InputError
@@ -54,27 +52,8 @@ LIST_TASKS = 2
 NO_LIMIT_S = 10**8
 PIPELINE_LIVES = 5
 GROW_AT = 0.5  # of a pool's actors, those to come included, at work
-# The largest nodules take a minute or two.
-NODULE_TIMEOUT_S = 600.0
 # Beyond what all tries of one nodule may take.
 STILL_S = 300.0
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of a work list: how many rows, and how a task loads them. Rows have nodule_id, patient_id, source, key."""
-
-    rows: int
-    load: Callable[[], pa.Table]
-
-
-def part_of(rows: list[dict]) -> Part:
-    """A part of rows that are at hand."""
-    return Part(len(rows), partial(_as_table, rows))
-
-
-def _as_table(rows: list[dict]) -> pa.Table:
-    return pa.Table.from_pylist(rows)
 
 
 def batch_sizes(start: int, rows: int, total: int, workers: int) -> Iterator[int]:
@@ -84,73 +63,6 @@ def batch_sizes(start: int, rows: int, total: int, workers: int) -> Iterator[int
         size = int(np.clip((total - start) // (SHARES * workers), 1, LARGEST_BATCH))
         yield min(size, end - start)
         start += size
-
-
-@dataclass(frozen=True)
-class Job:
-    """What runs, on what.
-
-    Attributes
-    ----------
-    work : stages, reading and committing
-    parts : of the work list
-    pools : what runs where, in order
-    marks : of nodules that killed a worker
-    session : unique to this run
-    limit_s : seconds that one stage may take on one nodule
-    shared : what the workers fetch with ``raymat.engine.ledger.shared``
-    pipelines : how many drivers the work is dealt to
-    label : what the names of its batches begin with, after the session
-    again : whether some of the nodules may be committed already
-    """
-
-    work: Work
-    parts: Sequence[Part]
-    pools: Sequence[Pool]
-    marks: Marks
-    session: str
-    limit_s: float = NODULE_TIMEOUT_S
-    shared: Mapping[str, object] = field(default_factory=dict)
-    pipelines: int = 1
-    label: str = ""
-    again: bool = False
-
-    @property
-    def rows(self) -> int:
-        """How many rows the work list has."""
-        return sum(part.rows for part in self.parts)
-
-    @property
-    def workers(self) -> int:
-        """How many workers read, at most."""
-        return self.pools[0].most_workers or self.pools[0].workers
-
-    def dealt(self) -> list[Job]:
-        """A job for each pipeline: its share of the parts and of the workers."""
-        count = min(self.pipelines, len(self.parts))
-        return [
-            replace(
-                self,
-                parts=self.parts[number::count],
-                pools=[pool.share(number, count) for pool in self.pools],
-                session=f"{self.session}-{number}",
-                shared={},
-                pipelines=1,
-            )
-            for number in range(count)
-        ]
-
-    def without(self, done: set[str]) -> Job:
-        """What is left of the job when these keys are done."""
-        tables = [part.load() for part in self.parts]
-        keys = pa.array(sorted(done), pa.string())
-        left = [table.filter(pc.invert(pc.is_in(table["key"], keys))) for table in tables]
-        parts = [Part(table.num_rows, partial(_same, table)) for table in left if table.num_rows]
-        return replace(self, parts=parts, label=f"{self.label}again-", again=True)
-
-
-def _same(table: pa.Table) -> pa.Table:
-    return table
 
 
 class WorkList(Datasource):
@@ -349,11 +261,6 @@ def _driven(job: Job, ledger: ray.actor.ActorHandle) -> Iterator[tuple[str, pa.T
     raise InputError(
         f"a driver of the work died {PIPELINE_LIVES} times; what is committed is kept; run the same command again"
     )
-
-
-def new_session() -> str:
-    """A name for one run that no other has."""
-    return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
 
 
 def gather(job: Job, say: Callable[[str], None]) -> pa.Table:

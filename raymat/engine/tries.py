@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from raymat.engine.ray_private import log_folder
 from raymat.folder import Folder
 
 logger = logging.getLogger(__name__)
@@ -119,6 +118,9 @@ class Position:
     """
 
     def __init__(self, batch: str, limit_s: float) -> None:
+        # What counts a nodule's tries needs no Ray.
+        from raymat.engine.ray_private import log_folder
+
         self.limit_s = limit_s
         self.path = log_folder() / f"raymat-batch-{batch}"
         self.before = _last_position(self.path)

@@ -14,6 +14,7 @@ from raymat.loading import Nodules
 from raymat.methods import MEANINGS, MEMBERSHIP
 from raymat.nodule import InputError, Nodule
 from raymat.sources.dicom import Series
+from raymat.sources.series import scan_of
 from raymat.words import file_name
 
 DICOM_SEG, DICOM_SR = "dicom-seg", "dicom-sr"
@@ -127,7 +128,8 @@ def export(nodules: Nodules, ids: Sequence[str], out: Path, request: ExportReque
             return write_volumes(nodule, out / file_name(nodule_id), ENDINGS[request.form], name)
         named = f".{request.kind}" if request.kind in MEANINGS else ""
         path = out / f"{file_name(nodule_id)}{named}.seg.dcm"
-        write_segmentation(nodule, series[nodule_id], tree, path, request.level)
+        scan = scan_of(series[nodule_id], nodule.patient_id)
+        write_segmentation([nodule], scan, tree, path, request.level)
         if request.form == DICOM_SEG:
             return path
         report = out / f"{file_name(nodule_id)}.sr.dcm"

@@ -1,4 +1,4 @@
-"""A matte as a DICOM Segmentation on the grid of its source series.
+"""Mattes as a DICOM Segmentation on the grid of their source series, a segment per nodule.
 
 Fractional, type OCCUPANCY, in steps of 1/255: a voxel's value is the share of it that the lesion fills (membership), or
 that tissue as dense as a solid lesion would fill (calibrated); the content's description says which. With a level,
@@ -25,7 +25,7 @@ from raymat.loading import Nodules
 from raymat.methods import alpha_in_words
 from raymat.nodule import InputError, Matte, Nodule, required
 from raymat.sources.dicom import Series, Slice, index_tree, slab_grid
-from raymat.sources.series import scan_of, slab_around
+from raymat.sources.series import Scan, slab_around
 from raymat.version import __version__
 from raymat.volume import Grid, nodule_grid, to_sitk
 from raymat.words import LONGEST_LABEL, label
@@ -80,21 +80,51 @@ def find_series(nodules: Nodules, ids: Sequence[str], root: str) -> tuple[dict[s
     return {nodule_id: tree.series[uid] for nodule_id, uid in uids.items() if uid in tree.series}, problems
 
 
-def write_segmentation(nodule: Nodule, series: Series, root: str, path: Path, level: float | None = None) -> Path:
-    """Write the chosen matte as a DICOM Segmentation that refers to its source series.
+def write_segmentation(
+    nodules: Sequence[Nodule], scan: Scan, root: str, path: Path, level: float | None = None
+) -> list[str]:
+    """Write the chosen mattes of nodules of one series as one DICOM Segmentation of it, a segment per nodule.
 
     Parameters
     ----------
-    series : the nodule's, below ``root``
+    scan : the nodules', below ``root``
     level : alpha from which a voxel is in a binary segmentation; None for a fractional one
+
+    Returns
+    -------
+    list of str
+        Why nodules are left out: slices are missing or damaged, or no voxel of the scan has enough alpha.
 
     Raises
     ------
     InputError
-        Slices are missing or damaged, no voxel of the scan has enough alpha, or the file cannot be written.
+        No nodule is left, or the file cannot be written.
     """
-    where = f"{nodule.nodule_id}: series {series.uid}"
-    slices, grid = source_slices(nodule, series)
+    headers: dict[str, pydicom.Dataset] = {}
+    parts, problems = [], []
+    for nodule in nodules:
+        try:
+            parts.append(_part(nodule, scan, root, level, headers))
+        except InputError as error:
+            problems.append(str(error))
+    if not parts:
+        raise InputError(problems[0])
+    segmentation = _joined(parts)
+    if not f"{segmentation.PatientName}{segmentation.PatientID}{[n.nodule_id for n in nodules]}".isascii():
+        segmentation.SpecificCharacterSet = "ISO_IR 192"
+    try:
+        segmentation.save_as(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    return problems
+
+
+def _part(
+    nodule: Nodule, scan: Scan, root: str, level: float | None, headers: dict[str, pydicom.Dataset]
+) -> hd.seg.Segmentation:
+    """A segmentation of one nodule, on the slices that it reaches; ``headers`` keeps those of the images by path."""
+    where = f"{nodule.nodule_id}: series {scan.uid}"
+    slices, grid = source_slices(nodule, scan)
     alpha = on_grid(nodule, grid)
     if level is not None:
         pixels = (alpha >= level).astype(np.uint8)
@@ -106,14 +136,16 @@ def write_segmentation(nodule: Nodule, series: Series, root: str, path: Path, le
             f"{where}: no voxel of the scan has alpha {level or 1 / LEVELS:.2g} or more (the most is "
             f"{alpha.max():.2f}); choose a lower --level"
         )
-    sources = [source_header(os.path.join(root, item.path), grid.spacing[0]) for item in slices]
+    for item in slices:
+        if item.path not in headers:
+            headers[item.path] = source_header(os.path.join(root, item.path), grid.spacing[0])
     matte = chosen_matte(nodule)
     # The same matte of the same series is the same object, however often it is exported.
-    seed = [series.uid, nodule.nodule_id, matte.method, repr(level), pixels.tobytes().hex()]
+    seed = [scan.uid, nodule.nodule_id, matte.method, repr(level), pixels.tobytes().hex()]
     title = f"{MAKER} {alpha_in_words(matte.kind)}"
     try:
         segmentation = hd.seg.Segmentation(
-            source_images=sources,
+            source_images=[headers[item.path] for item in slices],
             pixel_array=pixels,
             segmentation_type=kind,
             segment_descriptions=[_segment(nodule, matte, level, seed)],
@@ -135,27 +167,72 @@ def write_segmentation(nodule: Nodule, series: Series, root: str, path: Path, le
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: its headers do not carry a DICOM Segmentation ({error})") from error
-    tell_of_deidentification(segmentation, sources[0])
-    if not f"{segmentation.PatientName}{segmentation.PatientID}{nodule.nodule_id}".isascii():
-        segmentation.SpecificCharacterSet = "ISO_IR 192"
-    try:
-        segmentation.save_as(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
-    return path
+    tell_of_deidentification(segmentation, headers[slices[0].path])
+    return segmentation
 
 
-def source_slices(nodule: Nodule, series: Series) -> tuple[list[Slice], Grid]:
-    """The slices of the series that the matte of the nodule reaches, and their grid.
+def _joined(parts: Sequence[hd.seg.Segmentation]) -> hd.seg.Segmentation:
+    """Segmentations of one series, each of one segment, as one of several.
+
+    highdicom makes such a one of an array of all slices times all segments, which takes gigabytes for ten nodules.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    frames = [frame for part in parts for frame in part.PerFrameFunctionalGroupsSequence]
+    numbers = [number for number, part in enumerate(parts, start=1) for _ in part.PerFrameFunctionalGroupsSequence]
+    at = [tuple(map(float, frame.PlanePositionSequence[0].ImagePositionPatient)) for frame in frames]
+    heights = sorted({xyz[2] for xyz in at}, reverse=True)  # as highdicom counts them
+    order = {height: index for index, height in enumerate(heights, start=1)}
+    for number, (_, _, height), frame in zip(numbers, at, frames, strict=True):
+        segment = pydicom.Dataset()
+        segment.ReferencedSegmentNumber = number
+        frame.SegmentIdentificationSequence = [segment]
+        # The dimensions are the segment and the place along the patient's axis.
+        frame.FrameContentSequence[0].DimensionIndexValues = [number, order[height]]
+    segments = [part.SegmentSequence[0] for part in parts]
+    for number, segment in enumerate(segments, start=1):
+        segment.SegmentNumber = number
+    images = {image.ReferencedSOPInstanceUID: image for part in parts for image in part.SourceImageSequence}
+    uids = [part.SOPInstanceUID for part in parts]
+    first.PixelData = _pixels(parts)
+    first.NumberOfFrames = len(frames)
+    first.PerFrameFunctionalGroupsSequence = frames
+    first.SegmentSequence = segments
+    first.SegmentsOverlap = "UNDEFINED"
+    # Where the segment is the same for all frames, highdicom says it once.
+    first.SharedFunctionalGroupsSequence[0].pop("SegmentIdentificationSequence", None)
+    first.pop("DimensionOrganizationType", None)  # the frames of several nodules are no one stack of slices
+    first.SourceImageSequence = list(images.values())
+    first.ReferencedSeriesSequence[0].ReferencedInstanceSequence = list(images.values())
+    first.SeriesInstanceUID = generate_uid(entropy_srcs=["series", *uids])
+    first.SOPInstanceUID = first.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["instance", *uids])
+    first.SeriesDescription = f"{MAKER} {len(parts)} nodules"
+    return first
+
+
+def _pixels(parts: Sequence[hd.seg.Segmentation]) -> bytes:
+    """The frames of all parts, one after the other; 8 to the byte where they are binary, and of an even length."""
+    binary = parts[0].BitsAllocated == 1
+    arrays = []
+    for part in parts:
+        stored = np.frombuffer(part.PixelData, np.uint8)
+        stored = np.unpackbits(stored, bitorder="little") if binary else stored
+        arrays.append(stored[: part.NumberOfFrames * part.Rows * part.Columns])
+    pixels = np.concatenate(arrays)
+    data = (np.packbits(pixels, bitorder="little") if binary else pixels).tobytes()
+    return data + b"\0" * (len(data) % 2)
+
+
+def source_slices(nodule: Nodule, scan: Scan) -> tuple[list[Slice], Grid]:
+    """The slices of the scan, which the nodule was read from, that its matte reaches, and their grid.
 
     Raises
     ------
     InputError
         Slices are missing or damaged.
     """
-    where = f"{nodule.nodule_id}: series {series.uid}"
-    # The images that the nodule was read from.
-    scan = scan_of(series, nodule.patient_id)
+    where = f"{nodule.nodule_id}: series {scan.uid}"
     if scan.problem:
         raise InputError(f"{nodule.nodule_id}: {scan.problem}")
     slices = covering(nodule, scan.slices, where)
@@ -229,9 +306,12 @@ def tell_of_deidentification(segmentation: pydicom.Dataset, source: pydicom.Data
 
 def _segment(nodule: Nodule, matte: Matte, level: float | None, seed: list[str]) -> hd.seg.SegmentDescription:
     suffix = "" if level is None else f" {alpha_in_words(matte.kind)} >= {level:g}"
+    # A viewer shows 20 characters or so, and the series all segments have in common.
+    name = nodule.nodule_id.removeprefix(f"{seed[0]}-")
+    name = nodule.nodule_id if name == nodule.nodule_id else f"nodule {name}"
     return hd.seg.SegmentDescription(
         segment_number=1,
-        segment_label=label(nodule.nodule_id, LONGEST_LABEL - len(suffix)) + suffix,
+        segment_label=label(name, LONGEST_LABEL - len(suffix)) + suffix,
         segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
         segmented_property_type=codes.SCT.Nodule,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC,

@@ -23,6 +23,7 @@ from raymat.export.dicom_seg import MAKER, SERIES_NUMBER, source_header, source_
 from raymat.measures.nodule import measure
 from raymat.nodule import InputError, Nodule
 from raymat.sources.dicom import Series
+from raymat.sources.series import scan_of
 from raymat.version import __version__
 from raymat.words import label
 
@@ -71,7 +72,7 @@ def write_report(nodule: Nodule, series: Series, root: str, segmentation: Path, 
         Slices are missing or damaged, the nodule cannot be measured, or the file cannot be written.
     """
     where = f"{nodule.nodule_id}: series {series.uid}"
-    slices, grid = source_slices(nodule, series)
+    slices, grid = source_slices(nodule, scan_of(series, nodule.patient_id))
     sources = [source_header(os.path.join(root, item.path), grid.spacing[0]) for item in slices]
     segmented = pydicom.dcmread(segmentation)
     row = measure(nodule, window)

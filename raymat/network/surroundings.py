@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from raymat.arrays import triple
 from raymat.errors import InputError
 from raymat.network.targets import Target
 from raymat.prepare import FIELD_OF_VIEW_FLOOR, Crop
 from raymat.sources.dicom import index_tree, read_slab
 from raymat.sources.series import Scan, scan_of, slab_around, usual_step
 from raymat.volume import Grid, read_volume
+
+MARGIN_MM = 8.0  # of surroundings, at each side of a lesion that fills the network's input
 
 
 def scans_of(targets: Sequence[Target]) -> dict[str, Scan]:
@@ -21,8 +26,18 @@ def scans_of(targets: Sequence[Target]) -> dict[str, Scan]:
     return {uid: scan_of(one) for uid, one in found.items()}
 
 
+def sides_around(target: Target, least_mm: Sequence[float], direction: np.ndarray) -> tuple[float, float, float]:
+    """Sides (z, y, x) mm along the axes of a grid of the box to read: ``least_mm``, wider for a larger lesion."""
+    if target.sides is None:
+        return triple(least_mm)
+    lesion = np.abs(np.asarray(direction)).T @ np.add(target.sides, 2 * MARGIN_MM)
+    return triple(np.maximum(lesion, least_mm).tolist())
+
+
 def read_around(target: Target, scan: Scan | None, sides_mm: Sequence[float]) -> tuple[np.ndarray, Grid]:
     """The target's scan, HU (z, y, x): the whole volume, or of a DICOM series the slices near the centre.
+
+    ``sides_mm`` as for ``around``.
 
     Raises
     ------
@@ -30,35 +45,45 @@ def read_around(target: Target, scan: Scan | None, sides_mm: Sequence[float]) ->
         The image or the series is missing or damaged, or its slices near the centre are.
     """
     if not target.series:
-        return read_volume(target.image)
+        path = Path(target.image)
+        state = path.stat() if path.is_file() else None
+        return _volume(target.image, (state.st_size, state.st_mtime_ns) if state else None)
     if scan is None:
         raise InputError(f"{target.image}: holds no images of series {target.series}")
     if scan.problem:
         raise InputError(f"{target.image}: {scan.problem}")
     step = usual_step(np.array([item.z for item in scan.slices]))
+    half = sides_around(target, sides_mm, np.eye(3))[0] / 2
     try:
-        return read_slab(target.image, slab_around(scan.slices, target.centre[0], sides_mm[0] / 2), step)
+        return read_slab(target.image, slab_around(scan.slices, target.centre[0], half), step)
     except InputError as error:
-        raise InputError(f"{target.target_id}: series {target.series}: {error}") from error
+        raise InputError(f"{target.name}: series {target.series}: {error}") from error
+
+
+@functools.lru_cache(maxsize=1)
+def _volume(path: str, state: tuple[int, int] | None) -> tuple[np.ndarray, Grid]:
+    """The volume of a file of that size and time of change: the next target is often of the same."""
+    return read_volume(path)
 
 
 def refuse_outside(target: Target, grid: Grid) -> None:
     """Raise InputError where the target's centre is not in the scan."""
-    step = np.asarray(grid.direction) * np.asarray(grid.spacing)
-    index = np.linalg.solve(step, np.asarray(target.centre) - np.asarray(grid.origin))
+    index = grid.to_index(target.centre)
     if ((index < -0.5) | (index > np.array(grid.shape) - 0.5)).any():
         corners = grid.to_patient([(0, 0, 0), np.array(grid.shape) - 1])
         low, high = corners.min(axis=0)[::-1].round(1).tolist(), corners.max(axis=0)[::-1].round(1).tolist()
         raise InputError(
-            f"{target.target_id}: the centre {tuple(target.centre[::-1])} (x, y, z; mm, LPS) lies outside the scan, "
-            f"which runs from {low} to {high}; viewers that show RAS have x and y with the other sign"
+            f"{target.name}: the centre {tuple(target.centre[::-1])} (x, y, z; mm, LPS) lies outside the scan, "
+            f"which runs from {low} to {high}; viewers that show RAS have the other sign in x and y (--coordinates RAS)"
         )
 
 
 def around(
     target: Target, image: np.ndarray, grid: Grid, sides_mm: Sequence[float], spacing_mm: float
 ) -> tuple[np.ndarray, Grid]:
-    """The box of ``sides_mm`` (z, y, x) around the target's centre, resampled to ``spacing_mm``; air beyond the scan.
+    """The box around the target's centre, resampled to ``spacing_mm``; air beyond the scan.
+
+    The box has ``sides_mm`` (z, y, x) along the scan's axes, and is wider where the lesion with a margin is.
 
     Raises
     ------
@@ -66,14 +91,13 @@ def around(
         The centre lies outside the scan.
     """
     refuse_outside(target, grid)
-    step = np.asarray(grid.direction) * np.asarray(grid.spacing)
-    index = np.linalg.solve(step, np.asarray(target.centre) - np.asarray(grid.origin))
+    sides_mm = sides_around(target, sides_mm, grid.direction)
+    index = grid.to_index(target.centre)
     half = np.asarray(sides_mm) / 2 / np.asarray(grid.spacing) + 1
     start, stop = np.floor(index - half).astype(int), np.ceil(index + half).astype(int) + 1
     crop = Crop(grid, start, stop, spacing_mm)
     values = crop.resample(np.maximum(crop.cut(image), np.float32(FIELD_OF_VIEW_FLOOR)), fill=-1000.0)
-    step = np.asarray(crop.grid.direction) * spacing_mm
-    middle = np.linalg.solve(step, np.asarray(target.centre) - np.asarray(crop.grid.origin))
+    middle = crop.grid.to_index(target.centre)
     sides = [round(side / spacing_mm) for side in sides_mm]
     first = [
         int(np.clip(round(at - (side - 1) / 2), 0, n - side))

@@ -23,16 +23,22 @@ MARGIN_MM = 6.0
 PANEL_PX = 104
 PANEL_IN, TEXT_IN, GAP_IN = 0.78, 1.55, 0.35
 WIDEST_IN = 21.0
+LONGEST_HEAD = 9  # letters over a column
 ALONE = 4  # nodules up to which they stand in one column
 IMAGE, READERS, CHOSEN = "image", "readers", "chosen"
 
 
-def contact_sheet(nodules: Iterable[Nodule], title: str | None = None) -> Figure:
+def contact_sheet(nodules: Iterable[Nodule], title: str | None = None, outlines: str = READERS) -> Figure:
     """Many nodules on one sheet, each in three rows (axial, coronal, sagittal): image, readers' contours, mattes.
 
     There is one column per method that any of the nodules has a matte of. The chosen matte is framed and shown again,
-    last; the nodule's text names the kind of its alpha. Up to four nodules stand in one column, more of them in as many
-    as fit. Only small pictures of each nodule are kept, so the iterable may be long and lazy.
+    last, beside readers' contours; the nodule's text names the kind of its alpha. Up to four nodules stand in one
+    column, more of them in as many as fit. Only small pictures of each nodule are kept, so the iterable may be long and
+    lazy.
+
+    Parameters
+    ----------
+    outlines : what the contours are called, where they are not readers'
 
     Raises
     ------
@@ -42,7 +48,10 @@ def contact_sheet(nodules: Iterable[Nodule], title: str | None = None) -> Figure
     tiles = [_Tile.of(nodule) for nodule in nodules]
     if not tiles:
         raise InputError("there are no nodules to draw a contact sheet of")
-    names = [IMAGE, READERS, *in_order({method for tile in tiles for method in tile.scores}), CHOSEN]
+    methods = in_order({method for tile in tiles for method in tile.scores})
+    # Of a network's few mattes the chosen one need not be shown twice.
+    names = [IMAGE, READERS, *methods, *([CHOSEN] if outlines == READERS else [])]
+    labels = {READERS: outlines}
     head = 0.75 if title else 0.4
     block = TEXT_IN + len(names) * PANEL_IN
     abreast = 1 if len(tiles) <= ALONE else max(1, int((WIDEST_IN + GAP_IN) // (block + GAP_IN)))
@@ -56,8 +65,10 @@ def contact_sheet(nodules: Iterable[Nodule], title: str | None = None) -> Figure
     for side in range(abreast):
         for column, name in enumerate(names):
             x = 0.15 + side * (block + GAP_IN) + TEXT_IN + (column + 0.5) * PANEL_IN
-            label, y = in_capitals(name), height - head + 0.07
-            figure.text(x / width, y / height, label, ha="center", va="bottom", fontsize=10, weight="bold", color=INK)
+            label, y = in_capitals(labels.get(name, name)), height - head + 0.07
+            size = 10 if len(label) <= LONGEST_HEAD else 7.5
+            label = label if len(label) <= LONGEST_HEAD else label.replace("-", "-\n")
+            figure.text(x / width, y / height, label, ha="center", va="bottom", fontsize=size, weight="bold", color=INK)
     for number, tile in enumerate(tiles):
         # Down the first column, then the second: neighbours in the dataset stay neighbours.
         side, row = divmod(number, rows)
@@ -89,7 +100,7 @@ def _draw_tile(axes: Axes, tile: _Tile, names: Sequence[str]) -> None:
     if tile.method in names:
         corner = names.index(tile.method) + 0.015, 0.015
         axes.add_patch(Rectangle(corner, 0.97, 2.97, fill=False, edgecolor=FRAME, linewidth=1.8))
-    else:
+    elif names[-1] == CHOSEN:
         axes.text(len(names) - 0.5, 0.5, "none", color=FAINT, fontsize=8, ha="center", va="center")
     white: dict[str, Any] = {"color": "white", "path_effects": HALO}
     for method, score in tile.scores.items():

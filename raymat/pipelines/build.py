@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raymat.engine.cluster import Pools, at_work, connected, size_pools
+from raymat.engine.job import NODULE_TIMEOUT_S, Job, Part, new_session
 from raymat.engine.log import count_committed
 from raymat.engine.progress import Progress
 from raymat.engine.stages import Pool, Stage, Work
-from raymat.engine.stream import NODULE_TIMEOUT_S, Job, Part, new_session, run
+from raymat.engine.stream import run
 from raymat.engine.tries import Marks
 from raymat.matting.warm_up import are_compiled, compile_kernels
 from raymat.nodule import InputError, Nodule

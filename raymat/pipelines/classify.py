@@ -41,9 +41,10 @@ from raymat.classification.samples import (
 )
 from raymat.classification.training import Samples, SplitSamples, train_classifier
 from raymat.engine.cluster import connected, grows, quiet_ray
+from raymat.engine.job import Job, new_session, part_of
 from raymat.engine.reports import Reporter, reports
 from raymat.engine.stages import Pool, Stage, Work
-from raymat.engine.stream import Job, gather, new_session, part_of
+from raymat.engine.stream import gather
 from raymat.engine.tries import Marks
 from raymat.evidence import diagnoses
 from raymat.evidence.files import BY_KIND, COMPARISONS, FIGURE, NODULES, PREDICTIONS, TABLE, TRIALS

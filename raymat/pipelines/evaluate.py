@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from raymat.blocks import factor_of
 from raymat.engine.cluster import connected, refuse_too_many
-from raymat.engine.ledger import shared
+from raymat.engine.job import Job, new_session, part_of
+from raymat.engine.sharing import shared
 from raymat.engine.stages import Pool, Stage, Work
-from raymat.engine.stream import Job, gather, new_session, part_of
+from raymat.engine.stream import gather
 from raymat.engine.tries import Marks
 from raymat.experiment import EVALUATE, TRAIN, Experiment, Facts, Output, experiment
 from raymat.folder import Folder

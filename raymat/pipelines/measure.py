@@ -1,4 +1,4 @@
-"""Measures of every accepted nodule of a dataset, a release or predictions, on Ray Data.
+"""Measures of every accepted nodule of a dataset, a release or predictions.
 
 DATASET/measures.parquet    where no other file is named: inspect, report, and release show them
 OUT.csv or OUT.parquet      one row per nodule, see ``raymat.measures.dictionary``
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from raymat.engine.cluster import connected, refuse_too_many
-from raymat.engine.ledger import shared
+from raymat.engine.here import outcomes_of, workplace
+from raymat.engine.job import Job, new_session, part_of
+from raymat.engine.sharing import shared
 from raymat.engine.stages import Pool, Stage, Work
-from raymat.engine.stream import Job, gather, new_session, part_of
 from raymat.engine.tries import Marks
 from raymat.experiment import Output
 from raymat.folder import Folder
@@ -26,7 +26,6 @@ from raymat.loading import window_of
 from raymat.measures.nodule import measure
 from raymat.measures.table import DIGEST, PERCENTS, TableFile, as_csv, as_table
 from raymat.nodule import ACCEPTED, FAILED, InputError, Nodule
-from raymat.pictures.measures import distributions
 from raymat.pipelines.nodules import SHARED, read_nodule, work_rows
 from raymat.steps import guarded
 from raymat.tracking import EVIDENCE, Run
@@ -104,6 +103,9 @@ def _log(job: MeasureJob, data: Data, table: pa.Table, failed: int) -> None:
     run.metrics(values)
     run.text("measures.csv", as_csv(table))
     if run.uri:
+        # matplotlib takes a second.
+        from raymat.pictures.measures import distributions
+
         run.figure("distributions.png", distributions(table))
     run.end()
 
@@ -116,14 +118,13 @@ def _measured(job: MeasureJob, data: Data, file: TableFile, say: Callable[[str],
     session = new_session()
     measurement = Measurement(session)
     work = work_rows(data, range(len(data.nodules)))
-    with connected(job.address):
-        refuse_too_many(job.workers)
-        pool = Pool(measurement.work.stages, min(job.workers, len(work)))
-        # Only a nodule that kills its worker leaves a mark there, until the command ends.
-        marks = Marks(Folder(file.folder.filesystem, file.folder.path(f"{file.name}.work")))
-        values = {SHARED: data.nodules, WINDOW: window_of(job.dataset)}
-        what = Job(measurement.work, [part_of(work)], [pool], marks, session, shared=values)
-        return sorted(gather(what, say).to_pylist(), key=lambda row: str(row["key"]))
+    pool = Pool(measurement.work.stages, min(job.workers, len(work)))
+    # Only a nodule that kills its worker leaves a mark there, until the command ends.
+    marks = Marks(Folder(file.folder.filesystem, file.folder.path(f"{file.name}.work")))
+    values = {SHARED: data.nodules, WINDOW: window_of(job.dataset)}
+    what = Job(measurement.work, [part_of(work)], [pool], marks, session, shared=values)
+    with workplace(job.workers, job.address):
+        return sorted(outcomes_of(what, say).to_pylist(), key=lambda row: str(row["key"]))
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from raymat.engine.ledger import shared
+from raymat.engine.sharing import shared
 from raymat.engine.stages import READ
+from raymat.learning import Data
 from raymat.nodule import Nodule
-from raymat.pipelines.train import Data
 from raymat.steps import guarded
 
 SHARED = "nodules"  # what the workers share them as

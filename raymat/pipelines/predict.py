@@ -1,11 +1,17 @@
-"""3DMM for users, on Ray Data: a centre in a scan in; alpha, masks and the ensemble's spread out.
+"""3DMM for users: places of lesions in scans in; alpha, masks and the ensemble's spread out.
 
-Each target (one centre) has one outcome. What was predicted is a raymat dataset: `raymat.load(OUT)` gives the mattes
-beside the image, and OUT/volumes holds them as NIfTI or NRRD, placed in the patient.
+Each target (one place in a scan) has one outcome. What was predicted is a raymat dataset: `raymat.load(OUT)` gives the
+mattes beside the image. ``raymat.pipelines.predict_files`` writes what lies beside it.
+
+OUT/volumes/ID.METHOD.nii.gz    each matte on the grid of the network, placed in the patient
+OUT/measures.csv                one row per predicted target, with ID.csv-metadata.json; also as measures.parquet
+OUT/sheets/SCAN.png             all targets of a scan
+OUT/segmentations/UID.seg.dcm   of a DICOM series: one segment per target
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import tempfile
@@ -17,26 +23,29 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
-from raymat.engine.cluster import connected, refuse_too_many
-from raymat.engine.ledger import shared
+from raymat.engine.here import is_here, outcomes_of, workplace
+from raymat.engine.job import Job, new_session, part_of
+from raymat.engine.sharing import shared
 from raymat.engine.stages import READ, Pool, Stage, Work
-from raymat.engine.stream import Job, gather, new_session, part_of
 from raymat.engine.tries import Marks
-from raymat.experiment import PREDICT, Facts, Output, experiment
-from raymat.methods import alpha_in_words
+from raymat.experiment import PREDICT, Experiment, Facts, Output, experiment
+from raymat.methods import CALIBRATED, MEMBERSHIP, alpha_in_words
 from raymat.network.inference import Ensemble, Predicted, shared_recipe
+from raymat.network.lesion import of_target
 from raymat.network.recipe import Recipe
 from raymat.network.surroundings import around, read_around, scans_of
 from raymat.network.targets import Target
 from raymat.network.training import read_checkpoint
 from raymat.nodule import ACCEPTED, FAILED, OUTCOMES, InputError, Matte, Nodule, required
+from raymat.pipelines.predict_files import Beside, write_beside
 from raymat.prepare import doubt_of_hu
 from raymat.sources import digest
 from raymat.sources.series import Scan
 from raymat.steps import guarded
 from raymat.store import OUTCOME, Store
-from raymat.volume import nodule_grid, write_volume
+from raymat.volume import Grid, nodule_grid, write_volume
 from raymat.words import counted, file_name, utf8
 
 METHOD = "3dmm"
@@ -49,12 +58,13 @@ class PredictJob:
 
     Attributes
     ----------
-    targets : see ``targets_of_table``, ``targets_of_centres``
+    targets : see ``raymat.network.targets`` and ``raymat.network.images``
     weights : paths of the networks that predict together
     output : where the dataset of predictions is written and logged
-    size_mm : side of the box around each centre; the network's input where None
+    scans : of the targets' series, by UID; found where None
+    size_mm : least side of the box around each centre; the network's input where None. A larger lesion widens it
     flips : also predict mirror images
-    volumes : "nii.gz" or "nrrd"; None for the dataset alone
+    volumes : "nii.gz" or "nrrd"; None for the dataset and its measures alone
     workers : processes that predict, one GPU each where ``gpu``
     address : the Ray cluster; None for the one this job runs on, else a local one
     """
@@ -62,6 +72,7 @@ class PredictJob:
     targets: Sequence[Target]
     weights: tuple[str, ...]
     output: Output
+    scans: Mapping[str, Scan] | None = None
     size_mm: float | None = None
     flips: bool = False
     volumes: str | None = "nii.gz"
@@ -96,8 +107,8 @@ def predict(job: PredictJob, say: Callable[[str], None] = print) -> Counter[str]
     kind = shared_recipe({path: Recipe.from_dict(read_checkpoint(path)["recipe"]) for path in job.weights}).kind
     weights = [Path(path).read_bytes() for path in job.weights]
     made_by = digest(*(digest(data.hex()) for data in weights), job.size_mm, job.flips)
-    scans = scans_of(job.targets)
-    keys = {target: digest(repr(target), _state(target, scans), made_by) for target in job.targets}
+    scans = scans_of(job.targets) if job.scans is None else job.scans
+    keys = {target: digest(*_identity(target), _state(target, scans), made_by) for target in job.targets}
     work = digest(*keys.values())
     parameters = {"weights": " ".join(job.weights), "size_mm": job.size_mm, "flips": job.flips, "targets": len(keys)}
     parameters["kind"] = kind
@@ -105,43 +116,58 @@ def predict(job: PredictJob, say: Callable[[str], None] = print) -> Counter[str]
     with experiment(PREDICT, job.output, Facts(parameters, {"of": work}), say, store) as output:
         output.describe(f"Mattes of lesions at given places, {alpha_in_words(kind)} predicted by 3DMM.")
         output.input(job.targets[0].image, work, kind)
-        outcomes = _predict(job, {"weights": weights, "scans": scans, "kind": kind}, keys, store, say)
-        counts = Counter(row["outcome"] for row in outcomes)
-        output.run.metrics({f"nodules/{name}": counts[name] for name in OUTCOMES})
-        for row in outcomes:
-            if row["outcome"] == FAILED:
-                say(f"failed {row['nodule_id']}: {row['reason']}")
-            for note in row["notes"]:
-                say(f"note on {row['nodule_id']}: {note}")
-        words = ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name])
-        output.conclude(words)
-        say(words)
-        out = job.output.path
-        volumes = f"   ({out}/volumes/*.{job.volumes})" if job.volumes else ""
-        say(f"predictions of {alpha_in_words(kind)}  {out}{volumes}")
+        store.write_manifest(_manifest_row(target, key) for target, key in keys.items())
+        done = {row["key"] for row in store.index(["key", "outcome"]).to_pylist() if row["outcome"] != FAILED}
+        todo = {target: key for target, key in keys.items() if key not in done}
+        say(f"{counted(len(keys), 'target')}, {len(keys) - len(todo)} predicted already, {len(todo)} to do")
+        # One cluster for all steps, and none where there is nothing to do.
+        with workplace(job.workers, job.address) if todo else contextlib.nullcontext():
+            if todo:
+                _predict(job, {"weights": weights, "scans": scans, "kind": kind}, todo, store, say)
+            counts = _conclude(job, kind, output, store, say)
+            if counts[ACCEPTED]:
+                beside = Beside(job.output.path, job.volumes is not None, job.workers, job.address)
+                write_beside(beside, keys, scans, output, say)
     return counts
 
 
 def _predict(
     job: PredictJob, shared: dict[str, Any], keys: dict[Target, str], store: Store, say: Callable[[str], None]
-) -> list[dict]:
-    """Predict the targets that have no prediction yet, by what the workers share; the outcome rows of all."""
-    store.write_manifest(_manifest_row(target, key) for target, key in keys.items())
-    done = {row["key"] for row in store.index().select(["key", "outcome"]).to_pylist() if row["outcome"] != FAILED}
-    todo = [target for target, key in keys.items() if key not in done]
-    say(f"{counted(len(keys), 'target')}, {len(keys) - len(todo)} predicted already, {len(todo)} to do")
-    if todo:
-        asked = {target.series for target in todo}
-        shared = {**shared, "scans": {uid: scan for uid, scan in shared["scans"].items() if uid in asked}}
-        rows = [_work_row(target, keys[target]) for target in todo]
-        with connected(job.address):
-            refuse_too_many(job.workers, job.gpu)
-            prediction = Prediction(job, store, new_session())
-            what = prediction.engine_job(rows, shared)
-            store.add_to_index(gather(what, say).cast(OUTCOME))
+) -> None:
+    """Predict targets by what the workers share."""
+    if job.gpu and is_here(job.workers, job.address) and not torch.cuda.is_available():
+        raise InputError("--gpu: torch finds no GPU on this machine; leave it out")
+    asked = {target.series for target in keys}
+    shared = {**shared, "scans": {uid: scan for uid, scan in shared["scans"].items() if uid in asked}}
+    rows = [_work_row(target, key) for target, key in keys.items()]
+    prediction = Prediction(job, store, new_session())
+    store.add_to_index(outcomes_of(prediction.engine_job(rows, shared), say).cast(OUTCOME))
     store.compact_index()
     store.remove_superseded()
-    return store.outcomes(["nodule_id", "outcome", "reason", "notes"]).to_pylist()
+
+
+def _conclude(job: PredictJob, kind: str, output: Experiment, store: Store, say: Callable[[str], None]) -> Counter[str]:
+    """Say and log what became of the targets; their number by outcome."""
+    outcomes = store.outcomes(["nodule_id", "outcome", "reason", "notes"]).to_pylist()
+    counts = Counter(row["outcome"] for row in outcomes)
+    output.run.metrics({f"nodules/{name}": counts[name] for name in OUTCOMES})
+    for row in outcomes:
+        if row["outcome"] == FAILED:
+            say(f"failed {row['nodule_id']}: {row['reason']}")
+        for note in row["notes"]:
+            say(f"note on {row['nodule_id']}: {note}")
+    words = ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name])
+    output.conclude(words)
+    say(words)
+    volumes = f"   ({job.output.path}/volumes/*.{job.volumes})" if job.volumes else ""
+    say(f"predictions of {alpha_in_words(kind)}  {job.output.path}{volumes}")
+    return counts
+
+
+def _identity(target: Target) -> tuple[object, ...]:
+    """All of a target that its record depends on; in which line of a file it stands is none of that."""
+    named = (target.target_id, target.patient_id, target.image, target.series)
+    return *named, target.centre, target.sides, target.probability, target.problem
 
 
 def _state(target: Target, scans: Mapping[str, Scan]) -> str:
@@ -176,7 +202,7 @@ class Prediction:
 
     def engine_job(self, rows: list[dict], shared: dict[str, object]) -> Job:
         """What the engine runs for these rows, with what its workers share."""
-        job = replace(self, job=replace(self.job, targets=()))  # the workers need none but their own
+        job = replace(self, job=replace(self.job, targets=(), scans=None))  # the workers need none but their own
         stage = Stage("predict", job.predict, cpus=0.9, gpus=float(self.job.gpu))
         work = Work(job.read, (stage,), job.commit, job.recall)
         pool = Pool(work.stages, min(self.job.workers, len(rows)))
@@ -193,6 +219,8 @@ class Prediction:
         start = Nodule(target.target_id, target.patient_id, METHOD, key=row["key"], kind=kind)
 
         def work(nodule: Nodule) -> Nodule:
+            if target.problem:
+                raise InputError(f"{target.where}: {target.problem}" if target.where else target.problem)
             scan = shared(self.session, "scans").get(target.series)
             image, scanner = read_around(target, scan, self._sides_mm())
             notes = list(scan.notes) if scan else []
@@ -201,6 +229,10 @@ class Prediction:
             spacing_mm = self._ensemble.recipe.model.spacing_mm
             image, grid = around(target, image, scanner, self._sides_mm(), spacing_mm)
             metadata: dict[str, object] = {"centre": list(target.centre), "image": utf8(target.image)}
+            if target.sides:
+                metadata["sides_mm"] = list(target.sides)
+            if target.probability is not None:
+                metadata["probability"] = target.probability
             # What an export to DICOM needs to find its way back.
             metadata |= {"series_uid": target.series, "scanner_spacing": list(scanner.spacing)}
             metadata["slice_spacing"] = scanner.spacing[0]
@@ -217,11 +249,12 @@ class Prediction:
         return guarded(READ, start, work)
 
     def predict(self, nodule: Nodule) -> Nodule:
-        """The nodule with matte, masks and spread as its candidates."""
+        """The nodule with matte, masks and spread of its target's lesion as its candidates."""
 
         def work(nodule: Nodule) -> Nodule:
             image = required(nodule.image, nodule, "image")
-            return with_prediction(nodule, self._ensemble.predict(image, self.job.flips))
+            found, note = of_target(self._ensemble.predict(image, self.job.flips), *_place_of(nodule))
+            return with_prediction(replace(nodule, notes=[*nodule.notes, note] if note else nodule.notes), found)
 
         return guarded("predict", nodule, work)
 
@@ -248,7 +281,7 @@ class Prediction:
                 self.store.write(f"volumes/{path.name}", path.read_bytes())
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)
 def _ensemble_of(session: str, device: str) -> Ensemble:
     """The networks of a prediction, once for each worker."""
     return Ensemble.of_bytes(shared(session, "weights"), device)
@@ -256,12 +289,25 @@ def _ensemble_of(session: str, device: str) -> Ensemble:
 
 def _target_of(row: dict) -> Target:
     found = json.loads(row["target"])
-    return Target(**{**found, "centre": tuple(found["centre"])})
+    sides = found["sides"] and tuple(found["sides"])
+    return Target(**{**found, "centre": tuple(found["centre"]), "sides": sides})
+
+
+def _place_of(nodule: Nodule) -> tuple[Sequence[float], Sequence[float] | None, Grid]:
+    """Centre and sides of the nodule's target, and the grid of its image."""
+    metadata: dict[str, Any] = nodule.metadata
+    grid = nodule_grid(nodule, required(nodule.image, nodule, "image"))
+    return metadata["centre"], metadata.get("sides_mm"), grid
 
 
 def with_prediction(nodule: Nodule, found: Predicted) -> Nodule:
-    """The nodule with the matte, of the nodule's kind, masks and spread as its candidates, the matte chosen."""
+    """The nodule with the matte, of the nodule's kind, masks and spread as its candidates, the matte chosen.
+
+    A calibrated matte does not sum to the volume. Beside it the mean of both masks' probabilities is the membership.
+    """
     others = {"-union": found.union, "-overlap": found.overlap, "-spread": found.spread}
     candidates = [Matte(METHOD, found.alpha, kind=nodule.kind)]
+    if nodule.kind == CALIBRATED:
+        candidates.append(Matte(f"{METHOD}-membership", (found.union + found.overlap) / 2, kind=MEMBERSHIP))
     candidates += [Matte(f"{METHOD}{name}", array) for name, array in others.items()]
     return replace(nodule, candidates=candidates, outcome=ACCEPTED, method=METHOD)

@@ -8,9 +8,10 @@ import pyarrow as pa
 import pytest
 
 from raymat.engine.cluster import Pools
+from raymat.engine.job import new_session, part_of
 from raymat.engine.ledger import Begun, open_ledger
 from raymat.engine.stages import Pool, Stage, Work
-from raymat.engine.stream import LARGEST_BATCH, batch_sizes, new_session, part_of
+from raymat.engine.stream import LARGEST_BATCH, batch_sizes
 from raymat.engine.tries import MAX_TRIES, POSITION_BYTES, Deaths, Marks, Position
 from raymat.engine.worker import Worker, as_block, from_block
 from raymat.nodule import Nodule

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 import ray
 
+from raymat.engine.job import Job, new_session, part_of
 from raymat.engine.stages import Pool, Stage, Work
-from raymat.engine.stream import Job, new_session, part_of, run
+from raymat.engine.stream import run
 from raymat.engine.tries import Marks
 from raymat.folder import Folder
 from raymat.nodule import Nodule
