@@ -68,9 +68,17 @@ def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
     command.add_argument(
         "--model",
         nargs="+",
-        required=True,
+        default=["shipped"],
         metavar="WEIGHTS",
-        help="weights.pt files or outputs of raymat train; several networks form an ensemble",
+        help="weights.pt files or outputs of raymat train; several networks form an ensemble (default: shipped, the "
+        "weights that come with raymat)",
+    )
+    command.add_argument(
+        "--refine",
+        default="auto",
+        metavar="METHOD",
+        help="solver that draws the edge of the matte between the network's masks; none for the network's own matte "
+        "(default: auto, cf+ for calibrated and cf for membership alpha)",
     )
     command.add_argument("-o", "--out", required=True, help="folder or URI of the predictions")
     command.add_argument(
@@ -95,8 +103,13 @@ def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def weights_of(given: list[str]) -> list[str]:
     """Weights files; an output of ``raymat train`` gives the weights of its finished repeated splits."""
+    from raymat.network.shipped import SHIPPED, shipped_weights
+
     found = []
     for path in given:
+        if path == SHIPPED:
+            found.append(shipped_weights())
+            continue
         if not Path(path).is_dir():
             found.append(path)
             continue
@@ -126,6 +139,7 @@ def run(options: argparse.Namespace) -> int:
             scans=found.scans,
             size_mm=options.size_mm,
             flips=options.flips,
+            refine=options.refine,
             volumes=None if options.format == "none" else options.format,
             workers=options.workers,
             gpu=options.gpu,

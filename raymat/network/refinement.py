@@ -14,7 +14,7 @@ import numpy as np
 from raymat.arrays import FOREGROUND, UNKNOWN, Float32Array, UInt8Array
 from raymat.errors import InputError
 from raymat.matting import LUNG_WINDOW, HUWindow, estimate_all, expected_prior
-from raymat.methods import ANY, METHODS, kind_of
+from raymat.methods import ANY, CALIBRATED, MEMBERSHIP, METHODS, is_method, kind_of
 from raymat.network.inference import Predicted
 from raymat.prepare import make_trimap
 
@@ -24,15 +24,33 @@ HALF = 0.5
 DISAGREEMENT = 0.25
 # mm, the spacing on which solvers work in a build: the network's own grid is too coarse for an edge.
 SPACING_MM = 0.5
-DEFAULT = "cf+"
+AUTO, NONE = "auto", "none"
+# By the kind of alpha; a network of the kind "any" does not say what its alpha means.
+BY_KIND = {CALIBRATED: "cf+", MEMBERSHIP: "cf"}
 SEES_NOTHING = "the network sees no lesion here: no voxel is more likely than not inside the union of the masks"
 
 
-def refuse_other_kind(method: str, kind: str) -> None:
-    """Raise InputError where the method makes no alpha of the network's kind."""
-    if kind not in (ANY, kind_of(method)):
+def solver_for(asked: str, kind: str) -> str | None:
+    """The method that refines a network's mattes; None where they stay its own.
+
+    Parameters
+    ----------
+    asked : one of ``raymat.methods.METHODS``, or "auto" for that of ``BY_KIND``, or "none"
+    kind : of the alpha that the network predicts
+
+    Raises
+    ------
+    InputError
+        There is no such method, or it makes alpha of another kind.
+    """
+    if asked in (AUTO, NONE):
+        return BY_KIND.get(kind) if asked == AUTO else None
+    if not is_method(asked):
+        raise InputError(f"no method {asked!r} to refine with: choose one of {', '.join(METHODS)}, {AUTO} or {NONE}")
+    if kind not in (ANY, kind_of(asked)):
         fitting = ", ".join(name for name in METHODS if kind_of(name) == kind)
-        raise InputError(f"{method} makes {kind_of(method)} alpha, the network predicts {kind}: refine with {fitting}")
+        raise InputError(f"{asked} makes {kind_of(asked)} alpha, the network predicts {kind}: refine with {fitting}")
+    return asked
 
 
 def trimap_of(found: Predicted, spacing: Sequence[float]) -> UInt8Array | None:
@@ -65,7 +83,7 @@ def refined(
     image: np.ndarray,
     found: Predicted,
     spacing: Sequence[float],
-    methods: Sequence[str] = (DEFAULT,),
+    methods: Sequence[str],
     intensity_range: Sequence[float] = (-1000.0, 400.0),
     window: HUWindow = LUNG_WINDOW,
 ) -> dict[str, Float32Array]:

@@ -44,7 +44,7 @@ from raymat.network.evaluation import (
 )
 from raymat.network.inference import Ensemble, Predicted
 from raymat.network.recipe import Recipe
-from raymat.network.refinement import refined, refuse_other_kind
+from raymat.network.refinement import refined, solver_for
 from raymat.network.samples import masks_of, target_of
 from raymat.network.shipped import SHIPPED, shipped_weights
 from raymat.network.training import read_checkpoint
@@ -121,7 +121,7 @@ def evaluate(job: EvaluateJob, say: Callable[[str], None] = print) -> tuple[dict
         raise InputError(f"{learnt}: their ground truths differ; evaluate each kind in an output of its own")
     (kind,) = kinds
     for method in job.refine:
-        refuse_other_kind(method, kind)
+        solver_for(method, kind)
     names = [networks.name for networks in trainings]
     if len(set(names)) < len(names):
         raise InputError(f"{' and '.join(job.trainings)}: both are {names[0]}; give one with masks, one without")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -31,10 +32,13 @@ from raymat.engine.sharing import shared
 from raymat.engine.stages import READ, Pool, Stage, Work
 from raymat.engine.tries import Marks
 from raymat.experiment import PREDICT, Experiment, Facts, Output, experiment
-from raymat.methods import CALIBRATED, MEMBERSHIP, alpha_in_words
+from raymat.matting.warm_up import are_compiled, compile_kernels
+from raymat.methods import CALIBRATED, MEMBERSHIP, SOLVERS, alpha_in_words, kind_of, solver_of
 from raymat.network.inference import Ensemble, Predicted, shared_recipe
 from raymat.network.lesion import of_target
 from raymat.network.recipe import Recipe
+from raymat.network.refinement import AUTO, NONE, refined, solver_for
+from raymat.network.refinement import SPACING_MM as REFINED_MM
 from raymat.network.surroundings import around, read_around, scans_of
 from raymat.network.targets import Target
 from raymat.network.training import read_checkpoint
@@ -64,6 +68,7 @@ class PredictJob:
     scans : of the targets' series, by UID; found where None
     size_mm : least side of the box around each centre; the network's input where None. A larger lesion widens it
     flips : also predict mirror images
+    refine : the solver that refines the network's matte, "auto" or "none", see ``raymat.network.refinement``
     volumes : "nii.gz" or "nrrd"; None for the dataset and its measures alone
     workers : processes that predict, one GPU each where ``gpu``
     address : the Ray cluster; None for the one this job runs on, else a local one
@@ -75,6 +80,7 @@ class PredictJob:
     scans: Mapping[str, Scan] | None = None
     size_mm: float | None = None
     flips: bool = False
+    refine: str = AUTO
     volumes: str | None = "nii.gz"
     workers: int = 1
     gpu: bool = False
@@ -106,15 +112,19 @@ def predict(job: PredictJob, say: Callable[[str], None] = print) -> Counter[str]
         raise InputError(f"{twice[0]}: named {names[twice[0]]} times; every target needs an id of its own")
     kind = shared_recipe({path: Recipe.from_dict(read_checkpoint(path)["recipe"]) for path in job.weights}).kind
     weights = [Path(path).read_bytes() for path in job.weights]
-    made_by = digest(*(digest(data.hex()) for data in weights), job.size_mm, job.flips)
+    solver = solver_for(job.refine, kind)
+    job = replace(job, refine=solver or NONE)
+    how = [job.size_mm, job.flips, *([solver, SOLVERS[solver_of(solver)].identity] if solver else [])]
+    made_by = digest(*(digest(data.hex()) for data in weights), *how)
     scans = scans_of(job.targets) if job.scans is None else job.scans
     keys = {target: digest(*_identity(target), _state(target, scans), made_by) for target in job.targets}
     work = digest(*keys.values())
     parameters = {"weights": " ".join(job.weights), "size_mm": job.size_mm, "flips": job.flips, "targets": len(keys)}
-    parameters["kind"] = kind
+    parameters |= {"kind": kind, "refine": job.refine}
     store = Store.create(job.output.path)
     with experiment(PREDICT, job.output, Facts(parameters, {"of": work}), say, store) as output:
-        output.describe(f"Mattes of lesions at given places, {alpha_in_words(kind)} predicted by 3DMM.")
+        by = f"3DMM and refined by {solver}" if solver else "3DMM"
+        output.describe(f"Mattes of lesions at given places, {alpha_in_words(kind)} predicted by {by}.")
         output.input(job.targets[0].image, work, kind)
         store.write_manifest(_manifest_row(target, key) for target, key in keys.items())
         done = {row["key"] for row in store.index(["key", "outcome"]).to_pylist() if row["outcome"] != FAILED}
@@ -123,6 +133,8 @@ def predict(job: PredictJob, say: Callable[[str], None] = print) -> Counter[str]
         # One cluster for all steps, and none where there is nothing to do.
         with workplace(job.workers, job.address) if todo else contextlib.nullcontext():
             if todo:
+                if solver and not are_compiled():
+                    say("compiling the solvers' loops first, once on this machine: half a minute or so")
                 _predict(job, {"weights": weights, "scans": scans, "kind": kind}, todo, store, say)
             counts = _conclude(job, kind, output, store, say)
             if counts[ACCEPTED]:
@@ -226,7 +238,7 @@ class Prediction:
             notes = list(scan.notes) if scan else []
             if doubt := doubt_of_hu(image):
                 notes.append(doubt)
-            spacing_mm = self._ensemble.recipe.model.spacing_mm
+            spacing_mm = self._ensemble.recipe.model.spacing_mm / self._finer
             image, grid = around(target, image, scanner, self._sides_mm(), spacing_mm)
             metadata: dict[str, object] = {"centre": list(target.centre), "image": utf8(target.image)}
             if target.sides:
@@ -253,10 +265,31 @@ class Prediction:
 
         def work(nodule: Nodule) -> Nodule:
             image = required(nodule.image, nodule, "image")
-            found, note = of_target(self._ensemble.predict(image, self.job.flips), *_place_of(nodule))
-            return with_prediction(replace(nodule, notes=[*nodule.notes, note] if note else nodule.notes), found)
+            whole = self._ensemble.predict_finer(image, self._finer, self.job.flips)
+            found, note = of_target(whole, *_place_of(nodule))
+            notes = [*nodule.notes, note] if note else nodule.notes
+            mattes: dict[str, np.ndarray] = {}
+            if self.job.refine != NONE and not note:
+                try:
+                    mattes = self._refined(nodule, found)
+                except InputError as error:
+                    notes = [*notes, f"the matte is the network's own: {error}"]
+            return with_prediction(replace(nodule, notes=notes), found, mattes)
 
         return guarded("predict", nodule, work)
+
+    @property
+    def _finer(self) -> int:
+        """Voxels of a prediction along a voxel of the network: solvers work on the grid of a build, where that fits."""
+        times = self._ensemble.recipe.model.spacing_mm / REFINED_MM
+        return round(times) if self.job.refine != NONE and times >= 1 and math.isclose(times, round(times)) else 1
+
+    def _refined(self, nodule: Nodule, found: Predicted) -> dict[str, np.ndarray]:
+        """The refined matte by method, and after a calibrated one that of the membership."""
+        compile_kernels()
+        methods = dict.fromkeys((self.job.refine, solver_of(self.job.refine)))
+        image, spacing = required(nodule.image, nodule, "image"), required(nodule.spacing, nodule, "spacing")
+        return dict(refined(image, found, spacing, tuple(methods)))
 
     def commit(self, nodules: list[Nodule]) -> pa.Table:
         """The volumes first, as a committed nodule is done."""
@@ -300,14 +333,16 @@ def _place_of(nodule: Nodule) -> tuple[Sequence[float], Sequence[float] | None, 
     return metadata["centre"], metadata.get("sides_mm"), grid
 
 
-def with_prediction(nodule: Nodule, found: Predicted) -> Nodule:
-    """The nodule with the matte, of the nodule's kind, masks and spread as its candidates, the matte chosen.
+def with_prediction(nodule: Nodule, found: Predicted, mattes: Mapping[str, np.ndarray]) -> Nodule:
+    """The nodule with the mattes, those that solvers refined first, masks and spread as its candidates.
 
-    A calibrated matte does not sum to the volume. Beside it the mean of both masks' probabilities is the membership.
+    The first is chosen. A calibrated matte does not sum to the volume: beside it is one of the kind membership, the
+    solver's, or the mean of both masks' probabilities.
     """
-    others = {"-union": found.union, "-overlap": found.overlap, "-spread": found.spread}
-    candidates = [Matte(METHOD, found.alpha, kind=nodule.kind)]
-    if nodule.kind == CALIBRATED:
+    candidates = [Matte(f"{METHOD}-{method}", alpha, kind=kind_of(method)) for method, alpha in mattes.items()]
+    candidates.append(Matte(METHOD, found.alpha, kind=nodule.kind))
+    if nodule.kind == CALIBRATED and not mattes:
         candidates.append(Matte(f"{METHOD}-membership", (found.union + found.overlap) / 2, kind=MEMBERSHIP))
+    others = {"-union": found.union, "-overlap": found.overlap, "-spread": found.spread}
     candidates += [Matte(f"{METHOD}{name}", array) for name, array in others.items()]
-    return replace(nodule, candidates=candidates, outcome=ACCEPTED, method=METHOD)
+    return replace(nodule, candidates=candidates, outcome=ACCEPTED, method=candidates[0].method)

@@ -9,7 +9,7 @@ from raymat import metrics
 from raymat.arrays import BACKGROUND, FOREGROUND, UNKNOWN
 from raymat.methods import ANY, CALIBRATED, MEMBERSHIP
 from raymat.network.inference import Predicted
-from raymat.network.refinement import refined, refuse_other_kind, trimap_of
+from raymat.network.refinement import refined, solver_for, trimap_of
 from raymat.nodule import InputError
 from raymat.prepare import make_trimap
 
@@ -80,17 +80,19 @@ def test_a_lesion_that_no_voxel_surely_is_has_its_likeliest_as_foreground():
 def test_nothing_to_refine_is_said():
     nothing = np.zeros((SIDE,) * 3)
     with pytest.raises(InputError, match="sees no lesion here"):
-        refined(scan_of(ball()), said(nothing, nothing, ball()), SPACING)
+        refined(scan_of(ball()), said(nothing, nothing, ball()), SPACING, ("cf",))
     assert trimap_of(said(nothing + 0.4, nothing, ball()), SPACING) is None
     everything = np.ones((SIDE,) * 3)
     everything_but = np.where(distances() < 5, 1.0, 0.0)
     with pytest.raises(InputError, match=r"cannot be refined .*background.*larger box"):
-        refined(scan_of(ball()), said(everything, everything_but, ball()), SPACING)
+        refined(scan_of(ball()), said(everything, everything_but, ball()), SPACING, ("cf",))
 
 
-def test_a_solver_of_the_other_kind_is_refused():
-    refuse_other_kind("if+", CALIBRATED)
-    refuse_other_kind("if", MEMBERSHIP)
-    refuse_other_kind("if", ANY)
+def test_the_solver_fits_the_networks_kind_of_alpha():
+    assert [solver_for("auto", kind) for kind in (CALIBRATED, MEMBERSHIP, ANY)] == ["cf+", "cf", None]
+    assert [solver_for("none", kind) for kind in (CALIBRATED, MEMBERSHIP, ANY)] == [None] * 3
+    assert [solver_for("if+", CALIBRATED), solver_for("if", MEMBERSHIP), solver_for("if", ANY)] == ["if+", "if", "if"]
     with pytest.raises(InputError, match=r"cf makes membership alpha, the network predicts calibrated: .* cf\+, knn\+"):
-        refuse_other_kind("cf", CALIBRATED)
+        solver_for("cf", CALIBRATED)
+    with pytest.raises(InputError, match=r"no method 'best' to refine with: choose one of cf, .*, auto or none"):
+        solver_for("best", CALIBRATED)
