@@ -124,8 +124,8 @@ def learnt_in_words(mattes: Mapping[int, Mattes]) -> str:
         return "not stated"
     names = {name for one in lists for name in one or ()}
     own = len({one.folder for one in mattes.values()}) > 1
-    said = f"{len(names)} patients or nodules{', by split' if own else ''}"
-    return said if names else "nobody"
+    named = "1 patient or nodule" if len(names) == 1 else f"{len(names)} patients or nodules"
+    return f"{named}{', by split' if own else ''}" if names else "nobody"
 
 
 def _mattes_in(folder: Path, ids: Sequence[str]) -> Mattes:

@@ -26,6 +26,7 @@ from raymat.benchmark.tables import (
     references,
     scaled,
 )
+from raymat.network.evaluation import is_automatic
 from raymat.words import bounded, markdown_table
 
 TABLE, ERRORS, MATTES, SUMMARY = "table.md", "errors.csv", "mattes.csv", "summary.json"
@@ -91,6 +92,10 @@ class Result:
         found = Counter(row["state"] for row in self.mattes)
         return {state: found[state] for state in (ANSWERED, MISSING, UNUSABLE, EXTRA)}
 
+    def is_automatic(self, method: str) -> bool:
+        """Whether a method of the tables needs no mask and no trimap."""
+        return self.facts.automatic if method == self.facts.name else is_automatic(method)
+
     @property
     def warning(self) -> str:
         """What is wrong with most of the mattes, it seems; empty where nothing is."""
@@ -151,7 +156,9 @@ class Result:
         calibration = calibration_errors(self.bins)
         for reference in references(rows):
             parts.append(f"## {reference.title}")
-            parts.append(as_markdown(errors_against(rows, reference), reference, calibration, facts.name))
+            parts.append(
+                as_markdown(errors_against(rows, reference), reference, calibration, facts.name, self.is_automatic)
+            )
         parts += self._listed()
         return "\n\n".join(parts) + "\n"
 

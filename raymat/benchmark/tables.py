@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,9 +97,16 @@ def calibration_errors(bins: Mapping[str, Sequence[np.ndarray]]) -> dict[str, fl
 
 
 def as_markdown(
-    errors: Mapping[str, pd.DataFrame], reference: Reference, calibration: Mapping[str, float], entry: str
+    errors: Mapping[str, pd.DataFrame],
+    reference: Reference,
+    calibration: Mapping[str, float],
+    entry: str,
+    automatic: Callable[[str], bool],
 ) -> str:
-    """The table of a reference, one row per method, and the entry's paired differences to each baseline."""
+    """The table of a reference, one row per method, and the entry's paired differences to each baseline.
+
+    ``automatic`` says whether a method needs no mask and no trimap.
+    """
     names = reference.columns
     more = () if reference.kind else ("calibration error",)
     lines = []
@@ -107,8 +114,9 @@ def as_markdown(
         numbers = mean_and_spread(found)
         cells = [cell(name, *numbers[name]) for name in names]
         cells += [f"{calibration[method]:.3f}" for _ in more]
-        lines.append([f"**{entry}**" if method == entry else method, len(found), *cells])
-    table = markdown_table(("method", "nodules", *(TITLES[name] for name in names), *more), lines)
+        start = [f"**{entry}**" if method == entry else method, "yes" if automatic(method) else "no", len(found)]
+        lines.append([*start, *cells])
+    table = markdown_table(("method", "fully automatic", "nodules", *(TITLES[name] for name in names), *more), lines)
     compared = [name for name in names if name in (*COMPARED, "brier")]
     lines = []
     for method, found in errors.items():

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from matplotlib.figure import Figure
 
 from raymat.benchmark.entry import Mattes, expected_file, find_mattes, learnt_in_words, refuse_training_on_tests
 from raymat.benchmark.judge import MISSING, UNUSABLE, Entrant, Judged, judge
@@ -42,7 +43,7 @@ from raymat.folder import Folder
 from raymat.learning import Data
 from raymat.loading import Nodules
 from raymat.methods import MEANINGS, kind_of
-from raymat.network.evaluation import RAMP, is_automatic
+from raymat.network.evaluation import RAMP
 from raymat.network.evaluation import TITLES as SHOWN
 from raymat.nodule import ACCEPTED, FAILED, InputError, Nodule
 from raymat.pictures.network import error_bars
@@ -276,7 +277,9 @@ def _write(output: Experiment, result: Result, say: Callable[[str], None]) -> No
     rows = scaled(result.rows)
     for reference in references(rows):
         if reference.kind:
-            output.figure(f"errors-{plain_name(f'{reference.kind} {reference.truth}')}.png", _bars(rows, reference))
+            output.figure(
+                f"errors-{plain_name(f'{reference.kind} {reference.truth}')}.png", _bars(result, rows, reference)
+            )
     output.run.metrics(
         {
             f"{plain_name(key)}/{metric}": value
@@ -298,9 +301,9 @@ def _write(output: Experiment, result: Result, say: Callable[[str], None]) -> No
     say(f"table    {output.output.path}/{TABLE}")
 
 
-def _bars(rows: pd.DataFrame, reference: Reference):
+def _bars(result: Result, rows: pd.DataFrame, reference: Reference) -> Figure:
     # The window alone is so far off that its bar would hide all others.
     table = {
         method: mean_and_spread(errors) for method, errors in errors_against(rows, reference).items() if method != RAMP
     }
-    return error_bars(table, SHOWN, set(filter(is_automatic, table)))
+    return error_bars(table, SHOWN, set(filter(result.is_automatic, table)))

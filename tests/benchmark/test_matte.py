@@ -45,7 +45,7 @@ def test_bytes_of_0_and_1_are_a_matte(nodule, tmp_path):
 
 
 def test_an_order_of_axes_that_its_header_tells_is_no_other_place(nodule, tmp_path):
-    """As nibabel's canonical images and those of other tools have it: the axes flipped and swapped, voxels and header."""
+    """As nibabel's canonical images have it: axes flipped and swapped, of voxels and header alike."""
     path = write_matte(tmp_path / "a.nii.gz", nodule.alpha, nodule)
     nibabel.save(nibabel.as_closest_canonical(nibabel.load(path)), tmp_path / "canonical.nii.gz")
     swapped = sitk.PermuteAxes(sitk.ReadImage(str(path)), [2, 0, 1])

@@ -25,7 +25,7 @@ def write_release(folder: Path, count: int, kind: str = "calibrated", **how) -> 
 
 
 def write_matte(path: Path, alpha: np.ndarray, nodule: Nodule, **header: Sequence[float]) -> Path:
-    """A matte (z, y, x) on the nodule's grid; ``header`` has other values of ``spacing, origin, direction``, (z, y, x)."""
+    """A matte (z, y, x) on the nodule's grid; ``header`` has another spacing, origin, direction."""
     image = sitk.GetImageFromArray(alpha)
     image.SetSpacing([float(v) for v in header.get("spacing", nodule.spacing)][::-1])
     image.SetOrigin([float(v) for v in header.get("origin", nodule.origin)][::-1])
