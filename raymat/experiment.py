@@ -60,6 +60,7 @@ READERS = Kind("readers", "measurement of readers", EVIDENCE, "readers.json", ad
 TRAIN = Kind("train", "training", TRAININGS, "training.json", refuses=True, adds=True)
 TUNE = Kind("tune", "sweep", TRAININGS, "sweep.json", refuses=True, adds=True)
 EVALUATE = Kind("evaluate", "evaluation", TRAININGS, "evaluate.json")
+BENCHMARK = Kind("benchmark", "benchmark", EVIDENCE, "benchmark.json")
 CLASSIFY = Kind("classify", "sweep", EVIDENCE, "classify.json", refuses=True, adds=True)
 
 

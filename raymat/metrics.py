@@ -50,7 +50,7 @@ def gradient(a: np.ndarray, b: np.ndarray, region: np.ndarray | None = None) -> 
     Parameters and errors as in `sad`.
     """
     a, b, region = _checked(a, b, region)
-    return float(((_gradient_magnitude(a) - _gradient_magnitude(b)) ** 2)[region].sum())
+    return float(((gradient_magnitude(a) - gradient_magnitude(b)) ** 2)[region].sum())
 
 
 def connectivity(a: np.ndarray, b: np.ndarray, region: np.ndarray | None = None) -> float:
@@ -84,6 +84,17 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     return 2 * np.count_nonzero(a & b) / both if both else 1.0
 
 
+def soft_dice(a: np.ndarray, b: np.ndarray) -> float:
+    """Dice overlap of two mattes: twice the sum of the smaller alpha over the sum of both; 1 where both are 0.
+
+    It is 1 for equal mattes, and that of their masks where all values are 0 or 1 (Crum, Camara and Hill, IEEE
+    Transactions on Medical Imaging 25:1451-1461, 2006). Parameters and errors as in `sad`.
+    """
+    a, b, _ = _checked(a, b, None)
+    both = float(a.sum() + b.sum())
+    return 2 * float(np.minimum(a, b).sum()) / both if both else 1.0
+
+
 def spread(values: npt.ArrayLike) -> float:
     """Standard deviation of what was measured again and again, on other splits or from other seeds.
 
@@ -99,7 +110,8 @@ def _phi(alpha: np.ndarray, highest: np.ndarray) -> np.ndarray:
     return np.where(d >= CONNECTIVITY_THETA, 1.0 - d, 1.0)
 
 
-def _gradient_magnitude(alpha: np.ndarray) -> np.ndarray:
+def gradient_magnitude(alpha: np.ndarray) -> np.ndarray:
+    """The length of the gradient by Gaussian derivatives of sigma 1.4 voxels, float64; what `gradient` compares."""
     squares = np.zeros(alpha.shape)
     for axis in range(alpha.ndim):
         order = [int(axis == other) for other in range(alpha.ndim)]

@@ -7,6 +7,7 @@ library.
 from types import ModuleType
 
 from raymat.commands import (
+    benchmark,
     build,
     change,
     classify,
@@ -16,6 +17,7 @@ from raymat.commands import (
     export,
     figure,
     inspect,
+    leaderboard,
     matte,
     measure,
     phantom,
@@ -51,6 +53,8 @@ COMMANDS: dict[str, ModuleType] = {
     "tune": tune,
     "evaluate": evaluate,
     "predict": predict,
+    "benchmark": benchmark,
+    "leaderboard": leaderboard,
     "readers": readers,
     "classify": classify,
     "report": report,

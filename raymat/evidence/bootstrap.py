@@ -53,6 +53,28 @@ def mean_by_patient(values: npt.ArrayLike, patients: npt.ArrayLike, seed: int = 
     return Estimate(value, *interval(means))
 
 
+def mean_of_splits(values: npt.ArrayLike, splits: npt.ArrayLike, patients: npt.ArrayLike, seed: int = 0) -> Estimate:
+    """The mean over repeated splits of each one's mean, and its interval over patients.
+
+    A patient who is drawn is drawn in every split that tests the patient: splits of the same patients are no
+    independent witnesses either.
+    """
+    numbers, split = np.asarray(values, float), np.asarray(splits)
+    names, patient = np.unique(np.asarray(patients), return_inverse=True)
+    times = draws(names.size, seed=seed)
+    means, resampled = [], []
+    for one in np.unique(split):
+        part = split == one
+        sums, counts = (
+            np.bincount(patient[part], numbers[part], names.size),
+            np.bincount(patient[part], None, names.size),
+        )
+        means.append(numbers[part].mean())
+        with np.errstate(invalid="ignore", divide="ignore"):
+            resampled.append((times @ sums) / (times @ counts))
+    return Estimate(float(np.mean(means)), *interval(np.mean(resampled, axis=0)))
+
+
 def by_patient(
     statistic: Callable[[np.ndarray], float], patients: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:

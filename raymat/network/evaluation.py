@@ -66,17 +66,10 @@ def errors_of(
     rows of ``nodule_id, truth, method, metric, value``. Against the chosen matte of that kind the method that it was
     made by is left out (Table 1's footnote), and its twin (``TWINS``); the true alpha of a phantom is nobody's.
     """
-    image, chosen = required(nodule.image, nodule, "image"), target_of(nodule, kind)
-    mattes: dict[str, np.ndarray] = {READERS: np.mean(nodule.readers, axis=0)[box]} if nodule.readers else {}
-    mattes |= {method: alpha[box] for method, alpha in nodule.mattes.items()}
-    mattes[RAMP] = LUNG_WINDOW.alpha(image[box])
-    mattes[NOTHING] = np.zeros(mattes[RAMP].shape)
+    mattes = baselines_of(nodule, box)
     for name, prediction in predicted.items():
         mattes |= {name: prediction.alpha, f"{name}, mean of its masks": (prediction.union + prediction.overlap) / 2}
     mattes |= refined or {}
-    truths, made_by = {CHOSEN: chosen.alpha[box]}, (chosen.method, TWINS.get(chosen.method))
-    if (true := nodule.truth(kind)) is not None:
-        truths[TRUE] = true[box]
     return [
         {
             "nodule_id": nodule.nodule_id,
@@ -85,11 +78,37 @@ def errors_of(
             "metric": name,
             "value": error(alpha, target),
         }
-        for truth, target in truths.items()
+        for truth, (target, made_by) in references_of(nodule, box, kind).items()
         for method, alpha in mattes.items()
-        if truth != CHOSEN or method not in made_by
+        if method not in made_by
         for name, error in METRICS.items()
     ]
+
+
+def baselines_of(nodule: Nodule, box: tuple[slice, ...]) -> dict[str, np.ndarray]:
+    """What is there without a network, within the box: the readers' mean, the nodule's mattes, the window, nothing."""
+    image = required(nodule.image, nodule, "image")
+    mattes: dict[str, np.ndarray] = {READERS: np.mean(nodule.readers, axis=0)[box]} if nodule.readers else {}
+    mattes |= {method: alpha[box] for method, alpha in nodule.mattes.items()}
+    mattes[RAMP] = LUNG_WINDOW.alpha(image[box])
+    mattes[NOTHING] = np.zeros(mattes[RAMP].shape)
+    return mattes
+
+
+def references_of(nodule: Nodule, box: tuple[slice, ...], kind: str) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:
+    """The ground truths of a kind within the box, each with the methods that are not compared with it.
+
+    Raises
+    ------
+    InputError
+        As ``raymat.network.samples.target_of``.
+    """
+    chosen = target_of(nodule, kind)
+    made_by = tuple(name for name in (chosen.method, TWINS.get(chosen.method)) if name)
+    truths: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {CHOSEN: (chosen.alpha[box], made_by)}
+    if (true := nodule.truth(kind)) is not None:
+        truths[TRUE] = (true[box], ())
+    return truths
 
 
 def masks_score(nodule: Nodule, box: tuple[slice, ...], predicted: Predicted) -> dict[str, dict]:

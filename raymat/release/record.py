@@ -220,6 +220,11 @@ class Release:
             raise InputError(f"{self.place.path(row['file'])}: damaged ({error})") from error
         return found
 
+    @property
+    def digest(self) -> str:
+        """What ``raymat release`` printed: the digest of the list of all digests."""
+        return hashlib.sha256(self.place.read(SUMS)).hexdigest()
+
     def kind(self) -> str:
         """What alpha means in the chosen mattes, one of ``raymat.methods.ALPHA_KINDS``; "any" before format 3."""
         kinds = {row["kind"] or ANY for row in self.index}
