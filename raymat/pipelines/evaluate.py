@@ -242,7 +242,7 @@ class Evaluation:
         predicted = {name: each.predict_finer(image[box], factors[name]) for name, each in ensembles.items()}
         kind, methods = shared(self.session, KIND), shared(self.session, REFINE)
         finer = {name: _refined(image[box], found, spacing, methods) for name, found in predicted.items()}
-        rows = {f"{name}, refined ({how})": alpha for name, found in finer.items() for how, alpha in found.items()}
+        rows = {f"{name}, refined by {how}": alpha for name, found in finer.items() for how, alpha in found.items()}
         picture = _slice(nodule, target_of(nodule, kind).alpha, box, next(iter(predicted.values())))
         judged: dict[str, object] = {
             "split": split,

@@ -192,8 +192,10 @@ def test_both_networks_and_the_solvers_are_compared_on_the_test_nodules_of_share
     ablation = replace(recipe, model=replace(RECIPE.model, auxiliary=False, spacing_mm=1.0))
     without = write_training(tmp_path / "without", data, ablation, (0, 1))
     out, uri = tmp_path / "out", new_runs(tmp_path)
-    tables, failed = evaluate(EvaluateJob(data, (full, without), Output(str(out), uri)), quiet)
+    tables, failed = evaluate(EvaluateJob(data, (full, without), Output(str(out), uri), refine=("cf",)), quiet)
     assert failed == 0
+    # Networks that were never trained see nothing, and there is nothing to refine.
+    assert tables["true alpha"]["3DMM, refined by cf"] == tables["true alpha"]["3DMM"]
     assert list(tables["chosen matte"])[:2] == ["readers' mean", "knn"]
     assert list(tables["chosen matte"])[-2:] == ["cf+", "knn+"]
     assert {"3DMM", "3DMM‡"} <= set(tables["chosen matte"])
@@ -224,6 +226,7 @@ def test_both_networks_and_the_solvers_are_compared_on_the_test_nodules_of_share
     note = json.loads((out / "evaluate.json").read_text())
     assert note["command"].startswith(f"raymat evaluate {data} {full}")
     assert note["kind"] == run.data.params["kind"] == run.data.tags["kind"] == MEMBERSHIP
+    assert "true_alpha/3DMM_refined_by_cf/sad" in run.data.metrics
     assert names == {"table.md", "errors.csv", "reliability.png", "predictions.png"} | {
         "errors-chosen-matte.png",
         "errors-true-alpha.png",
