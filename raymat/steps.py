@@ -1,19 +1,19 @@
 """One nodule's way through the build, as plain functions: read and prepare, solve, assess.
 
-Each step takes a nodule and returns a nodule. What goes wrong with it becomes its outcome here and nowhere else, so
-that one nodule can never harm another; a nodule that has an outcome passes the later steps untouched. What is no
-nodule's fault, a store that does not answer, is raised on.
+Each step takes a nodule and returns a nodule. What goes wrong with it becomes its outcome (``raymat.guard``); a nodule
+that has an outcome passes the later steps untouched. What is no nodule's fault, a store that does not answer, is raised
+on.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
+from raymat.guard import guarded
 from raymat.matting import LUNG_WINDOW, PRIOR_VERSION, HUWindow, estimate_all, readers_prior
 from raymat.methods import (
     ANY,
@@ -28,14 +28,11 @@ from raymat.methods import (
     kind_of,
     solver_of,
 )
-from raymat.nodule import EXCLUDED, FAILED, REJECTED, InputError, Matte, Nodule, NoduleExcluded, required
-from raymat.places import Unreachable
+from raymat.nodule import REJECTED, InputError, Matte, Nodule, NoduleExcluded, required
 from raymat.prepare import DOUBT_OF_HU, PREPARE_VERSION, PrepareParameters, prepare
 from raymat.quality import QualityParameters, assess
 from raymat.sources import NoduleRef, Source, digest
 from raymat.words import bounded, counted
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -147,26 +144,6 @@ class BuildParameters:
     def _prepare_text(self) -> str:
         # Once, and not for each of millions of keys.
         return repr(sorted(asdict(self.prepare).items()))
-
-
-def guarded(stage: str, nodule: Nodule, work: Callable[[Nodule], Nodule]) -> Nodule:
-    """What ``work`` makes of the nodule. What goes wrong becomes its outcome; a silent store is raised."""
-    try:
-        return work(nodule)
-    except Unreachable:
-        raise
-    except NoduleExcluded as error:
-        return ended(nodule, EXCLUDED, stage, str(error))
-    except InputError as error:
-        return ended(nodule, FAILED, stage, str(error))
-    except Exception as error:
-        logger.exception("nodule %s: %s failed", nodule.nodule_id, stage)
-        return ended(nodule, FAILED, stage, f"{type(error).__name__}: {error}")
-
-
-def ended(nodule: Nodule, outcome: str, stage: str, reason: str) -> Nodule:
-    """The nodule with its outcome and without the arrays that nobody will look at."""
-    return nodule.without_arrays(outcome=outcome, stage=stage, reason=bounded(reason))
 
 
 def read_and_prepare(source: Source, ref: NoduleRef, parameters: BuildParameters) -> Nodule:

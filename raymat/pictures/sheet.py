@@ -188,7 +188,7 @@ def _tile_text(figure: Figure, tile: _Tile, x: float, top: float, width: float, 
     if tile.chosen:
         lines.append((tile.chosen, 8, "bold", INK))
     if tile.line:
-        lines += [(line, 8, "normal", INK) for line in textwrap.wrap(tile.line, 24)]
+        lines += [(line, 8, "normal", INK) for line in textwrap.wrap(tile.line, 22)]
     lines += [(line, 7.5, "normal", FAINT) for line in textwrap.wrap(tile.reason, 27)[:8]]
     for text, size, weight, colour in lines:
         figure.text(x / width, y / height, text, fontsize=size, weight=weight, color=colour, va="top")

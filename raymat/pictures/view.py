@@ -15,8 +15,8 @@ from matplotlib.patheffects import withStroke
 from scipy import ndimage
 
 from raymat.arrays import box_around, triple
+from raymat.calibration import LUNG_WINDOW
 from raymat.errors import InputError
-from raymat.matting import LUNG_WINDOW
 from raymat.nodule import Nodule, required
 
 PLANES = ("axial", "coronal", "sagittal")

@@ -40,6 +40,7 @@ from raymat.engine.tries import Marks
 from raymat.experiment import BENCHMARK, Experiment, Output, experiment
 from raymat.experiment import Facts as Inputs
 from raymat.folder import Folder
+from raymat.guard import guarded
 from raymat.learning import Data
 from raymat.loading import Nodules
 from raymat.methods import MEANINGS, kind_of
@@ -50,7 +51,6 @@ from raymat.pictures.network import error_bars
 from raymat.pipelines.nodules import SHARED, read_nodule, work_rows
 from raymat.places import open_filesystem
 from raymat.release.record import Release, is_release
-from raymat.steps import guarded
 from raymat.version import __version__
 from raymat.words import counted, plain_name, utf8
 

@@ -53,6 +53,7 @@ from raymat.evidence.platt import calibrated
 from raymat.experiment import CLASSIFY, Experiment, Facts, Output, as_csv, experiment
 from raymat.experiment import FAILED as WITH_FAILURES
 from raymat.folder import Folder
+from raymat.guard import guarded
 from raymat.learning import Data
 from raymat.methods import ANY
 from raymat.nodule import ACCEPTED, FAILED, InputError, Nodule
@@ -61,7 +62,6 @@ from raymat.pipelines.nodules import SHARED, read_nodule, work_rows
 from raymat.pipelines.sweep import Sweep, Trial, TrialRuns, run_trials, trials_at_once
 from raymat.sources import digest
 from raymat.splits import PARTS, REPETITIONS
-from raymat.steps import guarded
 from raymat.version import __version__
 from raymat.words import counted, dotted, in_words, plain_name
 

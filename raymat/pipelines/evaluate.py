@@ -23,6 +23,7 @@ from raymat.engine.stream import gather
 from raymat.engine.tries import Marks
 from raymat.experiment import EVALUATE, TRAIN, Experiment, Facts, Output, experiment
 from raymat.folder import Folder
+from raymat.guard import guarded
 from raymat.learning import Data
 from raymat.matting import LUNG_WINDOW
 from raymat.methods import ANY, alpha_in_words
@@ -53,7 +54,6 @@ from raymat.pictures.network import error_bars, reliability, show_predictions
 from raymat.pipelines.fit import WEIGHTS as WEIGHTS_FILE
 from raymat.pipelines.nodules import SHARED, read_nodule, work_rows
 from raymat.sources import digest
-from raymat.steps import guarded
 from raymat.version import __version__
 from raymat.words import counted, markdown_table, plain_name
 

@@ -21,13 +21,13 @@ from raymat.engine.stages import Pool, Stage, Work
 from raymat.engine.tries import Marks
 from raymat.experiment import Output
 from raymat.folder import Folder
+from raymat.guard import guarded
 from raymat.learning import Data
 from raymat.loading import window_of
 from raymat.measures.nodule import measure
 from raymat.measures.table import DIGEST, PERCENTS, TableFile, as_csv, as_table
 from raymat.nodule import ACCEPTED, FAILED, InputError, Nodule
 from raymat.pipelines.nodules import SHARED, read_nodule, work_rows
-from raymat.steps import guarded
 from raymat.tracking import EVIDENCE, Run
 from raymat.version import __version__
 from raymat.words import counted

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from raymat.engine.sharing import shared
 from raymat.engine.stages import READ
+from raymat.guard import guarded
 from raymat.learning import Data
 from raymat.nodule import Nodule
-from raymat.steps import guarded
 
 SHARED = "nodules"  # what the workers share them as
 

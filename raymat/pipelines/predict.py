@@ -32,6 +32,7 @@ from raymat.engine.sharing import shared
 from raymat.engine.stages import READ, Pool, Stage, Work
 from raymat.engine.tries import Marks
 from raymat.experiment import PREDICT, Experiment, Facts, Output, experiment
+from raymat.guard import guarded
 from raymat.matting.warm_up import are_compiled, compile_kernels
 from raymat.methods import CALIBRATED, MEMBERSHIP, SOLVERS, alpha_in_words, kind_of, solver_of
 from raymat.network.inference import Ensemble, Predicted, shared_recipe
@@ -47,7 +48,6 @@ from raymat.pipelines.predict_files import Beside, write_beside
 from raymat.prepare import doubt_of_hu
 from raymat.sources import digest
 from raymat.sources.series import Scan
-from raymat.steps import guarded
 from raymat.store import OUTCOME, Store
 from raymat.volume import Grid, nodule_grid, write_volume
 from raymat.words import counted, file_name, utf8

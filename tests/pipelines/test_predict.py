@@ -5,21 +5,25 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import highdicom
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 import torch
 from mlflow.tracking import MlflowClient
 
 import raymat
 from raymat.cli import main
+from raymat.engine import here
 from raymat.experiment import Output
 from raymat.learning import Data
 from raymat.methods import ANY, CALIBRATED, MEMBERSHIP
+from raymat.network.images import in_volumes
 from raymat.network.inference import Ensemble
 from raymat.network.recipe import Recipe
 from raymat.network.surroundings import around, refuse_outside
-from raymat.network.targets import Target, targets_of_table
+from raymat.network.targets import Place, Places, Target, targets_of_table
 from raymat.network.training import begin, save_weights
 from raymat.nodule import InputError
 from raymat.pipelines.evaluate import EvaluateJob, evaluate
@@ -72,6 +76,105 @@ def test_beyond_the_scan_there_is_air_and_a_centre_there_is_refused():
         refuse_outside(outside, GRID)
 
 
+def nodule_in_noise(centre) -> np.ndarray:
+    """A solid ball of 6 mm in lung, HU."""
+    z, y, x = np.indices(GRID.shape)
+    at = np.moveaxis(GRID.to_patient(np.stack([z, y, x], axis=-1)), -1, 0)
+    inside = np.linalg.norm(at - np.reshape(centre, (3, 1, 1, 1)), axis=0) < 3
+    noise = np.random.default_rng(0).normal(0, 20, GRID.shape)
+    return (np.where(inside, 40.0, -850.0) + noise).astype(np.float32)
+
+
+@pytest.fixture
+def no_ray(monkeypatch) -> None:
+    """Another test of this process may be connected."""
+    monkeypatch.setattr(here, "_is_connected", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+def test_one_worker_needs_no_ray_and_writes_measures_and_sheet_beside_the_mattes(no_ray, models, tmp_path):
+    centre = GRID.to_patient((10, 20, 20))
+    write_volume(tmp_path / "ct.nii.gz", nodule_in_noise(centre), GRID)
+    place, far = Place("", "1", tuple(centre), None, 0.9), Place("", "2", tuple(centre + 500))
+    found = in_volumes(str(tmp_path / "ct.nii.gz"), Places("a.csv", [place, far]))
+    job = PredictJob(found.targets, (models[0],), Output(str(tmp_path / "out")))
+    said: list[str] = []
+    assert predict(job, said.append) == {"accepted": 1, "failed": 1}
+    assert any("ct-2 (" not in line and "ct-2: the centre" in line for line in said)
+    (nodule,) = raymat.load(tmp_path / "out")
+    assert nodule.nodule_id == "ct-1"
+    assert nodule.metadata["probability"] == 0.9
+    # Membership, which the volume is the sum of, stands beside a calibrated matte.
+    assert nodule.membership is nodule.mattes["3dmm-membership"]
+    (row,) = csv.DictReader((tmp_path / "out" / "measures.csv").open())
+    assert row["matte"] == "3dmm-membership"
+    voxel = float(np.prod(nodule.spacing))
+    assert float(row["volume_mm3"]) == pytest.approx(nodule.membership.sum() * voxel, rel=1e-4)
+    sheet = tmp_path / "out" / "sheets" / "ct.nii.gz.png"
+    drawn = sheet.stat().st_mtime_ns
+    # What is done already is neither predicted nor drawn again, and what failed is tried again.
+    said.clear()
+    predict(job, said.append)
+    assert said[0] == "2 targets, 1 predicted already, 1 to do"
+    assert sheet.stat().st_mtime_ns == drawn
+    assert not any(line.startswith(("sheet", "measures")) for line in said)
+
+
+@pytest.mark.slow
+def test_a_scan_and_its_detections_become_one_segmentation_with_a_segment_per_nodule(
+    no_ray, models, real_data, tmp_path, capsys
+):
+    tree = real_data / "lidc-dicom" / "LIDC-IDRI-0003"
+    places = [(23.45, -47.58, -172.75), (-47.51, -30.76, -167.75)]
+    lines = ["coordX,coordY,coordZ,probability", *(f"{x},{y},{z},0.9" for x, y, z in places), "0,0,-170,0.1"]
+    (tmp_path / "found.csv").write_text("\n".join(lines))
+    command = ["predict", "--dicom", str(tree), "--targets", str(tmp_path / "found.csv"), "--min-probability", "0.5"]
+    command += ["--model", models[0], "-o", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert "found.csv: 2 of 3 places, those of a probability >= 0.5" in capsys.readouterr().out
+    nodules = raymat.load(tmp_path / "out")
+    assert [nodule.patient_id for nodule in nodules] == ["LIDC-IDRI-0003"] * 2
+    (path,) = (tmp_path / "out" / "segmentations").iterdir()
+    segmentation = highdicom.seg.segread(path)
+    described = [segmentation.get_segment_description(n) for n in segmentation.segment_numbers]
+    assert [one.segment_label for one in described] == ["nodule 1", "nodule 2"]
+    for number, nodule in enumerate(nodules, start=1):
+        volume = segmentation.get_volume(segment_numbers=[number])
+        alpha = volume.array.reshape(volume.array.shape[:3])
+        np.testing.assert_allclose(centroid(alpha, volume.affine), places[number - 1], atol=1.0)
+        # As another reader has it: one volume of the frames of that segment.
+        nodule_affine = sitk_affine(tmp_path / "out" / "volumes" / f"{nodule.nodule_id}.3dmm.nii.gz")
+        np.testing.assert_allclose(
+            centroid(nodule.alpha.transpose(2, 1, 0), nodule_affine), centroid(alpha, volume.affine), atol=0.6
+        )
+    (sheet,) = (tmp_path / "out" / "sheets").iterdir()
+    assert sheet.read_bytes()[:4] == b"\x89PNG"
+
+
+def centroid(alpha: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Centre of mass in the patient (x, y, z) of an array whose index the affine takes there."""
+    weights = alpha[alpha > 0].astype(float)
+    return affine[:3, :3] @ np.average(np.argwhere(alpha > 0), axis=0, weights=weights) + affine[:3, 3]
+
+
+def sitk_affine(path: Path) -> np.ndarray:
+    """From an index (x, y, z) to the patient (x, y, z), as SimpleITK reads it (LPS)."""
+    image = sitk.ReadImage(str(path))
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return affine
+
+
+def test_a_lesion_larger_than_the_input_widens_the_box():
+    centre = tuple(GRID.to_patient((10, 20, 20)))
+    wide = Target("t", "p", "ct.nii.gz", "", centre, (2.0, 14.0, 2.0))
+    image, grid = around(wide, a_scan(), GRID, (4.0, 8.0, 8.0), 0.5)
+    assert image.shape == (36, 60, 36)  # with a margin of 8 mm at each side
+    middle = grid.to_patient((np.array(grid.shape) - 1) / 2)
+    np.testing.assert_allclose(middle, centre, atol=0.26)
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_table_of_cases_is_predicted_once_and_each_has_its_outcome(ray_cluster, models, tmp_path):
@@ -92,7 +195,7 @@ def test_a_table_of_cases_is_predicted_once_and_each_has_its_outcome(ray_cluster
     # The network's one matte is of its kind, and its masks and spread are of none.
     assert nodule.kind == Data.open(job.output.path).kind == CALIBRATED
     assert nodule.calibrated is nodule.alpha
-    assert nodule.membership is None
+    assert nodule.membership is nodule.mattes["3dmm-membership"]
     assert any(line.startswith("predictions of calibrated alpha") for line in said)
     np.testing.assert_allclose(nodule.mattes["3dmm-spread"], expected.spread, atol=1e-5)
     volume, placed = read_volume(tmp_path / "out" / "volumes" / "a.3dmm.nii.gz")
@@ -165,8 +268,19 @@ def test_bad_tables_and_options_are_refused(models, tmp_path, capsys):
     other = write_weights(tmp_path, 2, replace(RECIPE, kind=MEMBERSHIP))
     with pytest.raises(InputError, match=r"2\.pt: predicts alpha of the kind membership, .*1\.pt of the kind cal"):
         predict(PredictJob([target], (models[1], other), Output(str(tmp_path / "out"))), quiet)
-    assert main(["predict", "--image", "ct.nii.gz", "--model", models[0], "-o", str(tmp_path / "o")]) == 2
-    assert "--image goes with --center" in capsys.readouterr().err
+    rest = ["--model", models[0], "-o", str(tmp_path / "o")]
+    for options, message in (
+        (["--image", "ct.nii.gz"], "mattes lesions and does not find them: name their places"),
+        (["--image", "ct.nii.gz", "--center", "1", "2", "3", "--targets", "a.csv"], "give one of them"),
+        (["--image", "ct.nii.gz", "--center", "1", "2", "nan"], "X, Y and Z must be three numbers"),
+        (["--image", "ct.nii.gz", "--center", "1", "2", "3"], "ct.nii.gz: no such file"),
+        (["--image", "ct.nii.gz", "--center", "1", "2", "3", "--series", "1.2"], "--series names one of the series"),
+        (["--cases", "c.csv", "--targets", "a.csv"], "--cases has the places in its table"),
+        (["--dicom", str(tmp_path), "--targets", "a.csv", "--min-probability", "7"], "is not from 0 to 1"),
+        (["--dicom", str(tmp_path), "--targets", str(tmp_path / "none.csv")], "none.csv: cannot be read"),
+    ):
+        assert main(["predict", *options, *rest]) == 2
+        assert message in capsys.readouterr().err
 
 
 def write_training(folder, data: str, recipe: Recipe, splits) -> str:
