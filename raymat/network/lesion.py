@@ -18,6 +18,7 @@ from raymat.volume import Grid
 FROM = 0.5  # probability of the union mask from which a voxel is of a lesion
 BORDER_MM = 3.0  # how far the soft border of a lesion reaches
 BOX_SHARE, BOX_MM = 0.25, 3.0  # by how much of its side, and how many mm at least, a lesion may leave its box
+CUT = "the lesion reaches the edge of the box that was predicted, and beyond it is not seen: give --size-mm, or its box"
 NOTHING = "the network finds no lesion here: its union mask stays below 0.5"
 
 
@@ -35,6 +36,11 @@ def of_target(
     if region is None:
         return found, NOTHING
     return Predicted(*(np.where(region, part, np.float32(0)) for part in vars(found).values())), ""
+
+
+def is_cut(union: np.ndarray) -> bool:
+    """Whether a lesion reaches a face of the box that was predicted; ``union`` are its probabilities (z, y, x)."""
+    return any(bool((union.take(end, axis) >= FROM).any()) for axis in range(3) for end in (0, -1))
 
 
 def region_of(

@@ -36,7 +36,7 @@ from raymat.guard import guarded
 from raymat.matting.warm_up import are_compiled, compile_kernels
 from raymat.methods import CALIBRATED, MEMBERSHIP, SOLVERS, alpha_in_words, kind_of, solver_of
 from raymat.network.inference import Ensemble, Predicted, shared_recipe
-from raymat.network.lesion import of_target
+from raymat.network.lesion import CUT, is_cut, of_target
 from raymat.network.recipe import Recipe
 from raymat.network.refinement import AUTO, NONE, refined, solver_for
 from raymat.network.refinement import SPACING_MM as REFINED_MM
@@ -267,7 +267,9 @@ class Prediction:
             image = required(nodule.image, nodule, "image")
             whole = self._ensemble.predict_finer(image, self._finer, self.job.flips)
             found, note = of_target(whole, *_place_of(nodule))
-            notes = [*nodule.notes, note] if note else nodule.notes
+            notes = [*nodule.notes, note] if note else list(nodule.notes)
+            if not note and is_cut(found.union):
+                notes.append(CUT)
             mattes: dict[str, np.ndarray] = {}
             if self.job.refine != NONE and not note:
                 try:

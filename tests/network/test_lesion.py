@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from raymat.network.inference import Predicted
-from raymat.network.lesion import BORDER_MM, NOTHING, of_target
+from raymat.network.lesion import BORDER_MM, NOTHING, is_cut, of_target
 from raymat.volume import Grid
 
 GRID = Grid((20, 30, 40), (1.0, 1.0, 1.0), (-5.0, 7.0, 11.0), np.diag([1.0, -1.0, 1.0]))
@@ -53,3 +53,9 @@ def test_where_the_network_finds_nothing_all_is_kept_and_a_note_says_so():
     found, note = of_target(predicted(0.4 * ball(LEFT, 4)), GRID.to_patient(LEFT), None, GRID)
     assert note == NOTHING
     assert found.alpha.max() == pytest.approx(0.4, abs=0.01)
+
+
+def test_a_lesion_that_reaches_a_face_of_the_box_is_cut():
+    assert not is_cut(ball(LEFT, 4))
+    for centre in ((10, 15, 2), (10, 15, 37), (2, 15, 20), (17, 15, 20), (10, 27, 20)):
+        assert is_cut(ball(centre, 4))
