@@ -37,6 +37,9 @@ def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
         "--level", type=float, metavar="ALPHA", help="write a binary segmentation of alpha >= ALPHA (dicom-seg)"
     )
     command.add_argument(
+        "--together", action="store_true", help="one file per series, with a segment per nodule (dicom-seg)"
+    )
+    command.add_argument(
         "--kind",
         choices=("chosen", *MEANINGS),
         help="write the chosen matte, or the best one of a kind of alpha (default: chosen; membership with --level)",
@@ -50,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     from raymat.export import DICOM_SR, ExportRequest, export
     from raymat.loading import load, window_of
 
-    request = ExportRequest(options.format, options.dicom, options.level, options.kind)
+    request = ExportRequest(options.format, options.dicom, options.level, options.kind, together=options.together)
     if options.format == DICOM_SR:
         request = replace(request, window=window_of(options.dataset))
     nodules = load(options.dataset)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class ExportRequest:
         chosen one, and for membership with a level: a border lies where half of a voxel belongs to the lesion, whereas
         a level of calibrated alpha cuts off ground glass. A report is of the membership matte.
     window : that the calibrated mattes were calibrated by, for the masses of a report
+    together : one segmentation per series, with a segment per nodule, instead of one per nodule
     """
 
     form: str
@@ -43,6 +44,7 @@ class ExportRequest:
     level: float | None = None
     kind: str | None = None
     window: HUWindow = LUNG_WINDOW
+    together: bool = False
 
     def __post_init__(self) -> None:
         if self.form == DICOM_SR and self.kind not in (None, MEMBERSHIP):
@@ -51,6 +53,8 @@ class ExportRequest:
             raise InputError(
                 f"--format {self.form} needs the source series: name the folder of their files with --lidc DIR"
             )
+        if self.together and self.form != DICOM_SEG:
+            raise InputError("--together makes one DICOM Segmentation per series: use it with --format dicom-seg")
         if self.level is not None and self.form != DICOM_SEG:
             raise InputError("--level makes a binary DICOM Segmentation: use it with --format dicom-seg")
         if self.level is not None and not 0 < self.level <= 1:
@@ -85,7 +89,7 @@ class Exported:
 
     Attributes
     ----------
-    nodule_id : str
+    nodule_id : str, or the series where its nodules are written together
     path : of its folder or file; None where it was not written
     problem : why it was not written; empty where it was
     """
@@ -135,8 +139,33 @@ def export(nodules: Nodules, ids: Sequence[str], out: Path, request: ExportReque
         report = out / f"{file_name(nodule_id)}.sr.dcm"
         return write_report(nodule, series[nodule_id], tree, path, report, request.window)
 
+    if request.together and tree is not None:
+        yield from _together(nodules, series, out, request, tree)
+        return
     for nodule_id in ids:
         yield _attempted(nodule_id, write)
+
+
+def _together(
+    nodules: Nodules, series: Mapping[str, Series], out: Path, request: ExportRequest, tree: str
+) -> Iterator[Exported]:
+    """Write one segmentation per series, with a segment per nodule."""
+    by_series: dict[str, list[str]] = {}
+    for nodule_id, one in series.items():
+        by_series.setdefault(one.uid, []).append(nodule_id)
+    named = f".{request.kind}" if request.kind in MEANINGS else ""
+    for uid, ids in by_series.items():
+
+        def write(_: str, uid: str = uid, ids: list[str] = ids) -> Path:
+            chosen = [request.with_its_matte(nodules[nodule_id]) for nodule_id in ids]
+            path = out / f"{file_name(uid)}{named}.seg.dcm"
+            scan = scan_of(series[ids[0]], chosen[0].patient_id)
+            problems = write_segmentation(chosen, scan, tree, path, request.level)
+            if problems:
+                raise InputError(f"{path}: lacks nodules: {'; '.join(problems)}")
+            return path
+
+        yield _attempted(uid, write)
 
 
 def _attempted(nodule_id: str, write: Callable[[str], Path]) -> Exported:

@@ -57,10 +57,16 @@ def places_of_label_map(path: str, reading: Reading) -> Places:
     if not inside.size:
         raise InputError(f"{path}: no voxel is marked: no lesion was found or drawn")
     labels = _whole(path, inside)
-    start = triple(part.start for part in box)
-    present = np.unique(labels[labels != 0]).tolist()
-    chosen = _chosen(path, present, reading.labels, "value")
-    return _places(path, [Marked(v, f"value {v}", labels == v, start, grid) for v in chosen], "", reading)
+    present, number = np.unique(labels[labels != 0], return_inverse=True)
+    # Numbers without gaps: there may be three labels, the largest of them a million.
+    labels[labels != 0] = number + 1
+    chosen = _chosen(path, present.tolist(), reading.labels, "value")
+    marked = []
+    for count, (value, part) in enumerate(zip(present.tolist(), ndimage.find_objects(labels), strict=True), start=1):
+        if value in chosen:
+            start = triple(outer.start + inner.start for outer, inner in zip(box, part, strict=True))
+            marked.append(Marked(value, f"value {value}", labels[part] == count, start, grid))
+    return _places(path, marked, "", reading)
 
 
 def places_of_segmentation(path: str, reading: Reading) -> Places:
@@ -92,7 +98,7 @@ def places_of_segmentation(path: str, reading: Reading) -> Places:
         box = box_around(mask)
         name = f"segment {number} ({described[number]})"
         start = triple(part.start for part in box)
-        marked.append(Marked(number, name, mask[box], start, _grid_of(volume.affine, mask.shape)))
+        marked.append(Marked(number, name, mask[box].copy(), start, _grid_of(volume.affine, mask.shape)))
     empty = [one.name for one in marked if not one.mask.size]
     if empty:
         raise InputError(f"{path}: {', '.join(empty)}: no voxel is marked; leave it out with --labels")

@@ -7,7 +7,8 @@ says so and costs no prediction.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from raymat.nodule import InputError, Nodule
 from raymat.pipelines.measure import MeasureJob, measure_all
 from raymat.sources import digest
 from raymat.sources.series import Scan
-from raymat.words import file_name, utf8
+from raymat.words import counted, file_name, utf8
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,30 +73,42 @@ def write_beside(
     if not what.shown:
         return
     drawn = output.files.read_json(DRAWN) if output.files.exists(DRAWN) else {}
-    by_scan: dict[tuple[str, str], list[Target]] = {}
-    predicted = set(data.nodules.ids)
-    for target in keys:
-        if target.target_id in predicted:
-            by_scan.setdefault((target.image, target.series), []).append(target)
+    new = []
+    by_scan = _by_scan(keys, data.nodules)
+    called = Counter(Path(image).name for image, _ in by_scan)
     for (image, series), targets in by_scan.items():
         of = digest(*(keys[target] for target in targets))
-        ids = [target.target_id for target in targets]
-        title = f"series {series}" if series else Path(image).name
-        shown = f"{targets[0].patient_id}, series ...{series[-8:]}" if series else Path(image).name
-        name = file_name(series or Path(image).name)
-        sheet, segmentation = f"{SHEETS}/{name}.png", f"{SEGMENTATIONS}/{name}.seg.dcm"
+        # Volumes of several folders may have one name.
+        scan = file_name(series or (Path(image).name if called[Path(image).name] == 1 else image))
+        sheet, segmentation = f"{SHEETS}/{scan}.png", f"{SEGMENTATIONS}/{scan}.seg.dcm"
         if drawn.get(sheet) != of or not output.files.exists(sheet):
-            output.figure(sheet, _drawn(data.nodules, targets, utf8(shown)))
+            title = f"{targets[0].patient_id}, series ...{series[-8:]}" if series else Path(image).name
+            output.figure(sheet, _drawn(data.nodules, targets, utf8(title)))
             drawn[sheet] = of
-            say(f"sheet of {utf8(title)}  {output.files.path(sheet)}")
+            new.append(sheet)
         if series and (drawn.get(segmentation) != of or not output.files.exists(segmentation)):
+            ids = [target.target_id for target in targets]
             written, problems = _segment(data.nodules, ids, scans[series], image, segmentation, output)
             for problem in problems:
                 say(f"not in the segmentation: {problem}")
             if written:
                 drawn[segmentation] = of
-                say(f"segmentation of {title}  {output.files.path(segmentation)}")
+                new.append(segmentation)
+    for folder, what_they_are in ((SHEETS, "sheet"), (SEGMENTATIONS, "segmentation")):
+        names = [name for name in new if name.startswith(folder)]
+        if names:
+            say(f"{counted(len(names), what_they_are)}  {output.files.path(names[0] if len(names) == 1 else folder)}")
     output.json(DRAWN, drawn)
+
+
+def _by_scan(targets: Iterable[Target], nodules: Nodules) -> dict[tuple[str, str], list[Target]]:
+    """Image and series to their targets that were predicted."""
+    predicted = set(nodules.ids)
+    found: dict[tuple[str, str], list[Target]] = {}
+    for target in targets:
+        if target.target_id in predicted:
+            found.setdefault((target.image, target.series), []).append(target)
+    return found
 
 
 def _measure(what: Beside, data: Data, output: Experiment, say: Callable[[str], None]) -> None:
@@ -127,7 +140,9 @@ def _drawn(nodules: Nodules, targets: list[Target], title: str) -> Figure:
 def _shown(nodule: Nodule, target: Target) -> Nodule:
     """The nodule as the sheet has it: masks in the place of readers, mattes alone, what the detector said."""
     masks = [nodule.mattes[name] >= BORDER for name in nodule.mattes if name.endswith(("-union", "-overlap"))]
-    about = [f"probability {target.probability:.2f}"] if target.probability is not None else []
+    about = [f"at {', '.join(f'{at:.0f}' for at in target.centre[::-1])} mm"]
+    if target.probability is not None:
+        about.append(f"probability {target.probability:.2f}")
     if target.sides:
         about.append(f"box {' x '.join(f'{side:.0f}' for side in target.sides[::-1])} mm")
     stem = target.series or stem_of(target.image)

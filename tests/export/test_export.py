@@ -361,6 +361,40 @@ def test_a_nodule_without_a_source_keeps_no_other_back(phantom, tmp_path, capsys
         assert f"{name}: comes from no DICOM series" in said.err
 
 
+@pytest.mark.parametrize("options", [(), ("--level", "0.5")])
+def test_nodules_of_a_series_together_are_segments_of_one_file(phantom, tmp_path, options):
+    folder, nodule = phantom
+    z, y, x = nodule.origin
+    shifted = replace(nodule, nodule_id="shifted", key="1" * 32, origin=(z - 1.0, y, x - 9.0))
+    write_dataset(tmp_path / "dataset", [nodule, shifted])
+    for out, more in (("alone", ()), ("one", ("--together",))):
+        command = ["export", str(tmp_path / "dataset"), "-o", str(tmp_path / out), "--format", "dicom-seg"]
+        assert main([*command, "--dicom", str(folder / "scans"), *options, *more]) == 0
+    (path,) = (tmp_path / "one").iterdir()
+    one = highdicom.seg.segread(path)
+    assert path.name == f"{nodule.metadata['series_uid']}.seg.dcm"
+    assert one.number_of_segments == 2
+    for number, name in enumerate((nodule.nodule_id, "shifted"), start=1):
+        alone = highdicom.seg.segread(tmp_path / "alone" / f"{name}.seg.dcm")
+        assert one.get_segment_description(number).tracking_uid == alone.get_segment_description(1).tracking_uid
+        expected = frames_by_height(alone, 1)
+        found = frames_by_height(one, number)
+        assert found.keys() == expected.keys()
+        assert all(np.array_equal(found[height], expected[height]) for height in found)
+
+
+def frames_by_height(segmentation, number: int) -> dict[float, np.ndarray]:
+    """The frames of a segment, by the z of their planes, as pydicom decodes them."""
+    found = {}
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    pixels = segmentation.pixel_array.reshape(-1, segmentation.Rows, segmentation.Columns)
+    for frame, group in zip(pixels, segmentation.PerFrameFunctionalGroupsSequence, strict=True):
+        segment = group.get("SegmentIdentificationSequence") or shared.SegmentIdentificationSequence
+        if segment[0].ReferencedSegmentNumber == number:
+            found[float(group.PlanePositionSequence[0].ImagePositionPatient[2])] = frame
+    return found
+
+
 def exported_as(folder, nodule: Nodule, names: list[str], out) -> list[pydicom.Dataset]:
     """Segmentations of one nodule under other ids."""
     nodules = [replace(nodule, nodule_id=name, key=f"{number:032x}") for number, name in enumerate(names)]

@@ -197,6 +197,11 @@ def test_several_labels_have_one_place_each_and_the_choice_is_the_users(tmp_path
         places_of(path, Reading(labels=(3,)))
 
 
+def test_labels_may_be_any_whole_numbers(tmp_path):
+    write_volume(tmp_path / "m.nrrd", marks(1, 2).astype(np.int32) * 1_000_000, GRID)
+    assert [place.label for place in places_of(str(tmp_path / "m.nrrd"), Reading()).found] == ["1000000", "2000000"]
+
+
 def test_an_oblique_mask_lies_where_simpleitk_has_it(tmp_path):
     turned = np.array([[1.0, 0, 0], [0, np.cos(0.3), -np.sin(0.3)], [0, np.sin(0.3), np.cos(0.3)]])
     path = str(tmp_path / "m.nrrd")
