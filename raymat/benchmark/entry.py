@@ -130,6 +130,8 @@ def learnt_in_words(mattes: Mapping[int, Mattes]) -> str:
 
 def _mattes_in(folder: Path, ids: Sequence[str]) -> Mattes:
     by_name = {file_name(nodule_id): nodule_id for nodule_id in ids}
+    # Of two ids of which one begins another, the longer one is meant by a name that begins with both.
+    folded = {name.casefold(): by_name[name] for name in sorted(by_name, key=len, reverse=True)}
     files: defaultdict[str, list[Path]] = defaultdict(list)
     extra, learnt_from = {}, None
     for file in _listed(folder):
@@ -142,7 +144,8 @@ def _mattes_in(folder: Path, ids: Sequence[str]) -> Mattes:
         elif not ending and not file.name.lower().endswith(VOXELS):
             extra[file] = f"no volume that can be read; mattes are {', '.join(ENDINGS)}"
         elif ending and stem not in by_name:
-            extra[file] = f"called as no nodule of the release is; a matte is called {expected_file(ids[0])}"
+            meant = next((known for plain, known in folded.items() if stem.casefold().startswith(plain)), ids[0])
+            extra[file] = f"called as no nodule of the release is; a matte is called {expected_file(meant)}"
         elif ending:
             files[by_name[stem]].append(file)
     several = {name: found for name, found in files.items() if len(found) > 1}

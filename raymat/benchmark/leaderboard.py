@@ -116,7 +116,8 @@ def leaderboard(tables: Sequence[Table]) -> str:
     for splits in sorted({one.splits for one in tables}, key=lambda splits: (-len(splits), splits)):
         group = [one for one in tables if one.splits == splits]
         for reference in sorted({ref for one in group for ref in references(one.rows)}, key=_order):
-            entered = [one for one in group if one.name in errors_against(one.rows, reference)]
+            errors = [(one, errors_against(one.rows, reference)) for one in group]
+            entered = [(one, found) for one, found in errors if one.name in found]
             if entered:
                 parts += [f"## {reference.title}, splits {in_words(splits)}", *_section(entered, reference)]
     parts += ["## Entries", _entries(tables)]
@@ -127,13 +128,13 @@ def _order(reference: Reference) -> tuple[bool, str, str]:
     return not reference.kind, reference.kind, reference.truth
 
 
-def _section(tables: Sequence[Table], reference: Reference) -> list[str]:
-    chief = reference.columns[0]
-    entries = {one.name: errors_against(one.rows, reference)[one.name] for one in tables}
-    baselines = {name: found for name, found in errors_against(tables[0].rows, reference).items() if name in BASELINES}
+def _section(tables: Sequence[tuple[Table, dict[str, pd.DataFrame]]], reference: Reference) -> list[str]:
+    chief, (first, errors) = reference.columns[0], tables[0]
+    entries = {one.name: found[one.name] for one, found in tables}
+    baselines = {name: found for name, found in errors.items() if name in BASELINES}
     means = {name: mean_and_spread(found) for name, found in (entries | baselines).items()}
     leader = min(entries, key=lambda name: means[name][chief][0])
-    said = {one.name: one.summary for one in tables}
+    said = {one.name: one.summary for one, _ in tables}
     lines, place = [], 0
     for name in sorted(means, key=lambda name: means[name][chief][0]):
         own = name in entries
@@ -144,7 +145,7 @@ def _section(tables: Sequence[Table], reference: Reference) -> list[str]:
         cells = [place if own else "", bounded(name, 80) if own else f"*{name}*", yes(automatic), len(found)]
         cells += [cell(metric, *means[name][metric]) for metric in reference.columns]
         if not reference.kind:
-            cells.append(f"{_calibration(said[name] if own else tables[0].summary, name):.3f}")
+            cells.append(f"{_calibration(said[name] if own else first.summary, name):.3f}")
         cells.append("" if name == leader or not count else difference_in_words(chief, apart[chief]))
         lines.append(cells)
     more = () if reference.kind else ("calibration error",)

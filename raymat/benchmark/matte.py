@@ -41,10 +41,13 @@ def read_matte(path: str | Path, grid: Grid, box: Box) -> tuple[Float32Array, st
         values, own = read_volume(path)
     except InputError as error:
         raise InputError(f"{error}; a matte is one 3D volume, alpha from 0 to 1, placed in the patient") from error
+    bare = np.allclose(own.origin, 0) and np.allclose(own.spacing, 1) and np.allclose(np.abs(own.direction), np.eye(3))
     values, own = _along_axes_of(grid, _alpha_of(path, values), own)
     if own.shape == grid.shape and own.placement_difference(grid) <= PLACEMENT_TOLERANCE_MM:
         return values[box], ""
-    _refuse_misplaced(path, own, grid)
+    if bare:
+        raise InputError(f"{path}: misplaced: its header has no placement (origin 0, spacing 1 mm); {_ADVICE}")
+    _refuse_shifted(path, own, grid)
     part = grid.crop([side.start for side in box], [side.stop - side.start for side in box])
     step = np.asarray(own.direction) * np.asarray(own.spacing)
     inside = np.linalg.solve(step, (_centres(part) - np.asarray(own.origin)).T).T
@@ -107,11 +110,8 @@ def _along_axes_of(grid: Grid, values: Float32Array, own: Grid) -> tuple[Float32
     return turned, Grid(triple(turned.shape), triple(own.spacing[axis] for axis in axes), origin, direction)
 
 
-def _refuse_misplaced(path: str | Path, own: Grid, grid: Grid) -> None:
-    """Raise InputError for the placements that are mistakes and no other grid."""
-    bare = np.allclose(own.origin, 0) and np.allclose(own.spacing, 1)
-    if bare and np.allclose(np.abs(own.direction), np.eye(3)):
-        raise InputError(f"{path}: misplaced: its header has no placement (origin 0, spacing 1 mm); {_ADVICE}")
+def _refuse_shifted(path: str | Path, own: Grid, grid: Grid) -> None:
+    """Raise InputError for a grid of the nodule's size in another place: a mistake, and no other grid."""
     if own.shape == grid.shape and np.allclose(own.spacing, grid.spacing, rtol=1e-3):
         apart = own.placement_difference(grid)
         mirrored = np.allclose(np.multiply(own.origin, (1, -1, -1)), grid.origin, atol=PLACEMENT_TOLERANCE_MM)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import pandas as pd
 from raymat.benchmark.entry import LEARNT_FROM
 from raymat.benchmark.judge import ANSWERED, BENCHMARK_VERSION, BOX_MM, MISSING, TURNS, UNUSABLE
 from raymat.benchmark.tables import (
+    Reference,
     as_markdown,
     calibration_errors,
     errors_against,
@@ -92,6 +94,12 @@ class Result:
         found = Counter(row["state"] for row in self.mattes)
         return {state: found[state] for state in (ANSWERED, MISSING, UNUSABLE, EXTRA)}
 
+    @cached_property
+    def tables(self) -> dict[Reference, dict[str, pd.DataFrame]]:
+        """Each reference's ``raymat.benchmark.tables.errors_against``."""
+        rows = scaled(self.rows)
+        return {reference: errors_against(rows, reference) for reference in references(rows)}
+
     def is_automatic(self, method: str) -> bool:
         """Whether a method of the tables needs no mask and no trimap."""
         return self.facts.automatic if method == self.facts.name else is_automatic(method)
@@ -110,10 +118,8 @@ class Result:
 
     def summary(self) -> dict[str, Any]:
         """The values of ``summary.json``."""
-        rows, name = scaled(self.rows), self.facts.name
-        means = {}
-        for reference in references(rows):
-            errors = errors_against(rows, reference)
+        name, means = self.facts.name, {}
+        for reference, errors in self.tables.items():
             if name in errors:
                 found = mean_and_spread(errors[name])
                 key = f"{reference.kind} {reference.truth}".strip()
@@ -129,7 +135,7 @@ class Result:
 
     def page(self) -> str:
         """The text of ``table.md``."""
-        facts, counts, rows = self.facts, self.counts, scaled(self.rows)
+        facts, counts = self.facts, self.counts
         tests = counts[ANSWERED] + counts[MISSING] + counts[UNUSABLE]
         alone = self.rows.drop_duplicates("nodule_id")
         about = [
@@ -154,11 +160,9 @@ class Result:
         if self.warning:
             parts.append(f"**Warning**: {self.warning}")
         calibration = calibration_errors(self.bins)
-        for reference in references(rows):
-            parts.append(f"## {reference.title}")
-            parts.append(
-                as_markdown(errors_against(rows, reference), reference, calibration, facts.name, self.is_automatic)
-            )
+        for reference, errors in self.tables.items():
+            table = as_markdown(errors, reference, calibration, facts.name, self.is_automatic)
+            parts += [f"## {reference.title}", table]
         parts += self._listed()
         return "\n\n".join(parts) + "\n"
 

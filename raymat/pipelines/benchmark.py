@@ -31,7 +31,7 @@ from raymat.benchmark.result import (
     Facts,
     Result,
 )
-from raymat.benchmark.tables import COLUMNS, Reference, errors_against, mean_and_spread, references, scaled
+from raymat.benchmark.tables import COLUMNS, mean_and_spread
 from raymat.engine.here import outcomes_of, workplace
 from raymat.engine.job import Job, new_session, part_of
 from raymat.engine.sharing import shared
@@ -273,12 +273,10 @@ def _write(output: Experiment, result: Result, say: Callable[[str], None]) -> No
     states = [{**row, "file": utf8(row["file"]), "note": utf8(row["note"])} for row in result.mattes]
     output.table(MATTES, pa.Table.from_pylist(states, schema=columns))
     output.text(SUMMARY, json.dumps(summary, indent=1))
-    rows = scaled(result.rows)
-    for reference in references(rows):
+    for reference, errors in result.tables.items():
         if reference.kind:
-            output.figure(
-                f"errors-{plain_name(f'{reference.kind} {reference.truth}')}.png", _bars(result, rows, reference)
-            )
+            name = plain_name(f"{reference.kind} {reference.truth}")
+            output.figure(f"errors-{name}.png", _bars(result, errors))
     output.run.metrics(
         {
             f"{plain_name(key)}/{metric}": value
@@ -300,9 +298,7 @@ def _write(output: Experiment, result: Result, say: Callable[[str], None]) -> No
     say(f"table    {output.output.path}/{TABLE}")
 
 
-def _bars(result: Result, rows: pd.DataFrame, reference: Reference) -> Figure:
+def _bars(result: Result, errors: Mapping[str, pd.DataFrame]) -> Figure:
     # The window alone is so far off that its bar would hide all others.
-    table = {
-        method: mean_and_spread(errors) for method, errors in errors_against(rows, reference).items() if method != RAMP
-    }
+    table = {method: mean_and_spread(found) for method, found in errors.items() if method != RAMP}
     return error_bars(table, SHOWN, set(filter(result.is_automatic, table)))

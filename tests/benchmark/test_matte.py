@@ -134,6 +134,13 @@ def test_a_misplaced_matte_is_refused(nodule, tmp_path, mistake):
         read(path, nodule)
 
 
+def test_an_affine_of_ones_is_no_placement(nodule, tmp_path):
+    """As nibabel.save with np.eye(4) writes it."""
+    nibabel.save(nibabel.Nifti1Image(nodule.alpha.T, np.eye(4)), tmp_path / "a.nii.gz")
+    with pytest.raises(InputError, match="its header has no placement"):
+        read(tmp_path / "a.nii.gz", nodule)
+
+
 VALUES = {
     "bytes": (lambda a: np.round(255 * a).astype(np.uint8), r"values from 0 to 12\d; alpha is 0 to 1: divide by 255"),
     "HU": (lambda a: (1000 * a - 900).astype(np.int16), "write the matte, not the image"),
