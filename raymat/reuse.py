@@ -55,7 +55,7 @@ def texts_1(parameters: BuildParameters, methods: tuple[str, ...]) -> tuple[obje
     new = ("prior", "preconditioner")  # which format 1 does not know
     matting = {name: value for name, value in asdict(parameters.matting).items() if name not in new}
     matting |= {"methods": methods}
-    steps = (repr(sorted(step.items())) for step in (asdict(parameters.prepare), matting))
+    steps = (repr(sorted(step.items())) for step in (parameters.prepare.to_dict(), matting))
     return parameters.min_readers, *steps, PREPARE_VERSION, format_1.SOLVED_BY
 
 

@@ -120,6 +120,10 @@ class BuildParameters:
         """What alpha means in the dataset, one of ``raymat.methods.ALPHA_KINDS``."""
         return self.quality.kind or ANY
 
+    def to_dict(self) -> dict[str, object]:
+        """As plain values, for notes and runs."""
+        return {**asdict(self), "prepare": self.prepare.to_dict()}
+
     def key(self, ref: NoduleRef) -> str:
         """Digest of all that the nodule's record depends on; begins with that of the prepared nodule alone."""
         of = (ref.nodule_id, ref.fingerprint, ref.problem, self.min_readers, self._prepare_text, PREPARE_VERSION)
@@ -143,7 +147,7 @@ class BuildParameters:
     @cached_property
     def _prepare_text(self) -> str:
         # Once, and not for each of millions of keys.
-        return repr(sorted(asdict(self.prepare).items()))
+        return repr(sorted(self.prepare.to_dict().items()))
 
 
 def read_and_prepare(source: Source, ref: NoduleRef, parameters: BuildParameters) -> Nodule:
@@ -166,16 +170,19 @@ def solve_volume(
     image: np.ndarray,
     trimap: np.ndarray,
     readers: Sequence[np.ndarray],
-    spacing: tuple[float, float, float],
-    intensity_range: tuple[float, float],
+    spacing: Sequence[float],
+    intensity_range: Sequence[float] | Sequence[Sequence[float]],
     parameters: MattingParameters,
     threads: int = 1,
 ) -> dict[str, tuple[np.ndarray, SolveInfo]]:
     """``raymat.matting.estimate_all`` with the parameters of a build; arrays and spacing (z, y, x), HU, mm.
 
-    ``readers`` are the masks that the trimap was made of, for the prior; empty where it was given. ``threads`` change
-    no bit.
+    ``readers`` are the masks that the trimap was made of, for the prior; empty where it was given. Of several channels
+    the image has a last axis more, the channel that calibrates before the others, and there is a range for each.
+    ``threads`` change no bit.
     """
+    several = image.ndim > trimap.ndim
+    first = image[..., 0] if several else image
     return estimate_all(
         image,
         trimap,
@@ -185,7 +192,8 @@ def solve_volume(
         calibration=HUWindow(parameters.window_level, parameters.window_width),
         constraint_weight=parameters.constraint_weight,
         roi_margin=parameters.roi_margin,
-        prior=readers_prior(image, trimap, readers, spacing) if parameters.prior and readers else None,
+        channel_axis=-1 if several else None,
+        prior=readers_prior(first, trimap, readers, spacing) if parameters.prior and readers else None,
         preconditioner=parameters.preconditioner,
         threads=threads,
     )
@@ -199,7 +207,11 @@ def solve(nodule: Nodule, parameters: BuildParameters) -> Nodule:
         image, trimap = required(nodule.image, nodule, "image"), required(nodule.trimap, nodule, "trimap")
         spacing = required(nodule.spacing, nodule, "spacing")
         matting = replace(parameters.matting, methods=missing)
-        solved = solve_volume(image, trimap, nodule.readers, spacing, parameters.prepare.intensity_range, matting)
+        ranges: Sequence[float] | Sequence[Sequence[float]] = parameters.prepare.intensity_range
+        if nodule.channels:
+            image = np.stack([image, *(channel.image for channel in nodule.channels)], axis=-1)
+            ranges = [parameters.prepare.intensity_range, *(channel.intensity_range for channel in nodule.channels)]
+        solved = solve_volume(image, trimap, nodule.readers, spacing, ranges, matting)
         mattes = {matte.method: matte for matte in nodule.candidates}
         for method, (alpha, info) in solved.items():
             mattes[method] = Matte(method, alpha, info, key=parameters.matte_key(nodule.key, method))

@@ -22,13 +22,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymat.nodule import InputError, Nodule
+from raymat.channels import SEVERAL
+from raymat.nodule import Channel, InputError, Nodule
 from raymat.places import ObjectFolder, State, is_uri
 from raymat.sources import NoduleRef, digest
 from raymat.volume import PLACEMENT_TOLERANCE_MM, Grid, read_volume
 
 SOURCE_VERSION = "cases-1"
 OWN_COLUMNS = ("case_id", "patient_id", "image", "masks", "trimap")
+SEVERAL_FILES = ("image", "masks")  # the columns whose cells may name several
 BATCH_ROWS = 4096
 ROWS_NAMED = 10
 STATE_ROWS = 1000  # of a table in an object store, whose files are looked at together
@@ -48,9 +50,10 @@ Row = dict[str | None, Any]
 class CasesSource:
     """A CSV or Parquet table with the columns ``case_id, patient_id, image, masks``.
 
-    ``masks`` holds one file per reader, separated by ``;``. A ``trimap`` column may replace ``masks``, for the whole
-    table or row by row. Paths are relative to the table's folder and stay inside it; images are of any format
-    SimpleITK reads. Further columns are carried through into ``metadata`` as they stand.
+    ``masks`` holds one file per reader, separated by ``;``, and ``image`` one file per channel (CT and PET): masks lie
+    on the grid of the first, the others may have a grid of their own. A ``trimap`` column may replace ``masks``, for
+    the whole table or row by row. Paths are relative to the table's folder and stay inside it; images are of any
+    format SimpleITK reads. Further columns are carried through into ``metadata`` as they stand.
 
     Attributes
     ----------
@@ -110,13 +113,14 @@ class CasesSource:
             raise InputError(ref.problem)
         place = json.loads(ref.location)
         if self._objects:
-            cells = [place["image"], *place["masks"], *([place["trimap"]] if place["trimap"] else [])]
+            cells = [*files_of(place["image"]), *place["masks"], *([place["trimap"]] if place["trimap"] else [])]
             names = [name for cell in cells for name in with_voxels(self._objects.name_of(cell))]
             with self._objects.at_hand(names) as folder:
                 return CasesSource(os.path.join(folder, os.path.basename(self.table))).read(ref)
         drawn = self._path(place["trimap"]) if place["trimap"] else None
         masks = [] if drawn else [self._path(mask) for mask in place["masks"]]
-        image, readers, trimap, grid = read_case(self._path(place["image"]), masks, drawn)
+        images = [self._path(cell) for cell in files_of(place["image"])]
+        image, readers, trimap, grid = read_case(images[0], masks, drawn)
         return Nodule(
             nodule_id=ref.nodule_id,
             patient_id=ref.patient_id,
@@ -127,6 +131,7 @@ class CasesSource:
             direction=np.asarray(grid.direction),
             readers=readers,
             trimap=trimap,
+            channels=[read_channel(path) for path in images[1:]],
             metadata={**place["metadata"], **{key: place[key] for key in ("image", "masks", "trimap") if place[key]}},
         )
 
@@ -151,7 +156,8 @@ class CasesSource:
             return {}
         names = set()
         for row in rows:
-            for cell in (_text(row.get("image")), *_text(row.get("masks")).split(";"), _text(row.get("trimap"))):
+            cells = [cell for name in SEVERAL_FILES for cell in files_of(_text(row.get(name)))]
+            for cell in (*cells, _text(row.get("trimap"))):
                 # What leads out of the folder is reported with its row.
                 with contextlib.suppress(InputError):
                     names.update(with_voxels(self._objects.name_of(cell.strip())))
@@ -178,13 +184,16 @@ class CasesSource:
         if bool(masks) == bool(trimap):
             problem = "both masks and a trimap: give one of them" if masks else "neither masks nor a trimap"
             return self._problem(case_id, row, f"{where} ({case_id}): {problem}")
-        mask_list = [cell.strip() for cell in masks.split(";")] if masks else []
-        if not all(mask_list):
-            return self._problem(case_id, row, f"{where} ({case_id}): an empty entry among the masks {masks!r}")
-        if len(set(mask_list)) < len(mask_list):
-            return self._problem(case_id, row, f"{where} ({case_id}): one file named twice among the masks {masks!r}")
+        image_list, mask_list = files_of(image), files_of(masks)
+        for name, cells, text in (("images", image_list, image), ("masks", mask_list, masks)):
+            if not all(cells):
+                return self._problem(case_id, row, f"{where} ({case_id}): an empty entry among the {name} {text!r}")
+            if len(set(cells)) < len(cells):
+                return self._problem(
+                    case_id, row, f"{where} ({case_id}): one file named twice among the {name} {text!r}"
+                )
         states = []
-        for cell in (image, *mask_list, *([trimap] if trimap else [])):
+        for cell in (*image_list, *mask_list, *([trimap] if trimap else [])):
             try:
                 states.append(self._state(cell, found))
             except InputError as error:
@@ -335,6 +344,29 @@ def _text(cell: object) -> str:
 def _plain(cell: object) -> object:
     """A cell as JSON has it."""
     return cell if cell is None or isinstance(cell, (str, int, float, bool)) else str(cell)
+
+
+def files_of(cell: str) -> list[str]:
+    """The files that a cell names, separated by ``;``; none in an empty one."""
+    return [part.strip() for part in cell.split(SEVERAL)] if cell else []
+
+
+def read_channel(path: str | Path) -> Channel:
+    """A further image of a case, on its own grid, under the name of its file.
+
+    Raises
+    ------
+    InputError
+        The file is missing or no 3D image, or has voxels that are not finite.
+    """
+    values, grid = _read(Path(path))
+    return Channel(
+        Path(path).name,
+        values.astype(np.float32),
+        spacing=grid.spacing,
+        origin=grid.origin,
+        direction=np.asarray(grid.direction),
+    )
 
 
 def read_case(
