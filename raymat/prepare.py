@@ -24,6 +24,8 @@ FIELD_OF_VIEW_FLOOR = -1024.0
 LARGEST_PIXEL_MM = 1.0
 
 LEAST_SPAN = 20.0  # HU: noise alone spans more
+OF_SEVERAL = ("channels", "calibrate_by")  # what is said of the preparation of several channels alone
+
 DOUBT_OF_HU = "is this HU?"
 
 
@@ -61,7 +63,6 @@ class PrepareParameters:
     def __post_init__(self) -> None:
         if self.channels:
             chosen = self._checked_channels()
-            object.__setattr__(self, "calibrate_by", chosen.name)
             object.__setattr__(self, "intensity_range", (chosen.low, chosen.high))
         elif self.calibrate_by:
             raise InputError(f"prepare: there are no several channels of which {self.calibrate_by!r} could calibrate")
@@ -94,8 +95,13 @@ class PrepareParameters:
 
     def to_dict(self) -> dict[str, object]:
         """As plain values, for keys and notes; of one channel those of before there could be several."""
-        several = ("channels", "calibrate_by")
-        return {name: value for name, value in asdict(self).items() if self.channels or name not in several}
+        values = asdict(self) | {"calibrate_by": self.calibrating}
+        return {name: value for name, value in values.items() if self.channels or name not in OF_SEVERAL}
+
+    @property
+    def calibrating(self) -> str:
+        """The name of the channel that calibrates, of several; empty for one."""
+        return self.calibrate_by or (self.channels[0].name if self.channels else "")
 
 
 def prepare(nodule: Nodule, parameters: PrepareParameters | None = None) -> Nodule:
@@ -227,7 +233,7 @@ def _channels(
         values = _on_crop(nodule.nodule_id, channel, crop, setting, notes)
         channels.append(Channel(setting.name, values, setting.low, setting.high))
         spacings[setting.name] = [float(s) for s in channel.spacing or crop.spacing]
-    place = next(n for n, channel in enumerate(channels) if channel.name == parameters.calibrate_by)
+    place = next(n for n, channel in enumerate(channels) if channel.name == parameters.calibrating)
     image = channels.pop(place)
     about_image = {"name": image.name, "intensity_range": [image.low, image.high]}
     return image.image, channels, {IMAGE_CHANNEL: about_image, "channel_spacings": spacings}

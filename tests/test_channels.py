@@ -1,24 +1,36 @@
 """Several channels from the case table to the record: one grid, one range each, and what is refused."""
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import raymat
 from raymat.channels import ChannelRange, channel_ranges, resampled, shortfall
 from raymat.commands.build import add_arguments
 from raymat.commands.build_options import build_parameters
 from raymat.errors import InputError
+from raymat.export import ExportRequest, export
 from raymat.nodule import SCHEMA, Nodule, from_table, to_table
+from raymat.pictures.nodule import show_nodule
+from raymat.pictures.view import PLANES, panel, view_of, window_of_channel
 from raymat.prepare import PrepareParameters
 from raymat.quality import QualityParameters
+from raymat.release.freeze import ReleaseRequest, release
+from raymat.release.record import record_digests, record_of
+from raymat.release.verify import verify
+from raymat.review.payload import payload
 from raymat.sources.cases import CasesSource
 from raymat.steps import BuildParameters, MattingParameters, read_and_prepare, score, solve
 from raymat.store import Store
-from raymat.volume import Grid, write_volume
+from raymat.volume import Grid, read_volume, write_volume
+from tests.support import quiet
 from tests.support.cases import CHANNELS, GRID, PARAMETERS, PET_GRID, PET_PARAMETERS, write_cases, write_pet_cases
+from tests.support.nodules import distances, write_dataset
 
 
 def prepared(table: str, parameters: BuildParameters = PET_PARAMETERS) -> list[Nodule]:
@@ -127,17 +139,22 @@ def test_the_range_of_a_channel_is_part_of_the_key(table):
     assert prepared(table)[0].key != prepared(table, other)[0].key
 
 
-def test_a_second_channel_moves_the_border_where_the_first_cannot_see_it(tmp_path):
+def test_a_second_channel_finds_the_border_where_the_first_cannot_see_it(tmp_path):
     table = write_pet_cases(tmp_path, 1, wall=True)
-    matting, quality = MattingParameters(methods=("cf",), prior=False), QualityParameters()
-    parameters = replace(PET_PARAMETERS, matting=matting, quality=quality)
-    alone = replace(parameters, prepare=replace(parameters.prepare, channels=()))
-    (two,) = (solve(nodule, parameters) for nodule in prepared(table, parameters))
-    replaced(table, ";0.pet.nii.gz", "")
-    (one,) = (solve(nodule, alone) for nodule in prepared(table, alone))
-    wall = (two.trimap == 128) & (one.image > -100) & (two.channels[0].image < 4)
-    assert wall.sum() > 20
-    assert two.mattes["cf"][wall].mean() < one.mattes["cf"][wall].mean() - 0.1
+    thick = replace(PET_PARAMETERS.prepare, grow_out_mm=4.5)
+    matting = MattingParameters(methods=("cf",), prior=False)
+    two = replace(PET_PARAMETERS, prepare=thick, matting=matting, quality=QualityParameters())
+    one = replace(two, prepare=replace(thick, channels=()))
+    truth = np.clip(5.5 - distances(GRID.shape, (7, 14, 14)), 0, 1)
+    write_volume(tmp_path / "0.pet.nii.gz", (0.5 + 9.5 * truth).astype(np.float32), GRID)
+    nodule = solve(prepared(table, two)[0], two)
+    without = solve(prepared(replaced(table, ";0.pet.nii.gz", ""), one)[0], one)
+    at = np.moveaxis(np.indices(nodule.image.shape), 0, -1) + np.array(nodule.origin) - GRID.to_patient((7, 14, 14))
+    truth = np.clip(5.5 - np.linalg.norm(at, axis=-1), 0, 1)
+    wall = (nodule.trimap == 128) & (without.image > -100)
+    error, error_without = (np.abs(n.mattes["cf"] - truth)[wall].mean() for n in (nodule, without))
+    assert wall.sum() > 100
+    assert error < 0.3 * error_without
 
 
 def test_a_case_with_another_number_of_channels_fails_alone(table):
@@ -191,7 +208,7 @@ RANGES = ("--intensity-range", "-1000", "400", "--intensity-range", "0", "12")
 def test_ranges_and_names_from_the_command_line():
     parameters = build_parameters(options(*RANGES, "--channels", "CT, PET"), 4)
     assert parameters.prepare.channels == CHANNELS
-    assert parameters.prepare.calibrate_by == "CT"
+    assert parameters.prepare.calibrating == "CT"
     assert parameters.quality.pure_lesion is not None  # it is CT
     unnamed = build_parameters(options(*RANGES), 4)
     assert [channel.name for channel in unnamed.prepare.channels] == ["channel 1", "channel 2"]
@@ -223,3 +240,76 @@ def test_what_the_command_line_refuses(words, error):
 
 def test_one_range_is_one_channel():
     assert channel_ranges([(0, 1)], ["MR"]) == ()
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Four solved nodules of CT and PET, of four patients."""
+    folder = tmp_path_factory.mktemp("channels")
+    parameters = replace(PET_PARAMETERS, matting=MattingParameters(methods=("cf", "cf+")))
+    nodules = [
+        replace(score(solve(nodule, parameters), parameters), patient_id=nodule.nodule_id)
+        for nodule in prepared(write_pet_cases(folder, 4), parameters)
+    ]
+    note = {"parameters": json.loads(json.dumps(parameters.to_dict()))}
+    store = write_dataset(folder / "data", nodules)
+    store.write_json("parameters.json", note)
+    return store
+
+
+def test_a_release_keeps_the_channels_and_its_digests_know_them(dataset, tmp_path):
+    request = ReleaseRequest(dataset.root, str(tmp_path / "out"), "1.0")
+    release(request, quiet)
+    nodules = raymat.load(tmp_path / "out")
+    (before,) = raymat.load(dataset.root)["case1"].channels
+    (after,) = nodules["case1"].channels
+    np.testing.assert_array_equal(before.image, after.image)
+    assert (after.name, after.intensity_range) == ("PET", (0.0, 12.0))
+    assert not verify(tmp_path / "out").problems
+    text = (tmp_path / "out" / "datasheet.md").read_text()
+    assert "CT (-1000 to 400), PET (0 to 12). `image` is CT, which calibrates" in text
+    record = record_of(replace(nodules["case1"], outcome=None), "score", [])
+    digest = record_digests(record)["image_digest"]
+    record["channels"][0]["image"]["data"] = bytes(len(record["channels"][0]["image"]["data"]))
+    assert record_digests(record)["image_digest"] != digest
+
+
+def test_an_export_has_a_volume_for_each_channel(dataset, tmp_path):
+    nodules = raymat.load(dataset.root)
+    (done,) = export(nodules, ["case0"], tmp_path, ExportRequest("nrrd"))
+    nodule = nodules["case0"]
+    assert {path.name for path in done.path.iterdir()} == {
+        f"{name}.nrrd" for name in ("image", "image-PET", "alpha", "trimap", "reader1", "reader2")
+    }
+    for name, channel in zip(("image", "image-PET"), nodule.all_channels, strict=True):
+        values, grid = read_volume(done.path / f"{name}.nrrd")
+        np.testing.assert_array_equal(values, channel.image)
+        assert grid.spacing == nodule.spacing
+
+
+def test_tensors_have_all_channels(dataset):
+    sample = raymat.load(dataset.root).torch()[0]
+    assert sample["channel_names"] == ["CT", "PET"]
+    assert sample["channels"].shape == (2, *sample["image"].shape)
+    assert torch.equal(sample["channels"][0], sample["image"])
+
+
+def test_pictures_have_a_column_for_each_channel(dataset):
+    nodule = raymat.load(dataset.root)["case0"]
+    labels = [axes.get_label() for axes in show_nodule(nodule).axes]
+    assert labels[:9] == [f"{name} {plane}" for name in ("CT", "PET", "readers") for plane in PLANES]
+    pet = nodule.channels[0]
+    grey = panel(view_of(nodule, 5.0), pet.image, 0, 64, None, window_of_channel(pet))
+    assert 0.3 < grey.max() <= 1
+
+
+def test_the_page_is_sent_each_channel_with_its_window(dataset):
+    nodule = raymat.load(dataset.root)["case0"]
+    data = payload(nodule)
+    length = int.from_bytes(data[:4], "little")
+    ct, pet = json.loads(data[4 : 4 + length])["channels"]
+    assert (ct["name"], ct["window"], ct["hu"]) == ("CT", [-600.0, 1500.0], True)
+    assert (pet["name"], pet["window"], pet["hu"]) == ("PET", [6.0, 12.0], False)
+    stored = np.frombuffer(data, "<u2", nodule.image.size, 4 + length + pet["image"])
+    shown = stored.reshape(nodule.image.shape) * pet["slope"] + pet["intercept"]
+    np.testing.assert_allclose(shown, view_of(nodule, 5.0).turn(nodule.channels[0].image), atol=pet["slope"])

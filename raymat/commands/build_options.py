@@ -182,7 +182,7 @@ def build_parameters(options: argparse.Namespace, min_readers: int, floor: float
     methods = tuple(name.strip().lower() for name in options.methods.split(","))
     if prepare.channels and not is_ct and not options.window and any(map(is_calibrated, methods)):
         raise InputError(
-            f"channel {prepare.calibrate_by} calibrates and has no window: give --window LEVEL WIDTH in its unit, name "
+            f"channel {prepare.calibrating} calibrates and has no window: give --window LEVEL WIDTH in its unit, name "
             "another channel with --calibrate-by, or leave out the methods with +"
         )
     return BuildParameters(
