@@ -103,7 +103,8 @@ def augment(volume: Tensor, smooth: int, parameters: Augmentation, seed: torch.G
     Parameters
     ----------
     volume : float (channels, z, y, x); its last channel is 1 where there is scan, and beyond its edges there is none
-    smooth : the number of first channels (image, alpha) that are interpolated, the rest are masks and stay 0 or 1
+    smooth : the number of first channels (image, alpha) that are interpolated, the rest are masks and stay 0 or 1;
+        below 0 the number of those masks
     parameters : Augmentation
     seed : where the draws come from
 
