@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raymat.arrays import triple
 from raymat.errors import InputError
+from raymat.nodule import Channel
 from raymat.volume import PLACEMENT_TOLERANCE_MM, Grid, to_sitk
 
 SEVERAL = ";"  # between the files of a case's image
@@ -61,6 +63,19 @@ def channel_ranges(ranges: Sequence[Sequence[float]], names: Sequence[str] | Non
         return ()
     names = names or [f"channel {number}" for number in range(1, len(ranges) + 1)]
     return tuple(ChannelRange(name, *low_high) for name, low_high in zip(names, ranges, strict=True))
+
+
+def own_grid(channel: Channel, where: str) -> Grid:
+    """The grid of a channel that has not been brought to its nodule's yet.
+
+    Raises
+    ------
+    InputError
+        It has none; the message begins with ``where``.
+    """
+    if channel.spacing is None or channel.origin is None or channel.direction is None:
+        raise InputError(f"{where}: spacing, origin and direction are needed")
+    return Grid(triple(channel.image.shape[:3]), channel.spacing, channel.origin, np.asarray(channel.direction))
 
 
 def same_lattice(own: Grid, grid: Grid) -> bool:

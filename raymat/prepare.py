@@ -10,7 +10,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from raymat.arrays import BACKGROUND, FOREGROUND, UNKNOWN, box_around, triple
-from raymat.channels import ChannelRange, resampled, same_lattice, shortfall
+from raymat.channels import ChannelRange, own_grid, resampled, same_lattice, shortfall
 from raymat.nodule import IMAGE_CHANNEL, Channel, InputError, Nodule, NoduleExcluded
 from raymat.volume import Grid
 from raymat.words import counted
@@ -251,11 +251,9 @@ def _on_crop(nodule_id: str, channel: Channel, crop: Crop, setting: ChannelRange
         The channel does not cover the part of the crop that the first image has.
     """
     where = f"{nodule_id}: channel {setting.name} ({channel.name})"
-    if channel.spacing is None or channel.origin is None or channel.direction is None:
-        raise InputError(f"{where}: spacing, origin and direction are needed")
     if channel.image.ndim != 3:
         raise InputError(f"{where}: the image must be 3D, not {channel.image.ndim}D")
-    own = Grid(triple(channel.image.shape), channel.spacing, channel.origin, np.asarray(channel.direction))
+    own = own_grid(channel, where)
     if same_lattice(own, crop.scan):
         values = crop.resample(crop.cut(channel.image), fill=setting.low)
     else:

@@ -351,15 +351,15 @@ def files_of(cell: str) -> list[str]:
     return [part.strip() for part in cell.split(SEVERAL)] if cell else []
 
 
-def read_channel(path: str | Path) -> Channel:
-    """A further image of a case, on its own grid, under the name of its file.
+def read_channel(path: str | Path, pictures: bool = False) -> Channel:
+    """A further image of a case, on its own grid, under the name of its file; ``pictures`` as in ``read_case``.
 
     Raises
     ------
     InputError
         The file is missing or no 3D image, or has voxels that are not finite.
     """
-    values, grid = _read(Path(path))
+    values, grid = _read(Path(path), pictures)
     return Channel(
         Path(path).name,
         values.astype(np.float32),
@@ -370,17 +370,21 @@ def read_channel(path: str | Path) -> Channel:
 
 
 def read_case(
-    image: str | Path, masks: Sequence[str | Path], trimap: str | Path | None = None
+    image: str | Path,
+    masks: Sequence[str | Path],
+    trimap: str | Path | None = None,
+    pictures: bool = False,
 ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray | None, Grid]:
     """An image with its readers' masks, or with a trimap, checked to lie on one grid.
 
     Parameters
     ----------
     image, masks, trimap : files of any format SimpleITK reads; one mask per reader
+    pictures : whether 2D images, and images of several channels (colour), are read, too
 
     Returns
     -------
-    image : float32 (z, y, x), HU where it is CT
+    image : float32 (z, y, x), HU where it is CT; (z, y, x, channels) of several channels
     readers : list of uint8 (z, y, x), 1 inside
     trimap : uint8 (z, y, x) of 0, 128 and 255, or None
     grid : Grid
@@ -391,9 +395,9 @@ def read_case(
         A file is missing or no 3D image, has voxels that are not finite, or a mask or trimap has another shape or
         placement than the image, is empty, or has stray values.
     """
-    values, grid = _read(Path(image))
-    readers = [_read_mask(Path(mask), grid, Path(image)) for mask in masks]
-    given = _read_trimap(Path(trimap), grid, Path(image)) if trimap else None
+    values, grid = _read(Path(image), pictures)
+    readers = [_read_mask(Path(mask), grid, Path(image), pictures) for mask in masks]
+    given = _read_trimap(Path(trimap), grid, Path(image), pictures) if trimap else None
     return values.astype(np.float32), readers, given, grid
 
 
@@ -431,8 +435,8 @@ def _file_state(path: str) -> str:
     return " ".join(states)
 
 
-def _read(path: Path) -> tuple[np.ndarray, Grid]:
-    values, grid = read_volume(path)
+def _read(path: Path, pictures: bool = False) -> tuple[np.ndarray, Grid]:
+    values, grid = read_volume(path, pictures)
     if values.dtype.kind not in "iuf":
         raise InputError(f"{path}: voxels must be whole or real numbers, not {values.dtype}")
     if values.dtype.kind == "f":
@@ -445,8 +449,13 @@ def _read(path: Path) -> tuple[np.ndarray, Grid]:
     return values, grid
 
 
-def _read_on(path: Path, grid: Grid, image_path: Path) -> np.ndarray:
-    values, own = _read(path)
+def _read_on(path: Path, grid: Grid, image_path: Path, pictures: bool) -> np.ndarray:
+    values, own = _read(path, pictures)
+    if values.ndim > len(own.shape):
+        # Drawing programs save masks in colour.
+        if (values[..., :3] != values[..., :1]).any():
+            raise InputError(f"{path}: is coloured: a mask or trimap has one value per voxel; save it in grey")
+        values = values[..., 0]
     if own.shape != grid.shape:
         return _placed(path, values, own, grid, image_path)
     apart = own.placement_difference(grid)
@@ -487,8 +496,8 @@ def _placed(path: Path, values: np.ndarray, own: Grid, grid: Grid, image_path: P
     return whole
 
 
-def _read_mask(path: Path, grid: Grid, image_path: Path) -> np.ndarray:
-    values = _read_on(path, grid, image_path)
+def _read_mask(path: Path, grid: Grid, image_path: Path, pictures: bool) -> np.ndarray:
+    values = _read_on(path, grid, image_path, pictures)
     inside = values != 0
     marked = values[inside]
     if marked.size == 0:
@@ -501,8 +510,8 @@ def _read_mask(path: Path, grid: Grid, image_path: Path) -> np.ndarray:
     return inside.astype(np.uint8)
 
 
-def _read_trimap(path: Path, grid: Grid, image_path: Path) -> np.ndarray:
-    values = _read_on(path, grid, image_path)
+def _read_trimap(path: Path, grid: Grid, image_path: Path, pictures: bool) -> np.ndarray:
+    values = _read_on(path, grid, image_path, pictures)
     stray = ~np.isin(values, (0, 128, 255))
     if stray.any():
         some = ", ".join(f"{v:g}" for v in np.unique(values[stray])[:5])
