@@ -7,7 +7,8 @@ on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
@@ -35,6 +36,13 @@ from raymat.sources import NoduleRef, Source, digest
 from raymat.words import bounded, counted
 
 
+# Within a window of the solvers a channel of far larger voxels is a ramp, which explains any alpha that rises along it:
+# CF and LB take it for the border of the lesion unless a large epsilon makes steep coefficients costly. Chosen on
+# PET-CT phantoms (docs/results/channels.md).
+COARSE, COARSE_EPSILON = 2.0, 1e-2
+WITH_EPSILON = ("cf", "lb")
+
+
 @dataclass(frozen=True)
 class MattingParameters:
     """What the solvers are given (specification's defaults).
@@ -48,6 +56,8 @@ class MattingParameters:
     prior : whether the readers' mean mask counts where the image cannot tell the lesion from what lies beside it
         (``raymat.matting.readers_prior``); not in the paper
     preconditioner : of the linear solver, one of ``raymat.methods.PRECONDITIONERS``
+    epsilon : of CF and LB; None for the default of each or, where a channel is coarse beside another, for
+        ``COARSE_EPSILON``
     """
 
     methods: tuple[str, ...] = METHODS
@@ -57,6 +67,7 @@ class MattingParameters:
     roi_margin: float = 8.0
     prior: bool = True
     preconditioner: str = PRECONDITIONERS[0]
+    epsilon: float | None = None
 
     def __post_init__(self) -> None:
         unknown = [method for method in self.methods if not is_method(method)]
@@ -75,6 +86,24 @@ class MattingParameters:
             raise InputError(
                 f"the preconditioner must be one of {', '.join(PRECONDITIONERS)}, not {self.preconditioner!r}"
             )
+        if self.epsilon is not None and not 0 < self.epsilon < math.inf:
+            raise InputError(f"epsilon must be above 0 and finite, not {self.epsilon:g}")
+
+    def to_dict(self) -> dict[str, object]:
+        """As plain values, for notes and runs; without an epsilon where none was asked for, as in earlier versions."""
+        return {name: value for name, value in asdict(self).items() if name != "epsilon" or value is not None}
+
+    def for_channels(self, coarse: bool) -> MattingParameters:
+        """The parameters for channels of which one is ``coarse`` beside another, or none is."""
+        return replace(self, epsilon=COARSE_EPSILON) if coarse and self.epsilon is None else self
+
+    @property
+    def of_solvers(self) -> dict[str, dict[str, float]]:
+        """What is asked for of the solvers by name, as ``raymat.matting.estimate_all`` takes it."""
+        if self.epsilon is None:
+            return {}
+        asked = {solver_of(method) for method in self.methods}
+        return {name: {"epsilon": self.epsilon} for name in WITH_EPSILON if name in asked}
 
     def identity(self, method: str) -> str:
         """What a matte by this method depends on beside the prepared nodule, as text."""
@@ -82,7 +111,9 @@ class MattingParameters:
         solver = SOLVERS[solver_of(method)]
         prior = (PRIOR_VERSION, solver.prior_weight) if self.prior else ()
         # The default is no part of the keys: where it takes the diagonal, bits are those of before there was a choice.
-        other = () if self.preconditioner == PRECONDITIONERS[0] else (self.preconditioner,)
+        other: tuple[object, ...] = () if self.preconditioner == PRECONDITIONERS[0] else (self.preconditioner,)
+        if self.epsilon is not None and solver_of(method) in WITH_EPSILON:
+            other = (*other, "epsilon", self.epsilon)
         return repr((method, solver.identity, self.constraint_weight, self.roi_margin, window, *prior, *other))
 
 
@@ -122,7 +153,7 @@ class BuildParameters:
 
     def to_dict(self) -> dict[str, object]:
         """As plain values, for notes and runs."""
-        return {**asdict(self), "prepare": self.prepare.to_dict()}
+        return {**asdict(self), "prepare": self.prepare.to_dict(), "matting": self.matting.to_dict()}
 
     def key(self, ref: NoduleRef) -> str:
         """Digest of all that the nodule's record depends on; begins with that of the prepared nodule alone."""
@@ -196,7 +227,19 @@ def solve_volume(
         prior=readers_prior(first, trimap, readers, spacing) if parameters.prior and readers else None,
         preconditioner=parameters.preconditioner,
         threads=threads,
+        parameters=parameters.of_solvers,
     )
+
+
+def is_coarse(spacings: Iterable[Sequence[float]]) -> bool:
+    """Whether the voxels of one channel are ``COARSE`` times as wide as those of another or more, on average; in mm."""
+    volumes = [float(np.prod(spacing)) for spacing in spacings]
+    return max(volumes) >= COARSE**3 * min(volumes)
+
+
+def _coarse_channels(nodule: Nodule) -> bool:
+    spacings = nodule.metadata.get("channel_spacings")
+    return bool(nodule.channels) and isinstance(spacings, Mapping) and is_coarse(spacings.values())
 
 
 def solve(nodule: Nodule, parameters: BuildParameters) -> Nodule:
@@ -206,7 +249,7 @@ def solve(nodule: Nodule, parameters: BuildParameters) -> Nodule:
     def work(nodule: Nodule) -> Nodule:
         image, trimap = required(nodule.image, nodule, "image"), required(nodule.trimap, nodule, "trimap")
         spacing = required(nodule.spacing, nodule, "spacing")
-        matting = replace(parameters.matting, methods=missing)
+        matting = replace(parameters.matting, methods=missing).for_channels(_coarse_channels(nodule))
         ranges: Sequence[float] | Sequence[Sequence[float]] = parameters.prepare.intensity_range
         if nodule.channels:
             image = np.stack([image, *(channel.image for channel in nodule.channels)], axis=-1)

@@ -61,7 +61,7 @@ def folder_pet(case):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "2 images and 0 intensity ranges: repeat --intensity-range once per image"),
+        ((), "2 images and 0 intensity ranges: repeat --intensity-range once"),
         (("--intensity-range", "0", "1"), "2 images and 1 intensity ranges"),
         ((*RANGES, "--channels", "CT,PET", "--calibrate-by", "MR"), "no channel 'MR' to calibrate by"),
     ],

@@ -119,6 +119,11 @@ def add_matting(command: argparse.ArgumentParser) -> None:
         help='window that calibrates the foreground of the "+" methods, HU (default: -600 1500)',
     )
     group.add_argument(
+        "--epsilon",
+        type=float,
+        help="regularisation of CF and LB (default: 1e-7; 1e-2 where one channel is far coarser than another)",
+    )
+    group.add_argument(
         "--no-prior",
         dest="prior",
         action="store_false",
@@ -164,7 +169,13 @@ def matting_parameters(options: argparse.Namespace, methods: tuple[str, ...]) ->
     preconditioner = getattr(options, "preconditioner", None)
     return MattingParameters(
         methods,
-        **stated(window_level=level, window_width=width, prior=options.prior, preconditioner=preconditioner),
+        **stated(
+            window_level=level,
+            window_width=width,
+            prior=options.prior,
+            preconditioner=preconditioner,
+            epsilon=options.epsilon,
+        ),
     )
 
 

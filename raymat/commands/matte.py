@@ -79,6 +79,7 @@ def run(options: argparse.Namespace) -> int:
     ranges = _ranges(options, files, image)
     if ranges[0][0] < 0 and (doubt := doubt_of_hu(image)):
         print(f"raymat: {utf8(files[0])}: {doubt}", file=sys.stderr)
+    coarse = False
     several = len(files) > 1 or image.ndim > len(grid.shape)
     if several:
         marked = np.logical_or.reduce(masks) if trimap is None else trimap != 0
@@ -86,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
         first = names.index(parameters.calibrating) if names else 0
         reach = parameters.grow_out_mm + MattingParameters().roi_margin
         near = box_around(marked, [math.ceil(reach / step) for step in grid.spacing])
-        image, ranges = _stacked(files, image, grid, ranges, first, near)
+        image, ranges, coarse = _stacked(files, image, grid, ranges, first, near)
     # A single slice has no windows along z: it is solved as a 2D image.
     thin = slice(None) if grid.shape[0] > 1 else 0
     spacing = grid.spacing if grid.shape[0] > 1 else grid.spacing[1:]
@@ -96,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         trimap = trimap[thin]
     threads = options.threads or usable_cpus()
-    matting = matting_parameters(options, METHODS if options.all else (options.method,))
+    matting = matting_parameters(options, METHODS if options.all else (options.method,)).for_channels(coarse)
     unknowns = int(np.count_nonzero(trimap == UNKNOWN))
     needed, free = memory_needed(trimap.size, unknowns, matting.methods, matting.preconditioner), free_memory_bytes()
     if needed > free:
@@ -135,30 +136,31 @@ def _ranges(options: argparse.Namespace, files: list[str], image: np.ndarray) ->
         given = [(0.0, 255.0)]
         if not options.window and (options.all or is_calibrated(options.method)):
             raise InputError(
-                f"{files[0]}: a colour image has no HU that could calibrate: choose --method cf, or give --window of its "
-                "first channel"
+                f"{files[0]}: a colour image has no HU that could calibrate: choose --method cf, or give --window of "
+                "its first channel"
             )
     if len(given or files) != len(files) or (len(files) > 1 and not given):
         raise InputError(
-            f"{options.image}: {len(files)} images and {len(given)} intensity ranges: repeat --intensity-range once per "
-            "image, in the same order"
+            f"{options.image}: {len(files)} images and {len(given)} intensity ranges: repeat --intensity-range once "
+            "per image, in the same order"
         )
     return given or [DEFAULT_RANGE]
 
 
 def _stacked(
     files: list[str], first: np.ndarray, grid: Grid, ranges: list[tuple[float, float]], calibrating: int, near: Box
-) -> tuple[np.ndarray, list[tuple[float, float]]]:
+) -> tuple[np.ndarray, list[tuple[float, float]], bool]:
     """All channels on the grid of the first file, (z, y, x, channels), and their ranges; the calibrating file's first.
 
-    ``near`` is the box (z, y, x) that each file has to cover.
+    ``near`` is the box (z, y, x) that each file has to cover. Also whether one has far larger voxels than the first.
     """
     import numpy as np
 
     from raymat.channels import own_grid, resampled, same_lattice, shortfall
     from raymat.sources.cases import read_channel
+    from raymat.steps import is_coarse
 
-    images = [first]
+    images, coarse = [first], False
     for path in files[1:]:
         channel = read_channel(path, pictures=True)
         values, own = channel.image, own_grid(channel, path)
@@ -170,7 +172,7 @@ def _stacked(
                     f"{path}: {' x '.join(map(str, own.shape))} voxels (z, y, x), on another grid than {files[0]}"
                     f"{', which reaches ' + missing if missing else ''}; resample it onto that one's grid"
                 )
-            values = resampled(values, own, grid)
+            values, coarse = resampled(values, own, grid), coarse or is_coarse([own.spacing, grid.spacing])
             print(f"raymat: {utf8(path)}: resampled to the grid of {utf8(files[0])}", file=sys.stderr)
         images.append(values)
     arrays, of_each = [], []
@@ -178,4 +180,4 @@ def _stacked(
         image = images[number] if images[number].ndim > len(grid.shape) else images[number][..., None]
         arrays.append(image)
         of_each += [ranges[number]] * image.shape[-1]
-    return np.concatenate(arrays, axis=-1), of_each
+    return np.concatenate(arrays, axis=-1), of_each, coarse
