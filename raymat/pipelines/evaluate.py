@@ -49,7 +49,7 @@ from raymat.network.refinement import refined, solver_for
 from raymat.network.samples import images_of, masks_of, target_of
 from raymat.network.shipped import SHIPPED, shipped_weights
 from raymat.network.training import read_checkpoint
-from raymat.nodule import ACCEPTED, FAILED, InputError, Nodule, required
+from raymat.nodule import ACCEPTED, FAILED, IMAGE_CHANNEL, InputError, Nodule, required
 from raymat.pictures.network import error_bars, reliability, show_predictions
 from raymat.pipelines.fit import WEIGHTS as WEIGHTS_FILE
 from raymat.pipelines.nodules import SHARED, read_nodule, work_rows
@@ -225,7 +225,8 @@ class Evaluation:
     def read(self, row: dict) -> Nodule:
         """A test nodule, which knows its split."""
         nodule = read_nodule(self.session, row)
-        return replace(nodule, metadata={"split": row["split"]})
+        channel = {name: nodule.metadata[name] for name in (IMAGE_CHANNEL,) if name in nodule.metadata}
+        return replace(nodule, metadata={"split": row["split"], **channel})
 
     def judge(self, nodule: Nodule) -> Nodule:
         """The nodule without arrays, with the errors of every method and what is drawn of it."""
