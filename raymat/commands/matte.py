@@ -60,10 +60,11 @@ def run(options: argparse.Namespace) -> int:
     import numpy as np
 
     from raymat.arrays import UNKNOWN, box_around
+    from raymat.channels import files_of
     from raymat.machine import GIB, free_memory_bytes, usable_cpus
     from raymat.matting import memory_needed
     from raymat.prepare import doubt_of_hu, make_trimap
-    from raymat.sources.cases import files_of, read_case
+    from raymat.sources.cases import read_case
     from raymat.steps import MattingParameters, solve_volume
     from raymat.volume import is_picture, write_picture, write_volume
 

@@ -243,7 +243,10 @@ class Evaluation:
         images = {name: _within(box, images_of(nodule, each.recipe.model)) for name, each in ensembles.items()}
         predicted = {name: each.predict_finer(images[name], factors[name]) for name, each in ensembles.items()}
         kind, methods = shared(self.session, KIND), shared(self.session, REFINE)
-        finer = {name: _refined(images[name], found, spacing, methods) for name, found in predicted.items()}
+        finer = {
+            name: _refined(images[name], found, spacing, methods, ensembles[name].recipe.model.ranges)
+            for name, found in predicted.items()
+        }
         rows = {f"{name}, refined by {how}": alpha for name, found in finer.items() for how, alpha in found.items()}
         picture = _slice(nodule, target_of(nodule, kind).alpha, box, next(iter(predicted.values())))
         judged: dict[str, object] = {
@@ -272,13 +275,17 @@ class Evaluation:
 
 
 def _refined(
-    image: np.ndarray, found: Predicted, spacing: Sequence[float], methods: Sequence[str]
+    image: np.ndarray,
+    found: Predicted,
+    spacing: Sequence[float],
+    methods: Sequence[str],
+    ranges: Sequence[Sequence[float]],
 ) -> dict[str, np.ndarray]:
     """The refined mattes by method; as a prediction's, the network's own where there is nothing to refine."""
     if not methods:
         return {}
     try:
-        return dict(refined(image, found, spacing, methods))
+        return dict(refined(image, found, spacing, methods, ranges))
     except InputError:
         return dict.fromkeys(methods, found.alpha)
 

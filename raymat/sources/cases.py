@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymat.channels import SEVERAL
+from raymat.channels import files_of
 from raymat.nodule import Channel, InputError, Nodule
 from raymat.places import ObjectFolder, State, is_uri
 from raymat.sources import NoduleRef, digest
@@ -344,11 +344,6 @@ def _text(cell: object) -> str:
 def _plain(cell: object) -> object:
     """A cell as JSON has it."""
     return cell if cell is None or isinstance(cell, (str, int, float, bool)) else str(cell)
-
-
-def files_of(cell: str) -> list[str]:
-    """The files that a cell names, separated by ``;``; none in an empty one."""
-    return [part.strip() for part in cell.split(SEVERAL)] if cell else []
 
 
 def read_channel(path: str | Path, pictures: bool = False) -> Channel:
