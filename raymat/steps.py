@@ -167,7 +167,9 @@ class BuildParameters:
     @cached_property
     def mattes(self) -> dict[str, str]:
         """Method to the part of its mattes' keys that is the same for all nodules."""
-        return {name: digest(self.matting.identity(name))[:MATTES_DIGITS] for name in self.matting.methods}
+        # What is done to coarse channels concerns nodules that have several.
+        rule = (COARSE, COARSE_EPSILON) if self.prepare.channels else ()
+        return {name: digest(self.matting.identity(name), *rule)[:MATTES_DIGITS] for name in self.matting.methods}
 
     @cached_property
     def judged(self) -> str:
