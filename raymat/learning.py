@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from raymat.loading import Nodules, load
-from raymat.nodule import ACCEPTED, InputError
+from raymat.nodule import ACCEPTED, IMAGE_CHANNEL, InputError
 from raymat.places import open_filesystem
 from raymat.release.record import DIGESTS, Release, is_release
 from raymat.sources import digest
@@ -52,6 +52,19 @@ class Data:
             recorded, keys = None, [row["key"] for row in rows]
         patients = [row["patient_id"] for row in rows]
         return cls(path, nodules, patients, nodules.kind, recorded, digest(*sorted(keys)), digest(*keys))
+
+    def channels(self) -> tuple[tuple[str, float, float], ...]:
+        """Name and range of intensities of each channel, the image first; empty where the nodules have one.
+
+        Raises
+        ------
+        InputError
+            The first nodule cannot be read.
+        """
+        # Those of one dataset have the same channels.
+        if not self.nodules.ids or IMAGE_CHANNEL not in self.nodules.metadata(self.nodules.ids[0]):
+            return ()
+        return tuple((channel.name, channel.low, channel.high) for channel in self.nodules[0].all_channels)
 
     def split(self, repetition: int) -> Split:
         """A release's own split, else the one that is drawn.

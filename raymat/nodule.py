@@ -40,6 +40,7 @@ RATINGS = (
     "spiculation",
     "texture",
 )
+IMAGE_CHANNEL = "image_channel"  # in the metadata of a nodule with several channels: name and range of its image
 _PLACES = {method: place for place, method in enumerate(METHODS)}  # decides between equal scores
 Matrix = Annotated[Float64Array, MATRIX]
 T = TypeVar("T")
@@ -77,6 +78,33 @@ class Matte:
         self.kind = self.kind or kind_of(self.method)
 
 
+@dataclass
+class Channel:
+    """A channel of a nodule that has several: CT and PET, sequences of MR.
+
+    Attributes
+    ----------
+    name : what it is called ("PET"); the name of its file until the nodule is prepared
+    image : float32 (z, y, x), in its own unit
+    low, high : the range of intensities that solvers and network take in, in that unit
+    spacing, origin, direction : where its voxels lie, as those of ``Nodule``, until they are brought to the nodule's
+        own grid; None from then on
+    """
+
+    name: str
+    image: Float32Array
+    low: float = 0.0
+    high: float = 1.0
+    spacing: tuple[float, float, float] | None = None
+    origin: tuple[float, float, float] | None = None
+    direction: Matrix | None = None
+
+    @property
+    def intensity_range(self) -> tuple[float, float]:
+        """``low`` and ``high``."""
+        return self.low, self.high
+
+
 class _Changes(TypedDict, total=False):
     """Fields that say how it went with a nodule."""
 
@@ -99,7 +127,7 @@ class Nodule:
     nodule_id, patient_id : str
     source : str
         The name of its kind, one of ``raymat.sources.kinds.KINDS``, or "3dmm" for a prediction.
-    image : float32 (z, y, x), HU
+    image : float32 (z, y, x), HU; of several channels the one that calibrates
     spacing : (z, y, x) mm
     origin : (z, y, x) mm, patient coordinates (LPS) of the centre of voxel [0, 0, 0]
     direction : 3 x 3, (z, y, x) rows and columns
@@ -117,6 +145,8 @@ class Nodule:
     kind : one of ``raymat.methods.ALPHA_KINDS``
         Of the dataset, and so what ``alpha`` means; "any" where the best of all candidates was chosen.
     outcome : one of ``OUTCOMES``; stage, reason : where and why it was rejected, excluded or failed
+    channels : list of Channel
+        The other channels of a nodule that has several, on the same grid as the image; see ``all_channels``.
     """
 
     nodule_id: str
@@ -139,6 +169,17 @@ class Nodule:
     true_membership: Float32Array | None = None
     true_calibrated: Float32Array | None = None
     candidates: list[Matte] = field(default_factory=list, metadata={"column": "mattes"})
+    channels: list[Channel] = field(default_factory=list)
+
+    @property
+    def all_channels(self) -> list[Channel]:
+        """The image as a channel, under its own name, and those beside it; empty for a nodule without an image."""
+        if self.image is None:
+            return []
+        about = self.metadata.get(IMAGE_CHANNEL)
+        named = about if self.channels and isinstance(about, Mapping) else {}
+        low, high = named.get("intensity_range", (-1000.0, 400.0))
+        return [Channel(str(named.get("name", "image")), self.image, float(low), float(high)), *self.channels]
 
     @property
     def mattes(self) -> dict[str, Float32Array]:
@@ -212,7 +253,7 @@ class Nodule:
 
     def without_arrays(self, **changes: Unpack[_Changes]) -> Nodule:
         """A copy that keeps what is said of the nodule and none of its arrays, with ``changes`` of other fields."""
-        kept = replace(self, readers=[], candidates=[], **changes)
+        kept = replace(self, readers=[], candidates=[], channels=[], **changes)
         return replace(kept, image=None, trimap=None, true_membership=None, true_calibrated=None)
 
 
@@ -239,7 +280,9 @@ def required(value: T | None, nodule: Nodule, name: str) -> T:
     return value
 
 
-SCHEMA = schema_of(Nodule)
+# Of one channel there is no column of channels: files are those of before there could be several.
+SCHEMA_OF_CHANNELS = schema_of(Nodule)
+SCHEMA = pa.schema([column for column in SCHEMA_OF_CHANNELS if column.name != "channels"])
 
 
 def alpha_digest(alpha: Float32Array) -> str:
@@ -255,13 +298,14 @@ def matte_box(trimap: AnyArray) -> Box:
 
 
 def to_table(nodules: list[Nodule], packed: bool = False) -> pa.Table:
-    """Nodules as one Arrow table of ``SCHEMA``, with the digests of their mattes.
+    """Nodules as one Arrow table, with the digests of their mattes; of ``SCHEMA`` unless one has several channels.
 
     With ``packed`` the mattes are cut to ``matte_box``, a tenth and less of what they are, and have no new digests: for
     the way between workers. ``from_table`` gives them back whole.
     """
     prepared = _packed if packed else _digested
-    return pa.Table.from_pylist([to_row(prepared(nodule)) for nodule in nodules], schema=SCHEMA)
+    schema = SCHEMA_OF_CHANNELS if any(nodule.channels for nodule in nodules) else SCHEMA
+    return pa.Table.from_pylist([to_row(prepared(nodule), schema.names) for nodule in nodules], schema=schema)
 
 
 def _packed(nodule: Nodule) -> Nodule:
@@ -277,8 +321,8 @@ def _digested(nodule: Nodule) -> Nodule:
 
 
 def from_table(table: pa.Table, copy: bool = True) -> list[Nodule]:
-    """The nodules of an Arrow table of ``SCHEMA``; without ``copy`` their arrays are read-only views of its memory."""
-    names = SCHEMA.names
+    """The nodules of a table of ``to_table``; without ``copy`` their arrays are read-only views of its memory."""
+    names = [name for name in SCHEMA_OF_CHANNELS.names if name in table.column_names]
     rows = ({name: table[name][i] for name in names} for i in range(table.num_rows))
     return [_unpacked(from_row(Nodule, row, copy)) for row in rows]
 

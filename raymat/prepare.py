@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from raymat.arrays import BACKGROUND, FOREGROUND, UNKNOWN, box_around, triple
-from raymat.nodule import InputError, Nodule, NoduleExcluded
+from raymat.channels import ChannelRange, own_grid, resampled, same_lattice, shortfall
+from raymat.nodule import IMAGE_CHANNEL, Channel, InputError, Nodule, NoduleExcluded
 from raymat.volume import Grid
+from raymat.words import counted
 
 FOREGROUND_RULES = ("intersection", "majority")
 
@@ -22,6 +24,8 @@ FIELD_OF_VIEW_FLOOR = -1024.0
 LARGEST_PIXEL_MM = 1.0
 
 LEAST_SPAN = 20.0  # HU: noise alone spans more
+OF_SEVERAL = ("channels", "calibrate_by")  # what is said of the preparation of several channels alone
+
 DOUBT_OF_HU = "is this HU?"
 
 
@@ -40,7 +44,10 @@ class PrepareParameters:
     spacing_mm : of the working grid, every dimension
     grow_out_mm, grow_in_mm : how far the unknown region grows into background and foreground
     foreground : "intersection" of the readers, or "majority" (more than half of them)
-    intensity_range : (low, high); low is what lies beyond the edge of the scan (air in CT)
+    intensity_range : (low, high); low is what lies beyond the edge of the scan (air in CT); of several channels that
+        of the one that calibrates
+    channels : of cases with several images, one per image in the order of the table; empty where each case has one
+    calibrate_by : the name of the channel that calibrates, and that quality and measures go by; the first by default
     """
 
     crop_px: int = 128
@@ -50,8 +57,15 @@ class PrepareParameters:
     grow_in_mm: float = 1.0
     foreground: str = "intersection"
     intensity_range: tuple[float, float] = (-1000.0, 400.0)
+    channels: tuple[ChannelRange, ...] = ()
+    calibrate_by: str = ""
 
     def __post_init__(self) -> None:
+        if self.channels:
+            chosen = self._checked_channels()
+            object.__setattr__(self, "intensity_range", (chosen.low, chosen.high))
+        elif self.calibrate_by:
+            raise InputError(f"prepare: there are no several channels of which {self.calibrate_by!r} could calibrate")
         low, high = self.intensity_range
         # As floats, so that (-1000, 400) and [-1000.0, 400.0] are one set of parameters to every digest.
         object.__setattr__(self, "intensity_range", (float(low), float(high)))
@@ -69,6 +83,26 @@ class PrepareParameters:
         if low >= high:
             raise InputError(f"prepare: intensity_range must rise, not {self.intensity_range}")
 
+    def _checked_channels(self) -> ChannelRange:
+        """The channel that calibrates."""
+        names = [channel.name for channel in self.channels]
+        if len(names) == 1 or len({name.lower() for name in names}) < len(names):
+            raise InputError(f"prepare: give two channels or more, each with a name of its own, not {', '.join(names)}")
+        wanted = self.calibrate_by or names[0]
+        if wanted not in names:
+            raise InputError(f"prepare: no channel {wanted!r} to calibrate by; there are {', '.join(names)}")
+        return self.channels[names.index(wanted)]
+
+    def to_dict(self) -> dict[str, object]:
+        """As plain values, for keys and notes; of one channel those of before there could be several."""
+        values = asdict(self) | {"calibrate_by": self.calibrating}
+        return {name: value for name, value in values.items() if self.channels or name not in OF_SEVERAL}
+
+    @property
+    def calibrating(self) -> str:
+        """The name of the channel that calibrates, of several; empty for one."""
+        return self.calibrate_by or (self.channels[0].name if self.channels else "")
+
 
 def prepare(nodule: Nodule, parameters: PrepareParameters | None = None) -> Nodule:
     """The nodule on the working grid, with its trimap (paper, section 3: "Labelling Pipeline and Quality Control").
@@ -83,7 +117,7 @@ def prepare(nodule: Nodule, parameters: PrepareParameters | None = None) -> Nodu
     ----------
     nodule : Nodule
         On the scanner's grid: ``image`` (z, y, x) in HU, ``spacing``, ``origin``, ``direction``, and ``readers`` or
-        ``trimap``.
+        ``trimap``; ``channels`` each on a grid of its own.
     parameters : PrepareParameters
 
     Returns
@@ -91,25 +125,28 @@ def prepare(nodule: Nodule, parameters: PrepareParameters | None = None) -> Nodu
     Nodule
         A new record: ``image`` float32, ``readers`` and ``trimap`` uint8, ``true_membership`` and ``true_calibrated``
         float32 where they were given, all (z, y, x) on one grid of ``spacing_mm``; notes report padding, a widened crop
-        and masks that vanished.
+        and masks that vanished. Of several channels ``image`` is the one that calibrates, ``channels`` are the others;
+        notes report those that lay on another grid.
 
     Raises
     ------
     InputError
-        Arrays of different shapes, values that are not finite, or nothing left to solve.
+        Arrays of different shapes, values that are not finite, or nothing left to solve; more or fewer channels than
+        the parameters have, or one that does not cover the crop.
     NoduleExcluded
         The readers share no voxel.
     """
     parameters = parameters or PrepareParameters()
     image, grid = _checked(nodule)
+    _check_number_of_channels(nodule, parameters)
     notes = list(nodule.notes)
     inside = nodule.trimap != BACKGROUND if nodule.trimap is not None else np.logical_or.reduce(nodule.readers)
     start, stop = _crop_box(inside, grid, parameters, notes)
     crop = Crop(grid, start, stop, parameters.spacing_mm)
+    low = parameters.channels[0].low if parameters.channels else parameters.intensity_range[0]
     if crop.beyond:
-        notes.append(f"padded with {parameters.intensity_range[0]:g} beyond the edge of the scan: {crop.beyond}")
+        notes.append(f"padded with {low:g} beyond the edge of the scan: {crop.beyond}")
 
-    low = parameters.intensity_range[0]
     seen = np.maximum(crop.cut(image), np.float32(min(FIELD_OF_VIEW_FLOOR, low)))
     if not np.isfinite(seen).all():
         raise InputError(
@@ -148,9 +185,11 @@ def prepare(nodule: Nodule, parameters: PrepareParameters | None = None) -> Nodu
                 f"{nodule.nodule_id}: the trimap has no {name} voxels at {parameters.spacing_mm:g} mm: nothing to solve"
             )
     placed = crop.grid
+    values, channels, about = _channels(nodule, values, crop, parameters, notes)
     return replace(
         nodule,
         image=values,
+        channels=channels,
         spacing=placed.spacing,
         origin=placed.origin,
         direction=np.array(placed.direction, dtype=float),
@@ -163,9 +202,74 @@ def prepare(nodule: Nodule, parameters: PrepareParameters | None = None) -> Nodu
             "scanner_spacing": [float(s) for s in grid.spacing],
             "crop_start": [int(n) for n in start],
             "crop_shape": [int(n) for n in stop - start],
+            **about,
         },
         notes=notes,
     )
+
+
+def _check_number_of_channels(nodule: Nodule, parameters: PrepareParameters) -> None:
+    count, wanted = 1 + len(nodule.channels), len(parameters.channels) or 1
+    if count == wanted:
+        return
+    files = nodule.metadata.get("image", "")
+    named = f" ({', '.join(channel.name for channel in parameters.channels)})" if parameters.channels else ""
+    raise InputError(
+        f"{nodule.nodule_id}: {counted(count, 'image')} ({files}) in a build of {counted(wanted, 'channel')}{named}: "
+        "give each case one image per channel, separated by ; in the table, and repeat --intensity-range once per image"
+    )
+
+
+def _channels(
+    nodule: Nodule, first: np.ndarray, crop: Crop, parameters: PrepareParameters, notes: list[str]
+) -> tuple[np.ndarray, list[Channel], dict[str, object]]:
+    """The image that calibrates, the channels beside it, and what the metadata say of them; nothing of one channel."""
+    if not parameters.channels:
+        return first, [], {}
+    about, *others = parameters.channels
+    channels = [Channel(about.name, first, about.low, about.high)]
+    spacings = {about.name: [float(s) for s in crop.spacing]}
+    for setting, channel in zip(others, nodule.channels, strict=True):
+        values = _on_crop(nodule.nodule_id, channel, crop, setting, notes)
+        channels.append(Channel(setting.name, values, setting.low, setting.high))
+        spacings[setting.name] = [float(s) for s in channel.spacing or crop.spacing]
+    place = next(n for n, channel in enumerate(channels) if channel.name == parameters.calibrating)
+    image = channels.pop(place)
+    about_image = {"name": image.name, "intensity_range": [image.low, image.high]}
+    return image.image, channels, {IMAGE_CHANNEL: about_image, "channel_spacings": spacings}
+
+
+def _on_crop(nodule_id: str, channel: Channel, crop: Crop, setting: ChannelRange, notes: list[str]) -> np.ndarray:
+    """A channel on a grid of its own, on the working grid; float32 (z, y, x).
+
+    Linear, and in one step. What lies beyond the edge of the first image is the low end of the channel's range.
+    ``notes`` receives one where the channel lies on another grid than the first image.
+
+    Raises
+    ------
+    InputError
+        The channel does not cover the part of the crop that the first image has.
+    """
+    where = f"{nodule_id}: channel {setting.name} ({channel.name})"
+    if channel.image.ndim != 3:
+        raise InputError(f"{where}: the image must be 3D, not {channel.image.ndim}D")
+    own = own_grid(channel, where)
+    if same_lattice(own, crop.scan):
+        values = crop.resample(crop.cut(channel.image), fill=setting.low)
+    else:
+        missing = shortfall(own, crop.scanned_grid())
+        if missing:
+            raise InputError(
+                f"{where}: does not cover the crop around the lesion, which reaches {missing}; give an image that "
+                "covers it, or a smaller crop (--crop-px, --pad-slices)"
+            )
+        size = " x ".join(f"{s:.3g}" for s in own.spacing)
+        notes.append(f"{setting.name}: voxels of {size} mm (z, y, x), resampled to the grid of the first image")
+        values = resampled(channel.image, own, crop.grid)
+        values[~crop.scanned] = setting.low
+    if not np.isfinite(values).all():
+        raise InputError(f"{where}: {np.count_nonzero(~np.isfinite(values))} voxels nearby are NaN or infinite")
+    return values
 
 
 def make_trimap(
@@ -320,7 +424,7 @@ class Crop:
         # A voxel more on each side, where the scan has it: the box's outermost half voxels lie between the two.
         self.start = np.maximum(start - 1, 0)
         self.stop = np.minimum(stop + 1, grid.shape)
-        self.spacing = grid.spacing
+        self.scan, self.spacing = grid, grid.spacing
         shape = [max(1, round(float(n))) for n in (stop - start) * spacing / spacing_mm]
         # Working voxel i has its centre at this index of the scanner's grid, axis by axis.
         index = [s - 0.5 + (np.arange(n) + 0.5) * spacing_mm / h for s, n, h in zip(start, shape, spacing, strict=True)]
@@ -336,6 +440,11 @@ class Crop:
             if count > 0
         ]
         self.beyond = ", ".join(sides)
+
+    def scanned_grid(self) -> Grid:
+        """The part of the working grid that the scan has."""
+        box = box_around(self.scanned)
+        return self.grid.crop([part.start for part in box], [part.stop - part.start for part in box])
 
     def cut(self, array: np.ndarray) -> np.ndarray:
         """The part of an array on the scanner's grid that lies in the box, float32."""

@@ -52,10 +52,10 @@ def kept(committed: Nodule, ref: NoduleRef, parameters: BuildParameters) -> Nodu
 
 def texts_1(parameters: BuildParameters, methods: tuple[str, ...]) -> tuple[object, ...]:
     """What the keys of format 1 were made of that is no nodule's own, for these methods in this order."""
-    new = ("prior", "preconditioner")  # which format 1 does not know
+    new = ("prior", "preconditioner", "epsilon")  # which format 1 does not know
     matting = {name: value for name, value in asdict(parameters.matting).items() if name not in new}
     matting |= {"methods": methods}
-    steps = (repr(sorted(step.items())) for step in (asdict(parameters.prepare), matting))
+    steps = (repr(sorted(step.items())) for step in (parameters.prepare.to_dict(), matting))
     return parameters.min_readers, *steps, PREPARE_VERSION, format_1.SOLVED_BY
 
 
@@ -68,7 +68,8 @@ def solved_as_now(method: str, parameters: BuildParameters) -> bool:
     """Whether a method's mattes of format 1, which knows no prior, are those that are asked for."""
     solver = solver_of(method)
     same = solver in SOLVERS and SOLVERS[solver].identity == format_1.SOLVERS.get(solver)
-    return same and not parameters.matting.prior and parameters.matting.preconditioner == PRECONDITIONERS[0]
+    matting = parameters.matting
+    return same and not matting.prior and matting.preconditioner == PRECONDITIONERS[0] and matting.epsilon is None
 
 
 class Committed:

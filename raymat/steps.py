@@ -7,7 +7,8 @@ on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
@@ -35,6 +36,13 @@ from raymat.sources import NoduleRef, Source, digest
 from raymat.words import bounded, counted
 
 
+# Within a window of the solvers a channel of far larger voxels is a ramp, which explains any alpha that rises along it:
+# CF and LB take it for the border of the lesion unless a large epsilon makes steep coefficients costly. Chosen on
+# PET-CT phantoms (docs/results/channels.md).
+COARSE, COARSE_EPSILON = 2.0, 1e-2
+WITH_EPSILON = ("cf", "lb")
+
+
 @dataclass(frozen=True)
 class MattingParameters:
     """What the solvers are given (specification's defaults).
@@ -48,6 +56,8 @@ class MattingParameters:
     prior : whether the readers' mean mask counts where the image cannot tell the lesion from what lies beside it
         (``raymat.matting.readers_prior``); not in the paper
     preconditioner : of the linear solver, one of ``raymat.methods.PRECONDITIONERS``
+    epsilon : of CF and LB; None for the default of each or, where a channel is coarse beside another, for
+        ``COARSE_EPSILON``
     """
 
     methods: tuple[str, ...] = METHODS
@@ -57,6 +67,7 @@ class MattingParameters:
     roi_margin: float = 8.0
     prior: bool = True
     preconditioner: str = PRECONDITIONERS[0]
+    epsilon: float | None = None
 
     def __post_init__(self) -> None:
         unknown = [method for method in self.methods if not is_method(method)]
@@ -75,6 +86,24 @@ class MattingParameters:
             raise InputError(
                 f"the preconditioner must be one of {', '.join(PRECONDITIONERS)}, not {self.preconditioner!r}"
             )
+        if self.epsilon is not None and not 0 < self.epsilon < math.inf:
+            raise InputError(f"epsilon must be above 0 and finite, not {self.epsilon:g}")
+
+    def to_dict(self) -> dict[str, object]:
+        """As plain values, for notes and runs; without an epsilon where none was asked for, as in earlier versions."""
+        return {name: value for name, value in asdict(self).items() if name != "epsilon" or value is not None}
+
+    def for_channels(self, coarse: bool) -> MattingParameters:
+        """The parameters for channels of which one is ``coarse`` beside another, or none is."""
+        return replace(self, epsilon=COARSE_EPSILON) if coarse and self.epsilon is None else self
+
+    @property
+    def of_solvers(self) -> dict[str, dict[str, float]]:
+        """What is asked for of the solvers by name, as ``raymat.matting.estimate_all`` takes it."""
+        if self.epsilon is None:
+            return {}
+        asked = {solver_of(method) for method in self.methods}
+        return {name: {"epsilon": self.epsilon} for name in WITH_EPSILON if name in asked}
 
     def identity(self, method: str) -> str:
         """What a matte by this method depends on beside the prepared nodule, as text."""
@@ -82,7 +111,9 @@ class MattingParameters:
         solver = SOLVERS[solver_of(method)]
         prior = (PRIOR_VERSION, solver.prior_weight) if self.prior else ()
         # The default is no part of the keys: where it takes the diagonal, bits are those of before there was a choice.
-        other = () if self.preconditioner == PRECONDITIONERS[0] else (self.preconditioner,)
+        other: tuple[object, ...] = () if self.preconditioner == PRECONDITIONERS[0] else (self.preconditioner,)
+        if self.epsilon is not None and solver_of(method) in WITH_EPSILON:
+            other = (*other, "epsilon", self.epsilon)
         return repr((method, solver.identity, self.constraint_weight, self.roi_margin, window, *prior, *other))
 
 
@@ -120,6 +151,10 @@ class BuildParameters:
         """What alpha means in the dataset, one of ``raymat.methods.ALPHA_KINDS``."""
         return self.quality.kind or ANY
 
+    def to_dict(self) -> dict[str, object]:
+        """As plain values, for notes and runs."""
+        return {**asdict(self), "prepare": self.prepare.to_dict(), "matting": self.matting.to_dict()}
+
     def key(self, ref: NoduleRef) -> str:
         """Digest of all that the nodule's record depends on; begins with that of the prepared nodule alone."""
         of = (ref.nodule_id, ref.fingerprint, ref.problem, self.min_readers, self._prepare_text, PREPARE_VERSION)
@@ -132,7 +167,9 @@ class BuildParameters:
     @cached_property
     def mattes(self) -> dict[str, str]:
         """Method to the part of its mattes' keys that is the same for all nodules."""
-        return {name: digest(self.matting.identity(name))[:MATTES_DIGITS] for name in self.matting.methods}
+        # What is done to coarse channels concerns nodules that have several.
+        rule = (COARSE, COARSE_EPSILON) if self.prepare.channels else ()
+        return {name: digest(self.matting.identity(name), *rule)[:MATTES_DIGITS] for name in self.matting.methods}
 
     @cached_property
     def judged(self) -> str:
@@ -143,7 +180,7 @@ class BuildParameters:
     @cached_property
     def _prepare_text(self) -> str:
         # Once, and not for each of millions of keys.
-        return repr(sorted(asdict(self.prepare).items()))
+        return repr(sorted(self.prepare.to_dict().items()))
 
 
 def read_and_prepare(source: Source, ref: NoduleRef, parameters: BuildParameters) -> Nodule:
@@ -166,16 +203,19 @@ def solve_volume(
     image: np.ndarray,
     trimap: np.ndarray,
     readers: Sequence[np.ndarray],
-    spacing: tuple[float, float, float],
-    intensity_range: tuple[float, float],
+    spacing: Sequence[float],
+    intensity_range: Sequence[float] | Sequence[Sequence[float]],
     parameters: MattingParameters,
     threads: int = 1,
 ) -> dict[str, tuple[np.ndarray, SolveInfo]]:
     """``raymat.matting.estimate_all`` with the parameters of a build; arrays and spacing (z, y, x), HU, mm.
 
-    ``readers`` are the masks that the trimap was made of, for the prior; empty where it was given. ``threads`` change
-    no bit.
+    ``readers`` are the masks that the trimap was made of, for the prior; empty where it was given. Of several channels
+    the image has a last axis more, the channel that calibrates before the others, and there is a range for each.
+    ``threads`` change no bit.
     """
+    several = image.ndim > trimap.ndim
+    first = image[..., 0] if several else image
     return estimate_all(
         image,
         trimap,
@@ -185,10 +225,23 @@ def solve_volume(
         calibration=HUWindow(parameters.window_level, parameters.window_width),
         constraint_weight=parameters.constraint_weight,
         roi_margin=parameters.roi_margin,
-        prior=readers_prior(image, trimap, readers, spacing) if parameters.prior and readers else None,
+        channel_axis=-1 if several else None,
+        prior=readers_prior(first, trimap, readers, spacing) if parameters.prior and readers else None,
         preconditioner=parameters.preconditioner,
         threads=threads,
+        parameters=parameters.of_solvers,
     )
+
+
+def is_coarse(spacings: Iterable[Sequence[float]]) -> bool:
+    """Whether the voxels of one channel are ``COARSE`` times as wide as those of another or more, on average; in mm."""
+    volumes = [float(np.prod(spacing)) for spacing in spacings]
+    return max(volumes) >= COARSE**3 * min(volumes)
+
+
+def _coarse_channels(nodule: Nodule) -> bool:
+    spacings = nodule.metadata.get("channel_spacings")
+    return bool(nodule.channels) and isinstance(spacings, Mapping) and is_coarse(spacings.values())
 
 
 def solve(nodule: Nodule, parameters: BuildParameters) -> Nodule:
@@ -198,8 +251,12 @@ def solve(nodule: Nodule, parameters: BuildParameters) -> Nodule:
     def work(nodule: Nodule) -> Nodule:
         image, trimap = required(nodule.image, nodule, "image"), required(nodule.trimap, nodule, "trimap")
         spacing = required(nodule.spacing, nodule, "spacing")
-        matting = replace(parameters.matting, methods=missing)
-        solved = solve_volume(image, trimap, nodule.readers, spacing, parameters.prepare.intensity_range, matting)
+        matting = replace(parameters.matting, methods=missing).for_channels(_coarse_channels(nodule))
+        ranges: Sequence[float] | Sequence[Sequence[float]] = parameters.prepare.intensity_range
+        if nodule.channels:
+            image = np.stack([image, *(channel.image for channel in nodule.channels)], axis=-1)
+            ranges = [parameters.prepare.intensity_range, *(channel.intensity_range for channel in nodule.channels)]
+        solved = solve_volume(image, trimap, nodule.readers, spacing, ranges, matting)
         mattes = {matte.method: matte for matte in nodule.candidates}
         for method, (alpha, info) in solved.items():
             mattes[method] = Matte(method, alpha, info, key=parameters.matte_key(nodule.key, method))

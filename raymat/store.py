@@ -37,6 +37,7 @@ from raymat.nodule import (
     OUTCOMES,
     REJECTED,
     SCHEMA,
+    SCHEMA_OF_CHANNELS,
     InputError,
     Matte,
     Nodule,
@@ -82,7 +83,7 @@ DELETIONS = 16  # at once
 ROWS_AT_ONCE = 2_000
 
 _PLACES = {method: place for place, method in enumerate(METHODS)}  # decides between equal scores
-SCHEMAS = {"manifest": MANIFEST, "outcomes": OUTCOME, "nodules": SCHEMA}  # by folder
+SCHEMAS = {"manifest": MANIFEST, "outcomes": OUTCOME, "nodules": SCHEMA_OF_CHANNELS}  # by folder
 
 
 def counts(column: pa.ChunkedArray) -> Counter[str]:
@@ -181,9 +182,10 @@ class Store(Folder):
         return SCHEMAS.get(name.partition("/")[0])
 
     def earlier_schemas_of(self, name: str) -> Sequence[pa.Schema]:
-        """The columns that such a table had in earlier formats."""
+        """The columns that such a table had in earlier formats, and has where nodules have one channel."""
         folder = name.partition("/")[0]
-        return [schemas[folder] for schemas in (format_1.SCHEMAS, format_2.SCHEMAS) if folder in schemas]
+        earlier = {"nodules": SCHEMA}, format_1.SCHEMAS, format_2.SCHEMAS
+        return [schemas[folder] for schemas in earlier if folder in schemas]
 
     def damaged(self, name: str, why: object) -> InputError:
         """The error to raise where a file cannot be read."""

@@ -397,14 +397,14 @@ class Run:
         if self.uri:
             self._store(self.client.log_table, {c: [str(row[c] or "") for row in rows] for c in columns}, name)
 
-    def model(self, weights: str, window: tuple[int, int, int], kind: str = ANY) -> None:
+    def model(self, weights: str, window: tuple[int, int, int], kind: str = ANY, channels: int = 1) -> None:
         """Log the network of a weights file and register it, ready for ``mlflow.pyfunc`` and ``mlflow models serve``.
 
         Its metadata say of which kind its alpha is. The model is a copy of raymat's code and the weights: loading it
         unpickles nothing.
         """
         if self.uri:
-            self._store(_log_model, self.uri, weights, window, kind)
+            self._store(_log_model, self.uri, weights, window, kind, channels)
 
     def tag(self, name: str, value: str) -> None:
         """Set a tag."""
@@ -452,14 +452,16 @@ class Run:
             self._server.call(end)
 
 
-def _log_model(identifier: str, uri: str, weights: str, window: tuple[int, int, int], kind: str) -> None:
+def _log_model(identifier: str, uri: str, weights: str, window: tuple[int, int, int], kind: str, channels: int) -> None:
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
     mlflow.set_tracking_uri(uri)
-    example = np.full([max(1, side // 4) for side in window], -900.0, np.float32)
+    several = (channels,) if channels > 1 else ()
+    example = np.full([*several, *(max(1, side // 4) for side in window)], -900.0, np.float32)
     tensor = TensorSpec(np.dtype(np.float32), (-1, -1, -1))
+    image = TensorSpec(np.dtype(np.float32), (*several, -1, -1, -1))
     with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=identifier):
         code = Path(folder) / "model.py"
         code.write_text(SERVED)
@@ -467,7 +469,7 @@ def _log_model(identifier: str, uri: str, weights: str, window: tuple[int, int, 
             name="model",
             python_model=str(code),
             artifacts={"weights": weights},
-            signature=ModelSignature(inputs=Schema([tensor]), outputs=Schema([tensor])),
+            signature=ModelSignature(inputs=Schema([image]), outputs=Schema([tensor])),
             input_example=example,
             registered_model_name=REGISTERED,
             metadata={"kind": kind},

@@ -107,23 +107,35 @@ def to_sitk(array: np.ndarray, grid: Grid) -> sitk.Image:
 
 
 def grid_of(image: sitk.Image) -> Grid:
-    """The grid of a 3D SimpleITK image."""
-    direction = np.array(image.GetDirection()).reshape(3, 3)[::-1, ::-1].copy()
-    return Grid(image.GetSize()[::-1], image.GetSpacing()[::-1], image.GetOrigin()[::-1], direction)
+    """The grid of a SimpleITK image; that of a 2D image has one slice of 1 mm."""
+    axes = image.GetDimension()
+    direction = np.eye(3)
+    direction[3 - axes :, 3 - axes :] = np.array(image.GetDirection()).reshape(axes, axes)[::-1, ::-1]
+    more = 3 - axes
+    return Grid(
+        triple((1,) * more + image.GetSize()[::-1]),
+        triple((1.0,) * more + image.GetSpacing()[::-1]),
+        triple((0.0,) * more + image.GetOrigin()[::-1]),
+        direction,
+    )
 
 
-def read_volume(path: str | Path) -> tuple[np.ndarray, Grid]:
+def read_volume(path: str | Path, pictures: bool = False) -> tuple[np.ndarray, Grid]:
     """Read a 3D image of any format SimpleITK knows.
+
+    Parameters
+    ----------
+    pictures : whether 2D images, and images of several channels (colour), are read, too
 
     Returns
     -------
-    array : (z, y, x), the file's own dtype
+    array : (z, y, x), the file's own dtype; (1, y, x) of a 2D image, with an axis of channels last where there are any
     grid : Grid
 
     Raises
     ------
     InputError
-        The file is missing, unreadable or not a 3D image of one channel.
+        The file is missing, unreadable or, without ``pictures``, not a 3D image of one channel.
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
@@ -147,7 +159,8 @@ def read_volume(path: str | Path) -> tuple[np.ndarray, Grid]:
         if "orthonormal" in str(error) and name.endswith((".nii", ".nii.gz")):
             return _read_sheared_nifti(path)
         raise InputError(f"{path}: SimpleITK cannot read it: {lines[-1]}") from error
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+    axes, several = image.GetDimension(), image.GetNumberOfComponentsPerPixel() != 1
+    if axes not in ((2, 3) if pictures else (3,)) or (several and not pictures):
         raise InputError(
             f"{path}: expected a 3D image of one channel, found {image.GetDimension()}D of "
             f"{image.GetNumberOfComponentsPerPixel()} channels"
@@ -158,7 +171,19 @@ def read_volume(path: str | Path) -> tuple[np.ndarray, Grid]:
             f"{path}: spacing {grid.spacing}, origin {grid.origin} or direction {grid.direction.tolist()} (z, y, x) of "
             "its header is not finite; correct the header"
         )
-    return sitk.GetArrayFromImage(image), orthonormal(path, grid)
+    values = sitk.GetArrayFromImage(image)
+    return values[None] if axes == 2 else values, orthonormal(path, grid)
+
+
+def is_picture(path: str | Path) -> bool:
+    """Whether a file that ``read_volume`` reads holds a 2D image."""
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    with utf8_path(path) as readable:
+        reader.SetFileName(readable)
+        reader.ReadImageInformation()
+    return bool(reader.GetDimension() == 2)
 
 
 def read_grid(path: str | Path) -> Grid:
@@ -323,6 +348,26 @@ def _verify_nifti(path: str | Path) -> None:
         )
 
 
+def write_picture(path: str | Path, alpha: np.ndarray, grid: Grid) -> None:
+    """Write the matte (1, y, x) of a 2D image as one: 8 bits of 0 to 255 as ``.png``, else float32.
+
+    Raises
+    ------
+    InputError
+        The file cannot be written, or its ending names no format SimpleITK writes.
+    """
+    import SimpleITK as sitk
+
+    flat = alpha[0]
+    if str(path).lower().endswith(".png"):
+        flat = np.rint(flat * 255).astype(np.uint8)
+    image = sitk.GetImageFromArray(flat)
+    image.SetSpacing(tuple(grid.spacing[:0:-1]))
+    image.SetOrigin(tuple(grid.origin[:0:-1]))
+    image.SetDirection(np.asarray(grid.direction)[:0:-1, :0:-1].ravel().tolist())
+    _write(image, path)
+
+
 def write_volume(path: str | Path, array: np.ndarray, grid: Grid, about: str = "") -> None:
     """Write ``array`` (z, y, x) in its position in the patient; the file name sets the format (``.nii.gz``, ``.nrrd``).
 
@@ -333,12 +378,16 @@ def write_volume(path: str | Path, array: np.ndarray, grid: Grid, about: str = "
     InputError
         The file cannot be written, or its ending names no format SimpleITK writes.
     """
+    image = to_sitk(array, grid)
+    if about:
+        image.SetMetaData("ITK_FileNotes", about)
+    _write(image, path)
+
+
+def _write(image: sitk.Image, path: str | Path) -> None:
     import SimpleITK as sitk
 
     try:
-        image = to_sitk(array, grid)
-        if about:
-            image.SetMetaData("ITK_FileNotes", about)
         with utf8_path(path) as writable:
             sitk.WriteImage(image, writable, useCompression=True)
     except RuntimeError as error:

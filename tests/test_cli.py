@@ -85,7 +85,7 @@ def test_matte_says_beforehand_what_memory_it_would_take(case, tmp_path, capsys,
         (["build", "--methods", "cf,magic", "--no-tracking"], "unknown methods ['magic']"),
         (["build", "--window", "-600", "0", "--no-tracking"], "width 0"),
         (["matte", "i.nii.gz", "--trimap", "t.nii.gz", "-o", "none/a.nii.gz"], "there is no folder"),
-        (["matte", "i.nii.gz", "--trimap", "t.nii.gz", "-o", "a.png"], "name a file that ends in"),
+        (["matte", "i.nii.gz", "--trimap", "t.nii.gz", "-o", "a.jpg"], "name a file that ends in"),
         (["build", "--tracking-uri", "http://127.0.0.1:9"], "MLflow store http://127.0.0.1:9 cannot be used"),
     ],
 )

@@ -18,6 +18,7 @@ SCHEMA = pa.schema(
         ("readers", pa.list_(ARRAY)),
     ]
 )
+CHANNELS = pa.field("channels", pa.list_(pa.struct([("name", pa.string()), ("image", ARRAY)])))
 
 
 def ray_dataset(nodules: Sequence[Nodule]) -> ray.data.Dataset:
@@ -25,7 +26,8 @@ def ray_dataset(nodules: Sequence[Nodule]) -> ray.data.Dataset:
 
     Columns: ``nodule_id, patient_id, method, kind, spacing`` and ``image, alpha, membership, calibrated, trimap,
     readers``, an array being a struct of bytes, shape and dtype as on disk (``raymat.nodule.struct_to_array``): crops
-    differ in size. What a nodule does not have is null.
+    differ in size. What a nodule does not have is null. Of several channels there is a column more, ``channels``, with
+    the name and image of every other one.
     """
     rows = ray.data.range(len(nodules))
     # Ray's annotation of the function has room for the batch alone, not for fn_args.
@@ -33,6 +35,9 @@ def ray_dataset(nodules: Sequence[Nodule]) -> ray.data.Dataset:
 
 
 def _records(batch: pa.Table, nodules: Sequence[Nodule]) -> pa.Table:
+    some = [nodules[number] for number in batch["id"].to_pylist()]
+    # Those of one dataset have the same channels.
+    schema = SCHEMA.append(CHANNELS) if any(nodule.channels for nodule in some) else SCHEMA
     return pa.Table.from_pylist(
         [
             {
@@ -47,8 +52,9 @@ def _records(batch: pa.Table, nodules: Sequence[Nodule]) -> pa.Table:
                 "calibrated": array_to_struct(nodule.calibrated),
                 "trimap": array_to_struct(nodule.trimap),
                 "readers": [array_to_struct(mask) for mask in nodule.readers],
+                "channels": [{"name": c.name, "image": array_to_struct(c.image)} for c in nodule.channels],
             }
-            for nodule in map(nodules.__getitem__, batch["id"].to_pylist())
+            for nodule in some
         ],
-        schema=SCHEMA,
+        schema=schema,
     )

@@ -30,7 +30,8 @@ def tensors(nodule: Nodule) -> dict[str, object]:
 
     ``image`` (HU) and ``alpha`` float32 (z, y, x), ``trimap`` uint8 (z, y, x), ``readers`` uint8 (readers, z, y, x),
     ``spacing`` (z, y, x) mm, and ``nodule_id``, ``patient_id``, ``method``, ``kind``. ``membership`` and ``calibrated``
-    float32 (z, y, x) are there for a nodule that has such a matte: torch's ``default_collate`` refuses None.
+    float32 (z, y, x) are there for a nodule that has such a matte: torch's ``default_collate`` refuses None. Of several
+    channels ``channels`` float32 (channels, z, y, x) has all, the image first, ``channel_names`` their names.
     """
     image = required(nodule.image, nodule, "image")
     readers = np.stack(nodule.readers) if nodule.readers else np.zeros((0, *image.shape), np.uint8)
@@ -45,6 +46,9 @@ def tensors(nodule: Nodule) -> dict[str, object]:
         "readers": torch.from_numpy(readers),
         "spacing": torch.tensor(nodule.spacing),
     }
+    if nodule.channels:
+        sample["channels"] = torch.from_numpy(np.stack([channel.image for channel in nodule.all_channels]))
+        sample["channel_names"] = [channel.name for channel in nodule.all_channels]
     # Copies: what changes ``alpha`` in place changes neither of them.
     return sample | {kind: torch.tensor(matte.alpha) for kind in MEANINGS if (matte := nodule.best(kind))}
 

@@ -63,7 +63,6 @@ def crops_of(nodule: Nodule, config: CropConfig) -> dict[str, np.ndarray]:
         raise InputError(f"{nodule.nodule_id}: has no readers' masks; the inputs are made of masks and mattes")
     factor = factor_of(nodule, config.spacing_mm)
     middle = [(part.start + part.stop) // 2 for part in matte_box(nodule.trimap)]
-    low, high = config.intensity_range
 
     def cut(array: np.ndarray, fill: float = 0.0) -> np.ndarray:
         return coarse_cube(array, middle, config.stored, factor, fill)
@@ -72,6 +71,7 @@ def crops_of(nodule: Nodule, config: CropConfig) -> dict[str, np.ndarray]:
     for name, kind in OF_NAME.items():
         array = kind.voxels(nodule) if kind.voxels else None
         if array is not None:
+            low, high = kind.range_of(nodule, config.intensity_range)
             crop = np.clip((cut(array, low) - low) / (high - low), 0, 1) if kind.hu else cut(array)
             crops[name] = crop.astype(np.float16)
     return crops | {"readers": np.stack([cut(mask != 0).astype(np.float16) for mask in nodule.readers])}

@@ -11,7 +11,7 @@ import pyarrow as pa
 from raymat.classification.inputs import crops_of, random_reader, size_of
 from raymat.classification.labels import label_of, malignancy_ratings
 from raymat.classification.recipe import Recipe
-from raymat.evidence.inputs import OF_NAME
+from raymat.evidence.inputs import FURTHER, OF_NAME
 from raymat.nodule import InputError, Nodule
 from raymat.splits import PARTS
 
@@ -88,6 +88,8 @@ def read_crops(tables: Iterable[pa.Table], name: str, seed: int, side: int, want
 
 def no_matte(nodule_id: str, name: str) -> InputError:
     """What is said where an input is to be made of a matte that a nodule has not."""
+    if name in FURTHER:
+        return InputError(f"{nodule_id}: has no {name}; leave that input out (--inputs)")
     return InputError(
         f"{nodule_id}: has no matte {name}; leave that input out (--inputs), or build the dataset with all methods (a "
         "release holds the best matte of each kind alone)"

@@ -6,7 +6,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from raymat.commands.options import add_address, positive, stated
-from raymat.methods import ALPHA_KINDS, METHODS
+from raymat.errors import InputError
+from raymat.methods import ALPHA_KINDS, METHODS, is_calibrated
 from raymat.sources.kinds import DEFAULT, DEMO_PHANTOMS, KINDS, Opened, asked_for
 
 if TYPE_CHECKING:
@@ -94,8 +95,21 @@ def add_matting(command: argparse.ArgumentParser) -> None:
         "--intensity-range",
         type=float,
         nargs=2,
+        action="append",
         metavar=("LOW", "HIGH"),
-        help="intensities are clipped to this range, HU (default: -1000 400)",
+        help="intensities are clipped to this range, HU (default: -1000 400); of cases with several images, repeat for "
+        "each image in the order of the table",
+    )
+    group.add_argument(
+        "--channels",
+        metavar="CT,PET",
+        help="names of the images of a case, in the order of the table (default: channel 1, channel 2 and so on)",
+    )
+    group.add_argument(
+        "--calibrate-by",
+        metavar="NAME",
+        help='the channel that calibrates the foreground of the "+" methods, and that quality and measures go by '
+        "(default: the first)",
     )
     group.add_argument(
         "--window",
@@ -103,6 +117,11 @@ def add_matting(command: argparse.ArgumentParser) -> None:
         nargs=2,
         metavar=("LEVEL", "WIDTH"),
         help='window that calibrates the foreground of the "+" methods, HU (default: -600 1500)',
+    )
+    group.add_argument(
+        "--epsilon",
+        type=float,
+        help="regularisation of CF and LB (default: 1e-7; 1e-2 where one channel is far coarser than another)",
     )
     group.add_argument(
         "--no-prior",
@@ -124,17 +143,21 @@ def add_stages(command: argparse.ArgumentParser) -> None:
 
 def prepare_parameters(options: argparse.Namespace) -> PrepareParameters:
     """``PrepareParameters`` from the command line; options that are not given keep their defaults."""
+    from raymat.channels import channel_ranges
     from raymat.prepare import PrepareParameters
 
-    low_high = options.intensity_range
-    names = ("crop_px", "pad_slices", "spacing_mm", "foreground")
+    ranges = options.intensity_range or []
+    names = [name.strip() for name in options.channels.split(",")] if options.channels else None
+    channels = channel_ranges(ranges, names)
+    others = ("crop_px", "pad_slices", "spacing_mm", "foreground", "calibrate_by")
     return PrepareParameters(
+        channels=channels,
         **stated(
             grow_out_mm=options.grow_out,
             grow_in_mm=options.grow_in,
-            intensity_range=tuple(low_high) if low_high else None,
-            **{name: getattr(options, name, None) for name in names},
-        )
+            intensity_range=tuple(ranges[0]) if ranges and not channels else None,
+            **{name: getattr(options, name, None) for name in others},
+        ),
     )
 
 
@@ -146,21 +169,37 @@ def matting_parameters(options: argparse.Namespace, methods: tuple[str, ...]) ->
     preconditioner = getattr(options, "preconditioner", None)
     return MattingParameters(
         methods,
-        **stated(window_level=level, window_width=width, prior=options.prior, preconditioner=preconditioner),
+        **stated(
+            window_level=level,
+            window_width=width,
+            prior=options.prior,
+            preconditioner=preconditioner,
+            epsilon=options.epsilon,
+        ),
     )
 
 
 def build_parameters(options: argparse.Namespace, min_readers: int, floor: float | None = None) -> BuildParameters:
     """``BuildParameters`` from the command line."""
+    from raymat.prepare import PrepareParameters
     from raymat.quality import QualityParameters
     from raymat.steps import BuildParameters
 
-    # Another range of intensities is another modality, where quality cannot know what pure lesion looks like.
-    other_modality: dict[str, Any] = {"pure_lesion": None} if options.intensity_range else {}
+    prepare = prepare_parameters(options)
+    # Another range of intensities is another modality, where quality cannot know what pure lesion looks like. Of
+    # several channels each has to be given a range, CT its usual one.
+    is_ct = bool(prepare.channels) and prepare.intensity_range == PrepareParameters().intensity_range
+    other_modality: dict[str, Any] = {"pure_lesion": None} if options.intensity_range and not is_ct else {}
+    methods = tuple(name.strip().lower() for name in options.methods.split(","))
+    if prepare.channels and not is_ct and not options.window and any(map(is_calibrated, methods)):
+        raise InputError(
+            f"channel {prepare.calibrating} calibrates and has no window: give --window LEVEL WIDTH in its unit, name "
+            "another channel with --calibrate-by, or leave out the methods with +"
+        )
     return BuildParameters(
         min_readers=min_readers,
-        prepare=prepare_parameters(options),
-        matting=matting_parameters(options, tuple(name.strip().lower() for name in options.methods.split(","))),
+        prepare=prepare,
+        matting=matting_parameters(options, methods),
         quality=QualityParameters(**stated(floor=floor, kind=getattr(options, "kind", None)), **other_modality),
     )
 

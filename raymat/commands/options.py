@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from raymat.experiment import Output
 
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+PICTURE_ENDINGS = (".png", ".tif", ".tiff")  # of 2D images alone
 
 
 def add_tracking(command: argparse.ArgumentParser, named: bool = False) -> None:

@@ -21,7 +21,11 @@ HELP = "predict mattes of lesions in new scans; needs their places, no masks"
 def add_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The arguments of ``raymat predict`` and ``jobs/predict.py``."""
     source = command.add_argument_group("scans").add_mutually_exclusive_group(required=True)
-    source.add_argument("--image", metavar="PATH", help="a volume, or a folder of volumes that --targets names")
+    source.add_argument(
+        "--image",
+        metavar="PATH",
+        help="a volume, or one per channel (CT and PET) separated by ;, or a folder of volumes that --targets names",
+    )
     source.add_argument("--dicom", metavar="DIR", help="DICOM files in any folder tree")
     source.add_argument(
         "--cases", metavar="CSV", help="lesions with their images: case_id, image, coordX, coordY, coordZ"
@@ -157,6 +161,7 @@ def find_targets(options: argparse.Namespace) -> Found:
     InputError
         Options do not go together, or what they name cannot be used.
     """
+    from raymat.channels import files_of
     from raymat.network.images import Found, in_tree, in_volumes
     from raymat.network.targets import (
         NO_DETECTOR,
@@ -191,8 +196,15 @@ def find_targets(options: argparse.Namespace) -> Found:
     if options.dicom:
         found = in_tree(str(Path(options.dicom).absolute()), places, options.series)
     else:
-        found = in_volumes(options.image, places)
+        image, *others = files_of(options.image)
+        found = with_channels(in_volumes(image, places), others)
     if options.center and options.image:
         # The one lesion of a volume has its name.
         found = replace(found, targets=[replace(found.targets[0], target_id=found.targets[0].patient_id)])
     return replace(found, said=[*places.said, *found.said])
+
+
+def with_channels(found: Found, files: list[str]) -> Found:
+    """The targets of a volume, with the volumes of the channels beside it."""
+    channels = tuple(str(Path(path).absolute()) for path in files)
+    return replace(found, targets=[replace(target, channels=channels) for target in found.targets])

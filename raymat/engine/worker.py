@@ -326,6 +326,7 @@ def _any_bare(items: list[Item]) -> bool:
 
 def _size_of(nodule: Nodule) -> int:
     truths = (nodule.true_membership, nodule.true_calibrated)
-    arrays = [nodule.image, nodule.trimap, *truths, *nodule.readers]
+    channels = [channel.image for channel in nodule.channels]
+    arrays = [nodule.image, nodule.trimap, *channels, *truths, *nodule.readers]
     # The mattes travel cut to their box, a tenth and less of the crop.
     return sum(array.nbytes for array in arrays if array is not None) * (2 if nodule.candidates else 1)

@@ -33,7 +33,8 @@ class Augmentation:
         side; one half is anywhere in it
     flips : mirror along each axis with probability one half
     rotation : largest angle about a random axis, degrees; 0 for none
-    noise : largest standard deviation of the noise that is added to the image, HU; 0 for none
+    noise : largest standard deviation of the noise that is added to the image (of several channels the first), HU; 0
+        for none
     """
 
     crop: tuple[int, int, int] = (96, 96, 96)
@@ -120,7 +121,8 @@ def augment(volume: Tensor, smooth: int, parameters: Augmentation, seed: torch.G
     Parameters
     ----------
     volume : float (channels, z, y, x); its last channel is 1 where there is scan, and beyond its edges there is none
-    smooth : the number of first channels (image, alpha) that are interpolated, the rest are masks and stay 0 or 1
+    smooth : the number of first channels (image, alpha) that are interpolated, the rest are masks and stay 0 or 1;
+        below 0 the number of those masks
     parameters : Augmentation
     seed : where the draws come from
 

@@ -88,26 +88,28 @@ class Ensemble:
 
         Parameters
         ----------
-        image : (z, y, x), HU, on a grid of ``recipe.model.spacing_mm``, of any size
+        image : (z, y, x), HU, on a grid of ``recipe.model.spacing_mm``, of any size; (channels, z, y, x) for networks
+            of several channels (``recipe.model.channels``)
         flips : also predict the seven mirror images, and take the mean
 
         Raises
         ------
         InputError
-            The image is not 3D or holds values that are not finite.
+            The image is not 3D, has other channels than the networks take, or holds values that are not finite.
         """
-        if image.ndim != 3 or not image.size:
+        config = self.recipe.model
+        if config.channels and (image.ndim != 4 or len(image) != len(config.channels)):
+            names = ", ".join(name for name, _, _ in config.channels)
+            raise InputError(f"these networks take {len(config.channels)} channels ({names}), not shape {image.shape}")
+        if image.ndim != (4 if config.channels else 3) or not image.size:
             raise InputError(f"an image to predict has three sides, not shape {image.shape}")
         if not np.isfinite(image).all():
             raise InputError(f"the image holds {np.count_nonzero(~np.isfinite(image))} voxels that are NaN or infinite")
         volume = torch.from_numpy(np.ascontiguousarray(image, np.float32)).to(self.device)
-        volume = normalised(volume, self.recipe.model.intensity_range)
+        volume = normalised(volume, config)
+        volume = volume if config.channels else volume[None]
         mirrors = [axes for n in range(4) for axes in itertools.combinations((1, 2, 3), n)] if flips else [()]
-        votes = [
-            self._windows(model, volume.flip([axis - 1 for axis in axes])).flip(axes)
-            for model in self.models
-            for axes in mirrors
-        ]
+        votes = [self._windows(model, volume.flip(axes)).flip(axes) for model in self.models for axes in mirrors]
         mean = torch.stack(votes).mean(0)
         spread = torch.stack([vote[2] for vote in votes]).std(0, correction=0)
         union, overlap, alpha = (part.cpu().numpy() for part in mean)
@@ -118,15 +120,19 @@ class Ensemble:
 
         Parameters
         ----------
-        image : (z, y, x), HU, of any size
+        image : (z, y, x), HU, of any size, or (channels, z, y, x) as for ``predict``
         factor : a whole number; 1 is ``predict``
         flips : as for ``predict``
         """
         if factor == 1:
             return self.predict(image, flips)
-        rest = [(0, -size % factor) for size in image.shape]
-        found = self.predict(block_means(np.pad(image, rest, mode="edge"), factor), flips)
-        inside = tuple(slice(size) for size in image.shape)
+        sides = image.shape[-3:]
+        rest = [(0, -size % factor) for size in sides]
+        images = [
+            block_means(np.pad(one, rest, mode="edge"), factor) for one in (image if image.ndim == 4 else [image])
+        ]
+        found = self.predict(np.stack(images) if image.ndim == 4 else images[0], flips)
+        inside = tuple(slice(size) for size in sides)
 
         def finer(part: np.ndarray) -> np.ndarray:
             grown = functional.interpolate(
@@ -137,21 +143,22 @@ class Ensemble:
         return Predicted(finer(found.alpha), finer(found.union), finer(found.overlap), finer(found.spread))
 
     def _windows(self, model: MattingNetwork, volume: Tensor) -> Tensor:
-        """Union, overlap and alpha (3, z, y, x) of a volume (z, y, x), window by window."""
-        starts = [window_starts(size, side) for size, side in zip(volume.shape, self.window, strict=True)]
+        """Union, overlap and alpha (3, z, y, x) of a volume (channels, z, y, x), window by window."""
+        shape = volume.shape[1:]
+        starts = [window_starts(size, side) for size, side in zip(shape, self.window, strict=True)]
         weight = _tent(self.window).to(self.device)
         # Windows of an image smaller than they are reach beyond it; the sum has room for them.
         low = [min(0, axis[0]) for axis in starts]
         room = [
             max(n, axis[-1] + side) - first
-            for n, axis, side, first in zip(volume.shape, starts, self.window, low, strict=True)
+            for n, axis, side, first in zip(shape, starts, self.window, low, strict=True)
         ]
         total = torch.zeros(3, *room, device=self.device)
         weights = torch.zeros(room, device=self.device)
         places = list(itertools.product(*starts))
         for first in range(0, len(places), BATCH):
             some = places[first : first + BATCH]
-            batch = torch.stack([crop(volume[None], list(place), self.window) for place in some])
+            batch = torch.stack([crop(volume, list(place), self.window) for place in some])
             if self.recipe.channels_last:
                 batch = batch.contiguous(memory_format=torch.channels_last_3d)
             union, overlap, alpha = predict(model, batch, self.precision)
@@ -160,7 +167,7 @@ class Ensemble:
                 box = tuple(slice(p - f, p - f + s) for p, f, s in zip(place, low, self.window, strict=True))
                 total[(slice(None), *box)] += part * weight
                 weights[box] += weight
-        inside = tuple(slice(-first, -first + n) for first, n in zip(low, volume.shape, strict=True))
+        inside = tuple(slice(-first, -first + n) for first, n in zip(low, shape, strict=True))
         return total[(slice(None), *inside)] / weights[inside]
 
 
@@ -192,7 +199,8 @@ def shared_recipe(recipes: Mapping[str, Recipe]) -> Recipe:
 def _input_of(recipe: Recipe) -> str:
     low, high = recipe.model.intensity_range
     sides = " x ".join(map(str, recipe.augmentation.crop))
-    return f"{sides} voxels of {recipe.model.spacing_mm:g} mm, {low:g} to {high:g} HU"
+    channels = [f"{name} {low:g} to {high:g}" for name, low, high in recipe.model.channels]
+    return f"{sides} voxels of {recipe.model.spacing_mm:g} mm, {', '.join(channels) or f'{low:g} to {high:g} HU'}"
 
 
 def window_starts(size: int, side: int) -> list[int]:

@@ -43,6 +43,8 @@ class ModelConfig:
     auxiliary : whether the matting branch sees the masks; without, it is the 3DMM with the double dagger of Table 1
     intensity_range : HU that become 0 and 1 at the input; what lies beyond is clipped
     spacing_mm : of the grid that it is trained on and predicts on, every dimension; a whole multiple of the dataset's
+    channels : of images with several channels, all of them, the image first: name and the values that become 0 and 1;
+        empty for images of one
     """
 
     width: int = 32
@@ -51,6 +53,7 @@ class ModelConfig:
     auxiliary: bool = True
     intensity_range: tuple[float, float] = (-1000.0, 400.0)
     spacing_mm: float = 0.5
+    channels: tuple[tuple[str, float, float], ...] = ()
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.levels < 1 or self.blocks < 1:
@@ -59,6 +62,15 @@ class ModelConfig:
         object.__setattr__(self, "intensity_range", (float(low), float(high)))
         if not low < high or not self.spacing_mm > 0:
             raise InputError(f"the network's intensity_range must rise and its spacing_mm be above 0: {self}")
+        channels = tuple((str(name), float(low), float(high)) for name, low, high in self.channels)
+        object.__setattr__(self, "channels", channels)
+        if len(channels) == 1 or not all(low < high for _, low, high in channels):
+            raise InputError(f"the network takes one channel, or several whose ranges rise: {self}")
+
+    @property
+    def ranges(self) -> list[tuple[float, float]]:
+        """The values of each channel of the input that become 0 and 1."""
+        return [(low, high) for _, low, high in self.channels] or [self.intensity_range]
 
     @property
     def stride(self) -> int:
@@ -66,8 +78,10 @@ class ModelConfig:
         return 2 ** (self.levels - 1)
 
     def to_dict(self) -> dict:
-        """As plain values, for a checkpoint."""
-        return {**asdict(self), "intensity_range": list(self.intensity_range)}
+        """As plain values, for a checkpoint; of one channel without a list of them, as in earlier versions."""
+        values = {**asdict(self), "intensity_range": list(self.intensity_range)}
+        channels = [list(channel) for channel in values.pop("channels")]
+        return values | ({"channels": channels} if channels else {})
 
     @classmethod
     def from_dict(cls, values: dict) -> ModelConfig:
@@ -160,18 +174,18 @@ def max_pool(x: Tensor) -> Tensor:
 
 
 class UNet(nn.Module):
-    """Vanilla 3D U-Net: image (batch, 1, z, y, x) to ``width`` features per voxel."""
+    """Vanilla 3D U-Net: image (batch, inside, z, y, x) to ``width`` features per voxel."""
 
-    def __init__(self, width: int, levels: int) -> None:
+    def __init__(self, width: int, levels: int, inside: int = 1) -> None:
         super().__init__()
         widths = [width * 2**level for level in range(levels)]
-        ins = [1, *widths[:-1]]
+        ins = [inside, *widths[:-1]]
         self.down = nn.ModuleList([ConvolutionPair(a, b) for a, b in zip(ins, widths, strict=True)])
         self.up = nn.ModuleList([nn.ConvTranspose3d(2 * w, w, 2, stride=2) for w in widths[:-1]])
         self.merge = nn.ModuleList([ConvolutionPair(2 * w, w) for w in widths[:-1]])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (batch, 1, z, y, x) to features (batch, width, z, y, x)."""
+        """Images (batch, inside, z, y, x) to features (batch, width, z, y, x)."""
         skipped = []
         for level, pair in enumerate(self.down):
             x = pair(max_pool(x) if level else x)
@@ -215,7 +229,7 @@ class MattingNetwork(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.unet = UNet(config.width, config.levels)
+        self.unet = UNet(config.width, config.levels, len(config.ranges))
         self.union = MaskBranch(config.width, config.blocks)
         self.overlap = MaskBranch(config.width, config.blocks)
         self.matting = MattingBranch(config.width, config.blocks, masks=2 if config.auxiliary else 0)
@@ -225,7 +239,8 @@ class MattingNetwork(nn.Module):
 
         Parameters
         ----------
-        image : (batch, 1, z, y, x), HU brought to 0 to 1 by ``normalised``; sides are multiples of ``config.stride``
+        image : (batch, channels, z, y, x), HU brought to 0 to 1 by ``normalised``; sides are multiples of
+            ``config.stride``
 
         Raises
         ------
@@ -246,7 +261,17 @@ class MattingNetwork(nn.Module):
         return Prediction(union[:batch], overlap[:batch], self.matting(features, masks)[:batch])
 
 
-def normalised(image: Tensor, intensity_range: tuple[float, float]) -> Tensor:
-    """HU to what the network takes in: 0 at the range's low end and below, 1 at its high end and above."""
-    low, high = intensity_range
-    return ((image - low) / (high - low)).clamp(0.0, 1.0)
+def normalised(image: Tensor, config: ModelConfig) -> Tensor:
+    """HU to what the network takes in: 0 at the range's low end and below, 1 at its high end and above.
+
+    Parameters
+    ----------
+    image : (z, y, x), or (channels, z, y, x) for a network of several channels
+    """
+
+    def scaled(one: Tensor, low: float, high: float) -> Tensor:
+        return ((one - low) / (high - low)).clamp(0.0, 1.0)
+
+    if not config.channels:
+        return scaled(image, *config.intensity_range)
+    return torch.stack([scaled(one, *low_high) for one, low_high in zip(image, config.ranges, strict=True)])

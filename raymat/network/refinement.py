@@ -14,7 +14,7 @@ import numpy as np
 from raymat.arrays import FOREGROUND, UNKNOWN, Float32Array, UInt8Array
 from raymat.errors import InputError
 from raymat.matting import LUNG_WINDOW, HUWindow, estimate_all, expected_prior
-from raymat.methods import ANY, CALIBRATED, MEMBERSHIP, METHODS, is_method, kind_of
+from raymat.methods import ANY, CALIBRATED, MEMBERSHIP, METHODS, is_method, kind_of, solver_of
 from raymat.network.inference import Predicted
 from raymat.prepare import make_trimap
 
@@ -24,6 +24,8 @@ HALF = 0.5
 DISAGREEMENT = 0.25
 # mm, the spacing on which solvers work in a build: the network's own grid is too coarse for an edge.
 SPACING_MM = 0.5
+# Of CF and LB where there are several channels: a build's where one of them is far coarser than another, as PET is.
+EPSILON_OF_SEVERAL = 1e-2
 AUTO, NONE = "auto", "none"
 # By the kind of alpha; a network of the kind "any" does not say what its alpha means.
 BY_KIND = {CALIBRATED: "cf+", MEMBERSHIP: "cf"}
@@ -84,18 +86,19 @@ def refined(
     found: Predicted,
     spacing: Sequence[float],
     methods: Sequence[str],
-    intensity_range: Sequence[float] = (-1000.0, 400.0),
+    ranges: Sequence[Sequence[float]] = ((-1000.0, 400.0),),
     window: HUWindow = LUNG_WINDOW,
 ) -> dict[str, Float32Array]:
     """A solver's mattes in the trimap of a network's masks.
 
     Parameters
     ----------
-    image : (z, y, x), HU
+    image : (z, y, x), HU, or (channels, z, y, x) with that which calibrates first
     found : what a network says of it, on the same grid
     spacing : (z, y, x) mm
     methods : of ``raymat.methods.METHODS``, of the kind of alpha that the network predicts
-    intensity_range, window : HU, as for ``raymat.matting.estimate_all``
+    ranges : HU, the intensity range of each channel
+    window : HU, as for ``raymat.matting.estimate_all``
 
     Returns
     -------
@@ -111,10 +114,21 @@ def refined(
     if trimap is None:
         raise InputError(SEES_NOTHING)
     expected = (found.union + found.overlap) / 2
-    prior = expected_prior(image, trimap, expected, spacing)
+    several = image.ndim > trimap.ndim
+    prior = expected_prior(image[0] if several else image, trimap, expected, spacing)
+    smooth = {"epsilon": EPSILON_OF_SEVERAL}
+    asked = {solver_of(method) for method in methods}
     try:
         solved = estimate_all(
-            image, trimap, methods, spacing=spacing, intensity_range=intensity_range, calibration=window, prior=prior
+            image,
+            trimap,
+            methods,
+            spacing=spacing,
+            intensity_range=ranges if several else ranges[0],
+            calibration=window,
+            channel_axis=0 if several else None,
+            prior=prior,
+            parameters={name: smooth for name in ("cf", "lb") if several and name in asked},
         )
     except ValueError as error:
         raise InputError(f"the network's masks cannot be refined ({error}); take a larger box (--size-mm)") from None

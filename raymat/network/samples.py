@@ -12,13 +12,14 @@ from raymat.arrays import BACKGROUND, FOREGROUND
 from raymat.blocks import block_means, factor_of
 from raymat.methods import ANY, in_order
 from raymat.network.augmentation import Placement, centre, cut, draw, generator, noise, reach
-from raymat.network.model import normalised
+from raymat.network.model import ModelConfig, normalised
 from raymat.network.recipe import Recipe
 from raymat.nodule import InputError, Matte, Nodule, required
 
-# The channels of a volume; the first two are interpolated, the others are masks.
-CHANNELS = IMAGE, ALPHA, UNION, OVERLAP, SCANNED = range(5)
-SMOOTH = 2
+# The channels of a volume: those of the image, of which there is one mostly, then the others, counted from the end.
+# All but the masks are interpolated.
+CHANNELS = IMAGE, ALPHA, UNION, OVERLAP, SCANNED = 0, -4, -3, -2, -1
+MASKS = 3
 
 
 def masks_of(nodule: Nodule) -> tuple[np.ndarray, np.ndarray]:
@@ -54,12 +55,37 @@ def target_of(nodule: Nodule, kind: str) -> Matte:
     return best
 
 
+def images_of(nodule: Nodule, config: ModelConfig) -> np.ndarray:
+    """What the network takes in of a nodule, on the nodule's own grid and in its own units.
+
+    Returns
+    -------
+    float32 (z, y, x), or (channels, z, y, x) for a network of several channels, in the order of ``config.channels``
+
+    Raises
+    ------
+    InputError
+        The nodule does not have the channels that the network takes.
+    """
+    if not config.channels:
+        return np.ascontiguousarray(nodule.image, np.float32)
+    images = {channel.name: channel.image for channel in nodule.all_channels}
+    names = [name for name, _, _ in config.channels]
+    if not set(names) <= set(images):
+        raise InputError(
+            f"{nodule.nodule_id}: has the channels {', '.join(images)}, the network takes {', '.join(names)}; build it "
+            "with these (--channels), or take another network"
+        )
+    return np.stack([images[name] for name in names]).astype(np.float32, copy=False)
+
+
 def record_of(nodule: Nodule, recipe: Recipe) -> dict[str, np.ndarray]:
     """What the training needs of a nodule, in 6 bytes per voxel.
 
     ``image`` (0 to 1) and ``alpha`` are float16, a step of 0.7 HU and 0.0005, ``union`` and ``overlap`` uint8; all
     (z, y, x) on the network's grid, alpha of the recipe's kind: of a phantom the true one, else the chosen matte. A
-    voxel coarser than the dataset's is the mean of those in it, and a mask has it where it has half of them.
+    voxel coarser than the dataset's is the mean of those in it, and a mask has it where it has half of them. The image
+    of a network of several channels has an axis more, its first.
 
     Raises
     ------
@@ -69,10 +95,11 @@ def record_of(nodule: Nodule, recipe: Recipe) -> dict[str, np.ndarray]:
     config, chosen, true = recipe.model, target_of(nodule, recipe.kind).alpha, nodule.truth(recipe.kind)
     alpha = chosen if true is None or recipe.kind == ANY else true
     factor = factor_of(nodule, config.spacing_mm)
-    image = block_means(np.ascontiguousarray(nodule.image, np.float32), factor)
+    image = images_of(nodule, config)
+    image = np.stack([block_means(one, factor) for one in image]) if config.channels else block_means(image, factor)
     union, overlap = (block_means(mask, factor) >= 0.5 for mask in masks_of(nodule))
     return {
-        "image": normalised(torch.from_numpy(image), config.intensity_range).numpy().astype(np.float16),
+        "image": normalised(torch.from_numpy(image), config).numpy().astype(np.float16),
         "alpha": block_means(alpha, factor).astype(np.float16),
         "union": union.astype(np.uint8),
         "overlap": overlap.astype(np.uint8),
@@ -81,8 +108,10 @@ def record_of(nodule: Nodule, recipe: Recipe) -> dict[str, np.ndarray]:
 
 def volume_of(record: Mapping[str, np.ndarray], box: tuple[slice, ...] = ()) -> Tensor:
     """A record, or a box of it, as one volume: float32 (``CHANNELS``, z, y, x)."""
-    arrays = [record[name][box] for name in ("image", "alpha", "union", "overlap")]
-    volume = np.ones((len(CHANNELS), *arrays[0].shape), np.float32)
+    image = record["image"]
+    images = image if image.ndim > record["alpha"].ndim else [image]
+    arrays = [*(one[box] for one in images), *(record[name][box] for name in ("alpha", "union", "overlap"))]
+    volume = np.ones((len(arrays) + 1, *arrays[0].shape), np.float32)
     for channel, array in zip(volume, arrays, strict=False):  # the last stays 1
         channel[...] = array
     return torch.from_numpy(volume)
@@ -90,8 +119,8 @@ def volume_of(record: Mapping[str, np.ndarray], box: tuple[slice, ...] = ()) -> 
 
 def _cut(record: Mapping[str, np.ndarray], placement: Placement, size: Sequence[int]) -> Tensor:
     # Only what the crop is made of is brought to float32: a record has some twenty times the voxels.
-    box = reach(placement, size, record["image"].shape)
-    return cut(volume_of(record, box), SMOOTH, placement.within(box), size)
+    box = reach(placement, size, record["alpha"].shape)
+    return cut(volume_of(record, box), -MASKS, placement.within(box), size)
 
 
 def epoch_order(count: int, batch: int, seed: int, epoch: int) -> list[int]:
@@ -108,10 +137,11 @@ def steps_per_epoch(count: int, batch: int) -> int:
 def training_volume(record: Mapping[str, np.ndarray], recipe: Recipe, epoch: int, place: int) -> np.ndarray:
     """The augmented crop at that place of an epoch; float32 (``CHANNELS``, *crop)."""
     seed = generator("sample", recipe.seed, epoch, place)
-    placement = draw(record["image"].shape, recipe.augmentation, seed)
+    placement = draw(record["alpha"].shape, recipe.augmentation, seed)
     volume = _cut(record, placement, recipe.augmentation.crop)
     if recipe.augmentation.noise:
-        low, high = recipe.model.intensity_range
+        model = recipe.model
+        low, high = model.channels[0][1:] if model.channels else model.intensity_range
         added = noise(recipe.augmentation.crop, recipe.augmentation.noise / (high - low), seed)
         volume[IMAGE] = (volume[IMAGE] + added * volume[SCANNED]).clamp(0.0, 1.0)
     return volume.numpy()
@@ -119,4 +149,4 @@ def training_volume(record: Mapping[str, np.ndarray], recipe: Recipe, epoch: int
 
 def validation_volume(record: Mapping[str, np.ndarray], size: Sequence[int]) -> Tensor:
     """The middle of a record; float32 (``CHANNELS``, *size)."""
-    return _cut(record, centre(record["image"].shape, size), size)
+    return _cut(record, centre(record["alpha"].shape, size), size)

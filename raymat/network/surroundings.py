@@ -8,13 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from raymat.arrays import triple
+from raymat.arrays import box_around, triple
+from raymat.channels import resampled, seen_by, shortfall
 from raymat.errors import InputError
+from raymat.network.model import ModelConfig
 from raymat.network.targets import Target
+from raymat.nodule import Channel
 from raymat.prepare import FIELD_OF_VIEW_FLOOR, Crop
 from raymat.sources.dicom import index_tree, read_slab
 from raymat.sources.series import Scan, scan_of, slab_around, usual_step
 from raymat.volume import Grid, read_volume
+from raymat.words import counted
 
 MARGIN_MM = 8.0  # of surroundings, at each side of a lesion that fills the network's input
 
@@ -58,6 +62,41 @@ def read_around(target: Target, scan: Scan | None, sides_mm: Sequence[float]) ->
         return read_slab(target.image, slab_around(scan.slices, target.centre[0], half), step)
     except InputError as error:
         raise InputError(f"{target.name}: series {target.series}: {error}") from error
+
+
+def read_channels(target: Target, scanner: Grid, grid: Grid, config: ModelConfig) -> list[Channel]:
+    """The channels of a target on the grid of its image's part (``around``); none for a network of one.
+
+    Parameters
+    ----------
+    scanner : grid of the target's image; what lies beyond it is the low end of a channel's range
+    grid : of the part
+    config : names and ranges of the network's channels
+
+    Raises
+    ------
+    InputError
+        The target has other channels than the network takes, a file cannot be read, or one does not cover the part.
+    """
+    names = [name for name, _, _ in config.channels] or ["image"]
+    if 1 + len(target.channels) != len(names):
+        raise InputError(
+            f"{target.name}: {counted(1 + len(target.channels), 'image')}, but the network takes "
+            f"{', '.join(names)}: name one volume per channel, in this order, separated by ;"
+        )
+    if not target.channels:
+        return []
+    inside = seen_by(scanner, grid)
+    box = box_around(inside)
+    seen = grid.crop([part.start for part in box], [part.stop - part.start for part in box])
+    found = []
+    for path, (name, low, high) in zip(target.channels, config.channels[1:], strict=True):
+        values, own = read_volume(path)
+        if missing := shortfall(own, seen):
+            raise InputError(f"{target.name}: {path} does not cover the lesion's surroundings, which reach {missing}")
+        values = np.where(inside, resampled(values, own, grid), np.float32(low))
+        found.append(Channel(name, values, low, high))
+    return found
 
 
 @functools.lru_cache(maxsize=1)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from raymat.channels import files_of
 from raymat.errors import InputError
 from raymat.volume import Grid
 from raymat.words import counted
@@ -118,6 +119,7 @@ class Target:
     series : SeriesInstanceUID, or ""
     centre : (z, y, x) mm, patient coordinates (LPS)
     sides, probability, where, problem : see ``Place``
+    channels : paths of the volumes of the channels beside the image, for a network of several
     """
 
     target_id: str
@@ -129,6 +131,7 @@ class Target:
     probability: float | None = None
     where: str = ""
     problem: str = ""
+    channels: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -285,9 +288,10 @@ def targets_of_table(path: str, reading: Reading | None = None) -> list[Target]:
     folder = Path(path).absolute().parent
     targets = {}
     for row in _rows(path, ("case_id", "image", *CENTRES), reading):
-        name, image = row.cells["case_id"], str(folder / row.cells["image"])
+        name, (image, *others) = row.cells["case_id"], [str(folder / file) for file in files_of(row.cells["image"])]
         patient = row.cells.get("patient_id") or name
-        target = Target(name, patient, image, "", row.centre, row.sides, row.probability, row.where)
+        channels = tuple(others)
+        target = Target(name, patient, image, "", row.centre, row.sides, row.probability, row.where, channels=channels)
         targets[row.where] = target
     places = [Place(t.image, t.target_id, t.centre, t.sides, t.probability, t.where) for t in targets.values()]
     likely = likely_of(path, places, reading)

@@ -120,7 +120,7 @@ def train_step(state: State, network: Callable[[Tensor], Prediction], volumes: T
     """
     if state.recipe.channels_last:
         volumes = volumes.contiguous(memory_format=torch.channels_last_3d)
-    losses = losses_of(predict(network, _channel(volumes, IMAGE), state.recipe.precision), volumes, state.recipe)
+    losses = losses_of(predict(network, volumes[:, IMAGE:ALPHA], state.recipe.precision), volumes, state.recipe)
     state.optimizer.zero_grad(set_to_none=True)
     state.scaler.scale(losses.total).backward()
     state.scaler.step(state.optimizer)
@@ -138,7 +138,7 @@ def losses_of(prediction: Prediction, volumes: Tensor, recipe: Recipe) -> Losses
 
 
 def _channel(volumes: Tensor, channel: int) -> Tensor:
-    return volumes[:, channel : channel + 1]
+    return volumes.narrow(1, channel % volumes.shape[1], 1)
 
 
 def save(state: State, path: str | Path) -> None:

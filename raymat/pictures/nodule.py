@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from raymat.measures.interval import evidence_of, volume_interval
 from raymat.methods import ANY, CALIBRATED, MEANINGS, MEMBERSHIP, in_order, is_method
-from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, REJECTED, Matte, Nodule, required
+from raymat.nodule import ACCEPTED, EXCLUDED, FAILED, REJECTED, Matte, Nodule
 from raymat.pictures.figure import FAINT, INK, blank, kind_headings
 from raymat.pictures.view import (
     HALO,
@@ -23,6 +23,7 @@ from raymat.pictures.view import (
     draw_contour,
     grey_of,
     overlay,
+    shown_channels,
     view_of,
 )
 
@@ -46,6 +47,8 @@ SHOWN_RATINGS = (
 def show_nodule(nodule: Nodule) -> Figure:
     """One nodule in three planes: image and readers, trimap, every matte with its score, both truths where known.
 
+    Of several channels each has a column of its own, and all else is drawn over the first.
+
     The planes run through the centre of mass of the chosen matte (else of the best one, the readers or the trimap). The
     chosen matte is framed, and the best one of the other kind of alpha is named; a heading says the kind of each.
 
@@ -55,7 +58,8 @@ def show_nodule(nodule: Nodule) -> Figure:
         The nodule has no image: there is nothing to show.
     """
     view = view_of(nodule, MARGIN_MM)
-    image = view.turn(required(nodule.image, nodule, "image"))
+    shown = {name: (view.turn(image), window) for name, image, window in shown_channels(nodule)}
+    first = next(iter(shown))
     columns = _columns_of(nodule)
     panel, left, head, foot = 1.62, 0.42, 1.6, 0.5
     width = max(left + len(columns) * panel + 0.12, 8.0)
@@ -72,8 +76,9 @@ def show_nodule(nodule: Nodule) -> Figure:
             axes = figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
             axes.set_label(f"{name} {PLANES[plane]}")
             over = None if array is None else view.cut(view.turn(array), plane)
+            image, window = shown.get(name, shown[first])
             extent = view.extent(image.shape, plane)
-            _picture(axes, name, view.cut(image, plane), over, extent)
+            _picture(axes, name, grey_of(view.cut(image, plane), window), over, extent)
             for reader, mask in enumerate(nodule.readers if name == "readers" else ()):
                 draw_contour(axes, view.cut(view.turn(mask), plane), extent, reader, 1.1)
             _dress(axes, view.side, chosen)
@@ -90,19 +95,18 @@ def show_nodule(nodule: Nodule) -> Figure:
 
 
 def _picture(
-    axes: Axes, name: str, image: np.ndarray, over: np.ndarray | None, extent: tuple[float, float, float, float]
+    axes: Axes, name: str, grey: np.ndarray, over: np.ndarray | None, extent: tuple[float, float, float, float]
 ) -> None:
-    """A cut of the image under one of a matte, or the trimap's alone."""
+    """A cut of the image, as RGB, under one of a matte, or the trimap's alone."""
     if over is not None and name == "trimap":
         axes.imshow(over, cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="nearest")
         return
-    picture = grey_of(image) if over is None else overlay(grey_of(image), over)
-    axes.imshow(picture, extent=extent, interpolation="bilinear")
+    axes.imshow(grey if over is None else overlay(grey, over), extent=extent, interpolation="bilinear")
 
 
 def _columns_of(nodule: Nodule) -> list[tuple[str, str, np.ndarray | None]]:
     """The columns of ``show_nodule``: name, text below the name, and the array drawn over the image."""
-    columns: list[tuple[str, str, np.ndarray | None]] = [("image", "", None)]
+    columns: list[tuple[str, str, np.ndarray | None]] = [(name, "", None) for name, _, _ in shown_channels(nodule)]
     if nodule.readers:
         columns.append(("readers", f"{len(nodule.readers)} masks", None))
     if nodule.trimap is not None:

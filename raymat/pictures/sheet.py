@@ -12,12 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from raymat.calibration import HUWindow
 from raymat.errors import InputError
 from raymat.methods import in_order
 from raymat.nodule import Nodule
 from raymat.pictures.figure import FAINT, INK, blank
 from raymat.pictures.nodule import FRAME, OUTCOME_COLOURS, chosen_of, in_capitals, score_of, size_of
-from raymat.pictures.view import HALO, View, bar_length, draw_contour, panel, view_of
+from raymat.pictures.view import HALO, View, bar_length, draw_contour, panel, shown_channels, view_of
 
 MARGIN_MM = 6.0
 PANEL_PX = 104
@@ -48,9 +49,10 @@ def contact_sheet(nodules: Iterable[Nodule], title: str | None = None, outlines:
     tiles = [_Tile.of(nodule) for nodule in nodules]
     if not tiles:
         raise InputError("there are no nodules to draw a contact sheet of")
+    channels = dict.fromkeys(name for tile in tiles for name in tile.channels)
     methods = in_order({method for tile in tiles for method in tile.scores})
     # Of a network's few mattes the chosen one need not be shown twice.
-    names = [IMAGE, READERS, *methods, *([CHOSEN] if outlines == READERS else [])]
+    names = [*(channels or [IMAGE]), READERS, *methods, *([CHOSEN] if outlines == READERS else [])]
     labels = {READERS: outlines}
     head = 0.75 if title else 0.4
     block = TEXT_IN + len(names) * PANEL_IN
@@ -92,7 +94,7 @@ def _draw_tile(axes: Axes, tile: _Tile, names: Sequence[str]) -> None:
         axes.add_patch(Rectangle((0, 0.02), len(names), 2.96, facecolor="#f1f1f1", edgecolor="none"))
         axes.text(0.2, 1.5, "no picture", color=FAINT, fontsize=9, va="center")
         return
-    empty = np.full_like(tile.panels[IMAGE], 255)
+    empty = np.full_like(tile.panels[READERS], 255)
     mosaic = np.concatenate([tile.panels.get(name, empty) for name in names], axis=1)
     axes.imshow(mosaic, extent=(0, len(names), 3, 0), interpolation="nearest", aspect="auto")
     for reader, mask, extent in tile.contours:
@@ -117,6 +119,7 @@ class _Tile:
     Attributes
     ----------
     panels : name of a column to uint8 (3 planes * rows, columns, 3); none without an image
+    channels : the columns that are the image's
     contours : reader, cut of the mask, and where that lies on the axes of the tile
     scores : method to what is written on its panel, of every matte
     chosen : the chosen method and the kind of its alpha
@@ -132,6 +135,7 @@ class _Tile:
     line: str
     reason: str
     panels: dict[str, np.ndarray] = field(default_factory=dict)
+    channels: tuple[str, ...] = ()
     contours: list[tuple[int, np.ndarray, tuple[float, float, float, float]]] = field(default_factory=list)
     scores: dict[str, str] = field(default_factory=dict)
     side: float = 0.0
@@ -152,19 +156,22 @@ class _Tile:
             return bare
         view = view_of(nodule, MARGIN_MM)
         mattes = nodule.mattes | ({} if nodule.alpha is None else {CHOSEN: nodule.alpha})
-        panels = {name: _strip(view, nodule.image, None) for name in (IMAGE, READERS)}
-        panels |= {name: _strip(view, nodule.image, alpha) for name, alpha in mattes.items()}
+        shown = shown_channels(nodule)
+        panels = {name: _strip(view, image, None, window) for name, image, window in shown}
+        panels[READERS] = panels[shown[0][0]]
+        panels |= {name: _strip(view, nodule.image, alpha, shown[0][2]) for name, alpha in mattes.items()}
         contours = []
         for plane in range(3):
-            # Millimetres from the middle to panels of the tile: column 1, row `plane`, rows counted down.
+            # Millimetres from the middle to panels of the tile: the readers' column, row `plane`, rows counted down.
             extent = view.extent(view.turn(nodule.image).shape, plane)
             left, right, bottom, top = (value / view.side for value in extent)
-            where = (1.5 + left, 1.5 + right, plane + 0.5 - bottom, plane + 0.5 - top)
+            where = (len(shown) + 0.5 + left, len(shown) + 0.5 + right, plane + 0.5 - bottom, plane + 0.5 - top)
             for reader, mask in enumerate(nodule.readers):
                 contours.append((reader, view.cut(view.turn(mask), plane).copy(), where))
         return replace(
             bare,
             panels=panels,
+            channels=tuple(name for name, _, _ in shown),
             contours=contours,
             scores={matte.method: score_of(matte.score) for matte in nodule.candidates},
             side=view.side,
@@ -172,9 +179,10 @@ class _Tile:
         )
 
 
-def _strip(view: View, image: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+def _strip(view: View, image: np.ndarray, alpha: np.ndarray | None, window: HUWindow) -> np.ndarray:
     """The three planes below one another with white between, uint8 (3 * PANEL_PX, PANEL_PX, 3)."""
-    planes = [np.round(panel(view, image, plane, PANEL_PX - 2, alpha) * 255).astype(np.uint8) for plane in range(3)]
+    cuts = (panel(view, image, plane, PANEL_PX - 2, alpha, window) for plane in range(3))
+    planes = [np.round(cut * 255).astype(np.uint8) for cut in cuts]
     return np.concatenate([np.pad(one, ((1, 1), (1, 1), (0, 0)), constant_values=255) for one in planes])
 
 

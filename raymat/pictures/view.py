@@ -15,12 +15,13 @@ from matplotlib.patheffects import withStroke
 from scipy import ndimage
 
 from raymat.arrays import box_around, triple
-from raymat.calibration import LUNG_WINDOW
+from raymat.calibration import LUNG_WINDOW, HUWindow
 from raymat.errors import InputError
-from raymat.nodule import Nodule, required
+from raymat.nodule import Channel, Nodule, required
 
 PLANES = ("axial", "coronal", "sagittal")
 READERS_COLOURS = ("#00d5ff", "#ffd400", "#ff5cf4", "#5dff5d", "#ff9340", "#b79bff")
+CT_RANGE = (-1000.0, 400.0)  # of intensities, by default
 OUTSIDE = 0.13  # grey of what lies beyond the crop
 
 # Redder means more lesion (paper, figure 1).
@@ -136,9 +137,26 @@ def _region_of(nodule: Nodule) -> np.ndarray:
     return np.logical_or.reduce(readers) if readers else np.ones(required(nodule.image, nodule, "image").shape, bool)
 
 
-def grey_of(hu: np.ndarray) -> np.ndarray:
-    """RGB float32 (rows, columns, 3) of HU in the lung window; NaN is shown as air."""
-    grey = np.nan_to_num(LUNG_WINDOW.alpha(hu), nan=0.0)
+def shown_channels(nodule: Nodule) -> list[tuple[str, np.ndarray, HUWindow]]:
+    """What is shown of a nodule's image: its channels by name, (z, y, x), each with its window.
+
+    One channel is "image", in the lung window; of several those of CT's range have that, the others their own range.
+    """
+    if not nodule.channels:
+        return [("image", required(nodule.image, nodule, "image"), LUNG_WINDOW)]
+    return [(channel.name, channel.image, window_of_channel(channel)) for channel in nodule.all_channels]
+
+
+def window_of_channel(channel: Channel) -> HUWindow:
+    """The window that a channel is shown in at first."""
+    if channel.intensity_range == CT_RANGE:
+        return LUNG_WINDOW
+    return HUWindow((channel.low + channel.high) / 2, channel.high - channel.low)
+
+
+def grey_of(hu: np.ndarray, window: HUWindow = LUNG_WINDOW) -> np.ndarray:
+    """RGB float32 (rows, columns, 3) of HU in a window; NaN is shown as air."""
+    grey = np.nan_to_num(window.alpha(hu), nan=0.0)
     return np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
 
 
@@ -159,11 +177,18 @@ def _resample(image: np.ndarray, extent: tuple[float, ...], side: float, px: int
     return ndimage.map_coordinates(image.astype(np.float32), grid, order=1, mode="constant", cval=outside)
 
 
-def panel(view: View, image: np.ndarray, plane: int, px: int, alpha: np.ndarray | None = None) -> np.ndarray:
+def panel(
+    view: View,
+    image: np.ndarray,
+    plane: int,
+    px: int,
+    alpha: np.ndarray | None = None,
+    window: HUWindow = LUNG_WINDOW,
+) -> np.ndarray:
     """One plane of an image under a matte's colours, RGB floats (px, px, 3); arrays (z, y, x), not yet turned."""
     image = view.turn(image)
     extent = view.extent(image.shape, plane)
-    grey = _resample(grey_of(view.cut(image, plane))[..., 0], extent, view.side, px, OUTSIDE)
+    grey = _resample(grey_of(view.cut(image, plane), window)[..., 0], extent, view.side, px, OUTSIDE)
     picture = np.repeat(grey[..., None], 3, axis=2)
     if alpha is None:
         return picture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -51,7 +51,7 @@ class Job:
     @property
     def facts(self) -> Facts:
         """What the dataset is made from."""
-        parameters = {"source": self.source_name, "out": self.output.path, **asdict(self.parameters)}
+        parameters = {"source": self.source_name, "out": self.output.path, **self.parameters.to_dict()}
         uri = without_credentials(self.output.tracking_uri or "")
         return Facts(parameters, {"of": digest(uri, sorted(dotted(parameters).items()))})
 
@@ -67,7 +67,7 @@ def build_dataset(job: Job, say: Callable[[str], None] = print) -> Result:
     out = job.output.path
     store = Store.create(out)
     with experiment(BUILD, job.output, job.facts, say, store) as work:
-        how = {"raymat": __version__, "source": job.source_name, "parameters": asdict(job.parameters)}
+        how = {"raymat": __version__, "source": job.source_name, "parameters": job.parameters.to_dict()}
         work.json(PARAMETERS, how)
         what = Build(
             store,

@@ -151,7 +151,7 @@ def classify(job: ClassifyJob, say: Callable[[str], None] = print) -> tuple[pd.D
     for network in job.networks:
         refuse_small_crop(network, job.recipe.width, job.recipe.stem, job.recipe.crop.side)
     data = Data.open(job.dataset)
-    job = replace(job, inputs=job.inputs or inputs_of(data.kind))
+    job = replace(job, inputs=job.inputs or inputs_of(data.kind, len(data.channels()) or 1))
     parts = {split: data.split(split).parts for split in sorted({split for _, split in job.draws})}
     shared = {"dataset": job.dataset, **job.recipe.to_dict(), "raymat": __version__}
     facts = Facts(shared, {"data_digest": data.digest, "recipe": job.recipe.to_dict()})

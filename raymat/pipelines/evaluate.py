@@ -46,10 +46,10 @@ from raymat.network.evaluation import (
 from raymat.network.inference import Ensemble, Predicted
 from raymat.network.recipe import Recipe
 from raymat.network.refinement import refined, solver_for
-from raymat.network.samples import masks_of, target_of
+from raymat.network.samples import images_of, masks_of, target_of
 from raymat.network.shipped import SHIPPED, shipped_weights
 from raymat.network.training import read_checkpoint
-from raymat.nodule import ACCEPTED, FAILED, InputError, Nodule, required
+from raymat.nodule import ACCEPTED, FAILED, IMAGE_CHANNEL, InputError, Nodule, required
 from raymat.pictures.network import error_bars, reliability, show_predictions
 from raymat.pipelines.fit import WEIGHTS as WEIGHTS_FILE
 from raymat.pipelines.nodules import SHARED, read_nodule, work_rows
@@ -225,7 +225,8 @@ class Evaluation:
     def read(self, row: dict) -> Nodule:
         """A test nodule, which knows its split."""
         nodule = read_nodule(self.session, row)
-        return replace(nodule, metadata={"split": row["split"]})
+        channel = {name: nodule.metadata[name] for name in (IMAGE_CHANNEL,) if name in nodule.metadata}
+        return replace(nodule, metadata={"split": row["split"], **channel})
 
     def judge(self, nodule: Nodule) -> Nodule:
         """The nodule without arrays, with the errors of every method and what is drawn of it."""
@@ -233,15 +234,19 @@ class Evaluation:
 
     def _judged(self, nodule: Nodule) -> Nodule:
         metadata: dict[str, Any] = nodule.metadata
-        split, image = metadata["split"], required(nodule.image, nodule, "image")
+        split = metadata["split"]
         ensembles = _ensembles(self.session, split)
         factors = {name: factor_of(nodule, ensemble.recipe.model.spacing_mm) for name, ensemble in ensembles.items()}
         seen = [factors[name] * np.array(ensemble.window) for name, ensemble in ensembles.items()]
         box = evaluation_box(nodule, np.max(seen, axis=0).tolist())
         spacing = required(nodule.spacing, nodule, "spacing")
-        predicted = {name: each.predict_finer(image[box], factors[name]) for name, each in ensembles.items()}
+        images = {name: _within(box, images_of(nodule, each.recipe.model)) for name, each in ensembles.items()}
+        predicted = {name: each.predict_finer(images[name], factors[name]) for name, each in ensembles.items()}
         kind, methods = shared(self.session, KIND), shared(self.session, REFINE)
-        finer = {name: _refined(image[box], found, spacing, methods) for name, found in predicted.items()}
+        finer = {
+            name: _refined(images[name], found, spacing, methods, ensembles[name].recipe.model.ranges)
+            for name, found in predicted.items()
+        }
         rows = {f"{name}, refined by {how}": alpha for name, found in finer.items() for how, alpha in found.items()}
         picture = _slice(nodule, target_of(nodule, kind).alpha, box, next(iter(predicted.values())))
         judged: dict[str, object] = {
@@ -270,15 +275,24 @@ class Evaluation:
 
 
 def _refined(
-    image: np.ndarray, found: Predicted, spacing: Sequence[float], methods: Sequence[str]
+    image: np.ndarray,
+    found: Predicted,
+    spacing: Sequence[float],
+    methods: Sequence[str],
+    ranges: Sequence[Sequence[float]],
 ) -> dict[str, np.ndarray]:
     """The refined mattes by method; as a prediction's, the network's own where there is nothing to refine."""
     if not methods:
         return {}
     try:
-        return dict(refined(image, found, spacing, methods))
+        return dict(refined(image, found, spacing, methods, ranges))
     except InputError:
         return dict.fromkeys(methods, found.alpha)
+
+
+def _within(box: tuple[slice, ...], image: np.ndarray) -> np.ndarray:
+    """The box of an image (z, y, x) or (channels, z, y, x)."""
+    return image[box if image.ndim == len(box) else (slice(None), *box)]
 
 
 @functools.cache

@@ -22,7 +22,7 @@ from raymat.engine.cluster import data_settings
 from raymat.engine.ray_private import Pause
 from raymat.loading import Nodules
 from raymat.network.recipe import Recipe
-from raymat.network.samples import SMOOTH, epoch_order, record_of, steps_per_epoch, training_volume
+from raymat.network.samples import MASKS, epoch_order, record_of, steps_per_epoch, training_volume
 from raymat.nodule import InputError
 
 # Ray Train hears of a report when it next asks its workers, every 2 s by default; a second report waits until then.
@@ -95,8 +95,9 @@ class Batches(Datasource):
 
 
 def batch_bytes(recipe: Recipe, workers: int) -> int:
-    """Bytes of a worker's share of a batch on its way: two float32 channels, three of a byte."""
-    return int(np.prod(recipe.augmentation.crop)) * recipe.batch // workers * (4 * SMOOTH + 3)
+    """Bytes of a worker's share of a batch on its way: those of the image and alpha in float32, masks of a byte."""
+    smooth = len(recipe.model.ranges) + 1
+    return int(np.prod(recipe.augmentation.crop)) * recipe.batch // workers * (4 * smooth + MASKS)
 
 
 class OnCpus(Pause):
@@ -118,7 +119,7 @@ def _batch(recipe: Recipe, epoch: int, records: dict) -> Callable[[], Iterator[p
             [training_volume(ray.get(record), recipe, epoch, place) for place, record in records.items()]
         )
         # Masks as bytes: a batch takes half the way through shared memory.
-        smooth, masks = volumes[:, :SMOOTH], volumes[:, SMOOTH:].astype(np.uint8)
+        smooth, masks = volumes[:, :-MASKS], volumes[:, -MASKS:].astype(np.uint8)
         yield BlockAccessor.batch_to_block({"smooth": smooth, "masks": masks})
 
     return read

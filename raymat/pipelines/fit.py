@@ -234,7 +234,7 @@ def validate(
     for first in range(0, len(records), batch):
         some = ray.get(list(records[first : first + batch]))
         volumes = torch.stack([validation_volume(record, state.recipe.augmentation.crop) for record in some])
-        prediction = predict(network, volumes[:, IMAGE : IMAGE + 1].to(device), state.recipe.precision)
+        prediction = predict(network, volumes[:, IMAGE:ALPHA].to(device), state.recipe.precision)
         parts = (prediction.alpha, prediction.union.sigmoid(), prediction.overlap.sigmoid())
         found = torch.cat([part.float() for part in parts], dim=1).cpu().numpy()
         for truth, (alpha, union, overlap) in zip(volumes.numpy(), found, strict=True):

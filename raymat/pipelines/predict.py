@@ -40,10 +40,11 @@ from raymat.network.lesion import CUT, is_cut, of_target
 from raymat.network.recipe import Recipe
 from raymat.network.refinement import AUTO, NONE, refined, solver_for
 from raymat.network.refinement import SPACING_MM as REFINED_MM
-from raymat.network.surroundings import around, read_around, scans_of
+from raymat.network.samples import images_of
+from raymat.network.surroundings import around, read_around, read_channels, scans_of
 from raymat.network.targets import Target
 from raymat.network.training import read_checkpoint
-from raymat.nodule import ACCEPTED, FAILED, OUTCOMES, InputError, Matte, Nodule, required
+from raymat.nodule import ACCEPTED, FAILED, IMAGE_CHANNEL, OUTCOMES, InputError, Matte, Nodule, required
 from raymat.pipelines.predict_files import Beside, write_beside
 from raymat.prepare import doubt_of_hu
 from raymat.sources import digest
@@ -179,7 +180,8 @@ def _conclude(job: PredictJob, kind: str, output: Experiment, store: Store, say:
 def _identity(target: Target) -> tuple[object, ...]:
     """All of a target that its record depends on; in which line of a file it stands is none of that."""
     named = (target.target_id, target.patient_id, target.image, target.series)
-    return *named, target.centre, target.sides, target.probability, target.problem
+    channels = (target.channels,) if target.channels else ()
+    return *named, target.centre, target.sides, target.probability, target.problem, *channels
 
 
 def _state(target: Target, scans: Mapping[str, Scan]) -> str:
@@ -187,11 +189,8 @@ def _state(target: Target, scans: Mapping[str, Scan]) -> str:
     if target.series:
         slices = scans[target.series].slices if target.series in scans else []
         return digest(*((item.path, item.size, item.mtime_ns) for item in slices))
-    path = Path(target.image)
-    if not path.is_file():
-        return ""
-    stat = path.stat()
-    return f"{stat.st_size} {stat.st_mtime_ns}"
+    stats = [Path(path).stat() for path in (target.image, *target.channels) if Path(path).is_file()]
+    return " ".join(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats)
 
 
 def _manifest_row(target: Target, key: str) -> dict:
@@ -248,9 +247,15 @@ class Prediction:
             # What an export to DICOM needs to find its way back.
             metadata |= {"series_uid": target.series, "scanner_spacing": list(scanner.spacing)}
             metadata["slice_spacing"] = scanner.spacing[0]
+            config = self._ensemble.recipe.model
+            channels = read_channels(target, scanner, grid, config)
+            if channels:
+                name, *low_high = config.channels[0]
+                metadata[IMAGE_CHANNEL] = {"name": name, "intensity_range": low_high}
             return replace(
                 nodule,
                 image=image,
+                channels=channels,
                 spacing=grid.spacing,
                 origin=grid.origin,
                 direction=np.asarray(grid.direction),
@@ -264,7 +269,7 @@ class Prediction:
         """The nodule with matte, masks and spread of its target's lesion as its candidates."""
 
         def work(nodule: Nodule) -> Nodule:
-            image = required(nodule.image, nodule, "image")
+            image = images_of(nodule, self._ensemble.recipe.model)
             whole = self._ensemble.predict_finer(image, self._finer, self.job.flips)
             found, note = of_target(whole, *_place_of(nodule))
             notes = [*nodule.notes, note] if note else list(nodule.notes)
@@ -290,8 +295,8 @@ class Prediction:
         """The refined matte by method, and after a calibrated one that of the membership."""
         compile_kernels()
         methods = dict.fromkeys((self.job.refine, solver_of(self.job.refine)))
-        image, spacing = required(nodule.image, nodule, "image"), required(nodule.spacing, nodule, "spacing")
-        return dict(refined(image, found, spacing, tuple(methods)))
+        image, spacing = images_of(nodule, self._ensemble.recipe.model), required(nodule.spacing, nodule, "spacing")
+        return dict(refined(image, found, spacing, tuple(methods), self._ensemble.recipe.model.ranges))
 
     def commit(self, nodules: list[Nodule]) -> pa.Table:
         """The volumes first, as a committed nodule is done."""
@@ -325,7 +330,8 @@ def _ensemble_of(session: str, device: str) -> Ensemble:
 def _target_of(row: dict) -> Target:
     found = json.loads(row["target"])
     sides = found["sides"] and tuple(found["sides"])
-    return Target(**{**found, "centre": tuple(found["centre"]), "sides": sides})
+    triples = {"centre": tuple(found["centre"]), "sides": sides}
+    return Target(**{**found, **triples, "channels": tuple(found["channels"])})
 
 
 def _place_of(nodule: Nodule) -> tuple[Sequence[float], Sequence[float] | None, Grid]:

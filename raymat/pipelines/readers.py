@@ -12,7 +12,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 import pyarrow as pa
@@ -77,9 +77,9 @@ def leave_one_reader_out(job: ReadersJob, say: Callable[[str], None] = print) ->
     # Quality decides which matte is the chosen one: another rule is another measurement.
     depends = f"({reader_prediction.VERSION!r}, {parameters.quality.identity})"
     source = LeftOutSource(job.source, depends, job.nodules)
-    facts = {"source": job.source_name, "out": out, "nodules": job.nodules, **asdict(parameters)}
+    facts = {"source": job.source_name, "out": out, "nodules": job.nodules, **parameters.to_dict()}
     with experiment(READERS, job.output, Facts(facts), say, store) as work:
-        how = {"raymat": __version__, "source": job.source_name, "parameters": asdict(parameters)}
+        how = {"raymat": __version__, "source": job.source_name, "parameters": parameters.to_dict()}
         work.json(PARAMETERS, how)
         work.write_note(**how, nodules=job.nodules, command=shlex.join(job.output.command))
         what = Build(

@@ -71,8 +71,10 @@ class TrainJob:
     initial: str | None = None
 
     def learning(self, data: Data) -> TrainJob:
-        """The job with a recipe of the kind of alpha that is learnt from that data."""
-        return replace(self, recipe=replace(self.recipe, kind=self.kind or data.kind))
+        """The job with a recipe of the kind of alpha that is learnt from that data, and of its channels."""
+        channels = data.channels()
+        model = replace(self.recipe.model, channels=channels) if channels else self.recipe.model
+        return replace(self, recipe=replace(self.recipe, kind=self.kind or data.kind, model=model))
 
     def facts(self, data: Data, **identity: object) -> Facts:
         """What the output is made from; the order of the nodules, too, as batches are drawn in it."""
@@ -204,7 +206,12 @@ def _train_splits(
             work.files.write(f"{folder}/{RESULT}", (Path(local) / RESULT).read_bytes())
             # Last: a split is finished when its weights are there.
             work.files.write(f"{folder}/{WEIGHTS}", (Path(local) / WEIGHTS).read_bytes())
-            run.model(str(Path(local) / WEIGHTS), job.recipe.augmentation.crop, job.recipe.kind)
+            run.model(
+                str(Path(local) / WEIGHTS),
+                job.recipe.augmentation.crop,
+                job.recipe.kind,
+                len(job.recipe.model.ranges),
+            )
         work.end_child(folder)
 
 

@@ -46,6 +46,23 @@ VOLUME_TOLERANCE = 0.15  # share of a reader's volume that a matte may lie beyon
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What the local terms need of a channel beside the image, as ``Scene`` has it of that.
+
+    Attributes
+    ----------
+    image : float32 (z, y, x), in units of the channel's own contrast, outliers clipped
+    sign : of that contrast
+    mean, variance : for each of the two windows float32 (z, y, x), of the image
+    """
+
+    image: np.ndarray
+    sign: float
+    mean: tuple[np.ndarray, ...]
+    variance: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
 class Scene:
     """A nodule as the scores of one kind see it: the box around its non-background region, and what its mattes share.
 
@@ -67,7 +84,8 @@ class Scene:
     windows : the two windows of the local terms, (z, y, x) voxels, odd
     mean, variance : for each of them float32 (z, y, x), of the image in units of the contrast
     inside, outside : flat indices of the ends of every face between a foreground and an unknown voxel
-    step : image step over those faces, in units of the contrast
+    step : image step over those faces, in units of the contrast; of several channels the largest
+    beside : the channels beside the image that tell lesion from background
     readers_mean : float32 (z, y, x), alpha of the kind as the readers' mean mask would have it; None without readers
     readers_mm3 : the sums of such alphas for each reader; empty without readers
     """
@@ -93,6 +111,7 @@ class Scene:
     step: np.ndarray
     readers_mean: np.ndarray | None
     readers_mm3: tuple[float, ...]
+    beside: tuple[Beside, ...] = ()
 
 
 def scenes(
@@ -102,6 +121,7 @@ def scenes(
     spacing: Sequence[float],
     pure_lesion: float | None = SOFT_TISSUE,
     window: HUWindow = LUNG_WINDOW,
+    channels: Sequence[np.ndarray] = (),
 ) -> dict[str, Scene]:
     """What the scores of a nodule's mattes share, for each kind.
 
@@ -114,13 +134,17 @@ def scenes(
     pure_lesion : what a small lesion's tissue would measure without the scanner's blur; None where nothing is known of
         it (no CT), then the lesion's own densest part stands for it
     window : of the calibrated mattes (Eq. 4), in the image's unit
+    channels : float (z, y, x) each, the channels beside the image. Alpha may follow any of them: what one explains of a
+        step, or of alpha within a window, counts as explained. All else goes by the image, which calibrates.
 
     Raises
     ------
     ValueError
         Shapes differ, or the trimap has nothing but background.
     """
-    for name, array in (("trimap", trimap), *((f"readers[{r}]", mask) for r, mask in enumerate(readers))):
+    named = [("trimap", trimap), *((f"readers[{r}]", mask) for r, mask in enumerate(readers))]
+    named += [(f"channels[{c}]", channel) for c, channel in enumerate(channels)]
+    for name, array in named:
         if array.shape != image.shape:
             raise ValueError(f"{name} has shape {array.shape}, the image {image.shape}")
     spacing = tuple(float(s) for s in spacing)
@@ -130,24 +154,22 @@ def scenes(
     part = trimap[box]
     foreground, unknown = part == FOREGROUND, part == UNKNOWN
     background = part == BACKGROUND
-    # Air outside the field of view and metal would count for more than the lesion in every square.
-    image = image[box].astype(np.float32)
-    image = np.clip(image, *np.percentile(image, (0.5, 99.5)))
     body = foreground if foreground.any() else unknown
-    contrast = _contrast(image, body, background)
-    # In units of the contrast and about the lesion, so that float32 keeps the small variances.
-    lesion_mean = float(image[body].mean(dtype=np.float64))
-    image = (image - np.float32(lesion_mean)) / np.float32(abs(contrast) or 1.0)
+    image, lesion_mean, contrast = _in_contrast(image[box], body, background)
 
     known = _levels(image, foreground, unknown, body, (pure_lesion, lesion_mean, contrast), spacing)
     windows = _window(LOCAL_MM, spacing), (3, 3, 3)
-    mean = tuple(ndimage.uniform_filter(image, window) for window in windows)
-    square = image * image
-    variance = tuple(
-        np.maximum(ndimage.uniform_filter(square, window) - m * m, 0.0) for window, m in zip(windows, mean, strict=True)
-    )
+    mean, variance = _moments(image, windows)
     inside, outside = _faces(foreground, unknown)
     flat = image.ravel()
+    step = np.abs(flat[inside] - flat[outside])
+    beside = []
+    for channel in channels:
+        values, _, found = _in_contrast(channel[box], body, background)
+        if found:
+            beside.append(Beside(values, float(np.sign(found)), *_moments(values, windows)))
+            flat = values.ravel()
+            step = np.maximum(step, np.abs(flat[inside] - flat[outside]))
     voxel_mm3 = float(np.prod(spacing))
     membership = Scene(
         box=box,
@@ -168,7 +190,8 @@ def scenes(
         variance=variance,
         inside=inside,
         outside=outside,
-        step=np.abs(flat[inside] - flat[outside]),
+        step=step,
+        beside=tuple(beside),
         readers_mean=np.asarray(np.mean([mask[box] for mask in readers], axis=0, dtype=np.float32))
         if readers
         else None,
@@ -373,7 +396,10 @@ def steps(alpha: np.ndarray, scene: Scene) -> float:
     for axis in range(alpha.ndim):
         low, high = _neighbours(axis, alpha.ndim)
         both = scene.unknown[low] & scene.unknown[high]
-        jump = np.abs(alpha[high][both] - alpha[low][both]) - np.abs(scene.image[high][both] - scene.image[low][both])
+        step = np.abs(scene.image[high][both] - scene.image[low][both])
+        for channel in scene.beside:
+            step = np.maximum(step, np.abs(channel.image[high][both] - channel.image[low][both]))
+        jump = np.abs(alpha[high][both] - alpha[low][both]) - step
         squares += float(np.sum(np.maximum(jump, 0.0) ** 2, dtype=np.float64))
         faces += jump.size
     return (squares / faces) ** 0.5 if faces else 0.0
@@ -400,6 +426,27 @@ def volume(alpha: np.ndarray, scene: Scene) -> float:
     if not mm3 or not low:
         return NOTHING
     return max(np.log(low / mm3), np.log(mm3 / high), 0.0)
+
+
+def _in_contrast(image: np.ndarray, body: np.ndarray, background: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """An image (z, y, x) in units of its contrast and about the lesion's mean, that mean, and the contrast."""
+    # Air outside the field of view and metal would count for more than the lesion in every square.
+    image = image.astype(np.float32)
+    image = np.clip(image, *np.percentile(image, (0.5, 99.5)))
+    contrast = _contrast(image, body, background)
+    # In units of the contrast and about the lesion, so that float32 keeps the small variances.
+    lesion_mean = float(image[body].mean(dtype=np.float64))
+    return (image - np.float32(lesion_mean)) / np.float32(abs(contrast) or 1.0), lesion_mean, contrast
+
+
+def _moments(image: np.ndarray, windows: Sequence[Sequence[int]]) -> tuple[tuple[np.ndarray, ...], ...]:
+    """Mean and variance of an image (z, y, x) in each of the windows."""
+    mean = tuple(ndimage.uniform_filter(image, window) for window in windows)
+    square = image * image
+    variance = tuple(
+        np.maximum(ndimage.uniform_filter(square, window) - m * m, 0.0) for window, m in zip(windows, mean, strict=True)
+    )
+    return mean, variance
 
 
 def _window(half_mm: float, spacing: Sequence[float]) -> tuple[int, int, int]:
@@ -519,9 +566,15 @@ def _unexplained(alpha: np.ndarray, scene: Scene, which: int) -> float:
     window, at = scene.windows[which], scene.unknown
     mean = ndimage.uniform_filter(alpha, window)[at]
     variance = np.maximum(ndimage.uniform_filter(alpha * alpha, window)[at] - mean**2, 0.0)
-    covariance = ndimage.uniform_filter(alpha * scene.image, window)[at] - mean * scene.mean[which][at]
-    covariance = np.maximum(covariance * np.float32(np.sign(scene.contrast)), 0.0)
-    fit = covariance**2 / np.maximum(scene.variance[which][at], FLAT**2)
+
+    def fitted(image: np.ndarray, sign: float, means: np.ndarray, variances: np.ndarray) -> np.ndarray:
+        covariance = ndimage.uniform_filter(alpha * image, window)[at] - mean * means[at]
+        covariance = np.maximum(covariance * np.float32(sign), 0.0)
+        return np.asarray(covariance**2 / np.maximum(variances[at], FLAT**2))
+
+    fit = fitted(scene.image, np.sign(scene.contrast), scene.mean[which], scene.variance[which])
+    for channel in scene.beside:
+        fit = np.maximum(fit, fitted(channel.image, channel.sign, channel.mean[which], channel.variance[which]))
     return float(np.sqrt(np.mean(variance - np.minimum(fit, variance), dtype=np.float64)))
 
 

@@ -71,7 +71,7 @@ class MatteQuality:
     score: float
 
 
-def score_mattes(
+def score_mattes(  # noqa: PLR0913 - a nodule and its mattes, and the channels that few have
     image: np.ndarray,
     trimap: np.ndarray,
     readers: Sequence[np.ndarray],
@@ -79,6 +79,7 @@ def score_mattes(
     converged: Mapping[str, bool],
     spacing: Sequence[float],
     parameters: QualityParameters | None = None,
+    channels: Sequence[np.ndarray] = (),
 ) -> dict[str, MatteQuality]:
     """Terms and score of every matte of one nodule.
 
@@ -90,6 +91,7 @@ def score_mattes(
     mattes : method to alpha, float (z, y, x), 0 to 1; that of a name with a "+" is judged as a calibrated one
     converged : method to whether its solver converged; absent means yes
     spacing : (z, y, x) mm
+    channels : float (z, y, x) each, the channels beside the image, which alpha may follow as well
 
     Returns
     -------
@@ -102,7 +104,7 @@ def score_mattes(
     """
     parameters = parameters or QualityParameters()
     window = HUWindow(*parameters.window)
-    of_kind = scores.scenes(image, trimap, readers, spacing, parameters.pure_lesion, window)
+    of_kind = scores.scenes(image, trimap, readers, spacing, parameters.pure_lesion, window, channels)
     result = {}
     for method, alpha in mattes.items():
         if alpha.shape != image.shape:
@@ -200,6 +202,7 @@ def assess(nodule: Nodule, parameters: QualityParameters | None = None) -> Nodul
             {matte.method: matte.solve.converged for matte in nodule.candidates},
             spacing,
             parameters,
+            [channel.image for channel in nodule.channels],
         )
     except ValueError as error:
         raise InputError(f"{nodule.nodule_id}: {error}") from error

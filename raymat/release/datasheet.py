@@ -92,6 +92,7 @@ def datasheet(
         "digests. `sha256sum -c SHA256SUMS` checks the files, `raymat verify` the arrays as well; the digest of "
         "`SHA256SUMS` is the release's, to be cited with it.",
         "",
+        *_channels(note["parameters"]),
         "## Parameters",
         "",
         *_table(("parameter", "value"), dotted(note["parameters"]).items()),
@@ -100,6 +101,21 @@ def datasheet(
         *_table(("package", "version"), note["software"].items()),
     ]
     return "\n".join(lines)
+
+
+def _channels(parameters: Mapping) -> list[str]:
+    """Which images there are of each nodule; nothing of one channel."""
+    prepare = parameters.get("prepare") or {}
+    channels = prepare.get("channels") if isinstance(prepare, Mapping) else None
+    if not channels:
+        return []
+    named = [f"{channel['name']} ({channel['low']:g} to {channel['high']:g})" for channel in channels]
+    return [
+        f"Each nodule has {len(named)} images on one grid, with the range of intensities that the solvers take in: "
+        f"{', '.join(named)}. `image` is {prepare['calibrate_by']}, which calibrates; `channels` are the others, a "
+        "list of structs with `name`, `image`, `low` and `high`.",
+        "",
+    ]
 
 
 def _table(head: Sequence[str], rows) -> list[str]:

@@ -42,6 +42,7 @@ from raymat.release.record import (
     record_digests,
     record_of,
     released,
+    schema_of_record,
 )
 from raymat.review.decisions import RULE, Decision, Decisions, Verdict, no_longer, refuse_unscored, verdict
 from raymat.sources import digest
@@ -168,7 +169,9 @@ def _write_nodules(
         chunk = taken[start : start + NODULES_PER_FILE]
         name = f"nodules/{start // NODULES_PER_FILE:05d}.parquet"
         sink = pa.BufferOutputStream()
-        with pq.ParquetWriter(sink, RECORD, compression="zstd", use_dictionary=False, write_statistics=False) as file:
+        # Those of one dataset have the same channels.
+        schema = schema_of_record(store.read_committed(chunk[0]["key"], chunk[0]["shard"]))
+        with pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=False, write_statistics=False) as file:
             for row in chunk:
                 found = verdicts[row["nodule_id"]]
                 nodule = store.read_committed(row["key"], row["shard"])
@@ -176,7 +179,7 @@ def _write_nodules(
                 nodule_grid(nodule, required(nodule.image, nodule, "image"))  # refuses one without a placement
                 nodule = released(nodule, found.method)
                 record = record_of(nodule, found.by, found.reviewers)
-                file.write_table(pa.Table.from_pylist([record], schema=RECORD), row_group_size=1)
+                file.write_table(pa.Table.from_pylist([record], schema=schema), row_group_size=1)
                 splits = {f"split_{n}": part[nodule.patient_id] for n, part in enumerate(parts)}
                 index.append(index_row(record, nodule) | splits | {"file": name, "row": len(index) - start})
         out.write(name, sink.getvalue())

@@ -30,7 +30,7 @@ from raymat.arrow import Row, from_row, schema_of, to_row
 from raymat.folder import Folder
 from raymat.lock import NAME
 from raymat.methods import ANY, CALIBRATED, MEMBERSHIP
-from raymat.nodule import ACCEPTED, SCHEMA, InputError, Matte, Nodule
+from raymat.nodule import ACCEPTED, SCHEMA, SCHEMA_OF_CHANNELS, InputError, Matte, Nodule
 from raymat.splits import REPETITIONS
 
 FORMAT = "raymat release"
@@ -54,6 +54,8 @@ RECORD = pa.schema(
         ("reviewers", pa.list_(pa.string())),
     ]
 )
+# As in a dataset, there is a column of channels where nodules have several.
+RECORD_OF_CHANNELS = RECORD.append(SCHEMA_OF_CHANNELS.field("channels"))
 
 
 def released(nodule: Nodule, method: str) -> Nodule:
@@ -65,12 +67,17 @@ def released(nodule: Nodule, method: str) -> Nodule:
 
 
 def record_of(nodule: Nodule, decided_by: str, reviewers: Sequence[str]) -> Row:
-    """A nodule of ``released`` as a row of ``RECORD``, with who decided."""
+    """A nodule of ``released`` as a row of ``schema_of_record``, with who decided."""
     chosen, *others = (to_row(matte, OF_A_MATTE) for matte in nodule.candidates)
-    row = to_row(nodule, RECORD.names) | chosen
+    row = to_row(nodule, schema_of_record(nodule).names) | chosen
     for other in others:
         row |= {OTHER + name: value for name, value in other.items()}
     return row | {"decided_by": decided_by, "reviewers": list(reviewers)}
+
+
+def schema_of_record(nodule: Nodule) -> pa.Schema:
+    """The columns of the record of a nodule, and so of those of its dataset."""
+    return RECORD_OF_CHANNELS if nodule.channels else RECORD
 
 
 def nodule_of(record: Mapping[str, pa.Scalar]) -> Nodule:
@@ -118,8 +125,10 @@ def record_digests(record: Mapping) -> dict[str, str | None]:
     """SHA-256 of what a row of ``RECORD`` is made of, by part; equal for equal arrays in equal places.
 
     Each is taken over dtype, shape and bytes of the arrays; that of the image over the nodule's place in the patient,
-    too, that of a matte over its method. None of a matte that there is not.
+    and over the names and arrays of the channels beside it, too, that of a matte over its method. None of a matte that
+    there is not.
     """
+    channels = record.get("channels") or []
 
     def digest(arrays: Iterable[Mapping], *more: object) -> str:
         hasher = hashlib.sha256(repr(more).encode())
@@ -131,7 +140,11 @@ def record_digests(record: Mapping) -> dict[str, str | None]:
     place = [[float(v) for v in record[name]] for name in ("spacing", "origin", "direction")]
     other = record.get("other_alpha")
     return {
-        "image_digest": digest([record["image"]], *place),
+        "image_digest": digest(
+            [record["image"], *(channel["image"] for channel in channels)],
+            *place,
+            *(channel["name"] for channel in channels),
+        ),
         "readers_digest": digest(record["readers"]),
         "trimap_digest": digest([record["trimap"]]),
         "alpha_digest": digest([record["alpha"]], record["method"]),
@@ -146,11 +159,11 @@ class ReleaseFolder(Folder):
 
     def schema_of(self, name: str) -> pa.Schema | None:
         """The columns of the index, or of the nodules."""
-        return INDEX if name == INDEX_FILE else RECORD if name.startswith("nodules/") else None
+        return INDEX if name == INDEX_FILE else RECORD_OF_CHANNELS if name.startswith("nodules/") else None
 
     def earlier_schemas_of(self, name: str) -> Sequence[pa.Schema]:
-        """The columns that the index or the nodules had in earlier formats."""
-        return [format_1.INDEX] if name == INDEX_FILE else [format_1.RECORD, format_2.RECORD]
+        """The columns that the index or the nodules had in earlier formats, and have where nodules have one channel."""
+        return [format_1.INDEX] if name == INDEX_FILE else [RECORD, format_1.RECORD, format_2.RECORD]
 
     def damaged(self, name: str, why: object) -> InputError:
         """The error to raise where a file cannot be read."""
@@ -208,7 +221,7 @@ class Release:
         record = self.place.read_table(row["file"], row_group=row["row"])
         if record["nodule_id"][0].as_py() != row["nodule_id"]:
             raise InputError(f"{self.place.path(row['file'])}: is not what the index says: damaged (raymat verify)")
-        return nodule_of({name: record[name][0] for name in RECORD.names})
+        return nodule_of({name: record[name][0] for name in RECORD_OF_CHANNELS.names})
 
     def metadata(self, position: int) -> dict[str, object]:
         """The metadata of the nodule at a position of the index, no array read."""

@@ -3,7 +3,8 @@
 The message is 4 bytes (little endian) with the length of a JSON header, the header padded with spaces to a multiple of
 8, then the arrays it names, each beginning at a multiple of 8 bytes. The image is uint16, ``value * slope + intercept``
 in the image's unit; masks and mattes (alpha in steps of 1/255) are uint8 and cut to the box that holds them all.
-Mattes of the dataset's kind, which alone can be chosen, stand before the others.
+Mattes of the dataset's kind, which alone can be chosen, stand before the others. Of several channels the header lists
+all, the image first, each with the window that it is shown in at first.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from typing import Any
 
 import numpy as np
 
+from raymat.calibration import LUNG_WINDOW
 from raymat.measures.nodule import measure
 from raymat.methods import ANY, MEANINGS, METHODS
 from raymat.nodule import InputError, Nodule, matte_box, required
-from raymat.pictures.view import view_of
+from raymat.pictures.view import view_of, window_of_channel
 from raymat.quality import explain
 from raymat.review.decisions import mattes_of
 from raymat.store import outcome_row
@@ -35,10 +38,8 @@ def payload(nodule: Nodule) -> bytes:
         It has no image.
     """
     view = view_of(nodule, MARGIN_MM)
-    image = np.nan_to_num(view.turn(required(nodule.image, nodule, "image")))
-    low, high = float(image.min()), float(image.max())
-    slope = (high - low) / 65535 or 1.0
-    stored = np.rint((image - low) / slope).astype("<u2")
+    image, slope, low = _in_steps(view.turn(required(nodule.image, nodule, "image")))
+    others = [_in_steps(view.turn(channel.image)) for channel in nodule.channels]
     shown = required(nodule.trimap, nodule, "trimap") != 0
     for mask in nodule.readers:
         shown = shown | (mask != 0)
@@ -48,14 +49,15 @@ def payload(nodule: Nodule) -> bytes:
     by_place = sorted(nodule.candidates, key=lambda matte: order.get(matte.method, len(order)))
     candidates = sorted(by_place, key=lambda matte: nodule.kind not in (matte.kind, ANY))
     best = {kind: nodule.best(kind) for kind in MEANINGS}
-    arrays = [stored]
+    arrays = [image]
     arrays += [view.turn(mask)[box].astype(np.uint8) for mask in nodule.readers]
     arrays += [_steps(view.turn(matte.alpha)[box]) for matte in candidates]
+    arrays += [values for values, _, _ in others]
     offsets, total = [], 0
     for array in arrays:
         offsets.append(total)
         total += -(-array.nbytes // ALIGNED) * ALIGNED
-    header = {
+    header: dict[str, Any] = {
         "nodule_id": nodule.nodule_id,
         "patient_id": nodule.patient_id,
         "source": nodule.source,
@@ -89,9 +91,28 @@ def payload(nodule: Nodule) -> bytes:
                 "converged": matte.solve.converged,
                 "offset": offset,
             }
-            for matte, offset in zip(candidates, offsets[1 + len(nodule.readers) :], strict=True)
+            for matte, offset in zip(candidates, offsets[1 + len(nodule.readers) :], strict=False)
         ],
     }
+    if others:
+        places = [offsets[0], *offsets[-len(others) :]]
+        header["channels"] = [
+            {
+                "name": channel.name,
+                "window": [window.level, window.width],
+                "hu": window == LUNG_WINDOW,
+                "image": place,
+                "slope": step,
+                "intercept": least,
+            }
+            for channel, window, place, (_, step, least) in zip(
+                nodule.all_channels,
+                map(window_of_channel, nodule.all_channels),
+                places,
+                [(image, slope, low), *others],
+                strict=True,
+            )
+        ]
     text = json.dumps(header).encode()
     text += b" " * (-(4 + len(text)) % ALIGNED)
     parts = [len(text).to_bytes(4, "little"), text]
@@ -119,6 +140,14 @@ def _measures(nodule: Nodule) -> list[str]:
         with contextlib.suppress(KeyError):
             found.append(line.format_map(known))
     return found
+
+
+def _in_steps(image: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """An image as uint16, and the slope and intercept that give its values back."""
+    image = np.nan_to_num(image)
+    low, high = float(image.min()), float(image.max())
+    slope = (high - low) / 65535 or 1.0
+    return np.rint((image - low) / slope).astype("<u2"), slope, low
 
 
 def _steps(alpha: np.ndarray) -> np.ndarray:

@@ -22,13 +22,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymat.nodule import InputError, Nodule
+from raymat.channels import files_of
+from raymat.nodule import Channel, InputError, Nodule
 from raymat.places import ObjectFolder, State, is_uri
 from raymat.sources import NoduleRef, digest
 from raymat.volume import PLACEMENT_TOLERANCE_MM, Grid, read_volume
 
 SOURCE_VERSION = "cases-1"
 OWN_COLUMNS = ("case_id", "patient_id", "image", "masks", "trimap")
+SEVERAL_FILES = ("image", "masks")  # the columns whose cells may name several
 BATCH_ROWS = 4096
 ROWS_NAMED = 10
 STATE_ROWS = 1000  # of a table in an object store, whose files are looked at together
@@ -48,9 +50,10 @@ Row = dict[str | None, Any]
 class CasesSource:
     """A CSV or Parquet table with the columns ``case_id, patient_id, image, masks``.
 
-    ``masks`` holds one file per reader, separated by ``;``. A ``trimap`` column may replace ``masks``, for the whole
-    table or row by row. Paths are relative to the table's folder and stay inside it; images are of any format
-    SimpleITK reads. Further columns are carried through into ``metadata`` as they stand.
+    ``masks`` holds one file per reader, separated by ``;``, and ``image`` one file per channel (CT and PET): masks lie
+    on the grid of the first, the others may have a grid of their own. A ``trimap`` column may replace ``masks``, for
+    the whole table or row by row. Paths are relative to the table's folder and stay inside it; images are of any
+    format SimpleITK reads. Further columns are carried through into ``metadata`` as they stand.
 
     Attributes
     ----------
@@ -110,13 +113,14 @@ class CasesSource:
             raise InputError(ref.problem)
         place = json.loads(ref.location)
         if self._objects:
-            cells = [place["image"], *place["masks"], *([place["trimap"]] if place["trimap"] else [])]
+            cells = [*files_of(place["image"]), *place["masks"], *([place["trimap"]] if place["trimap"] else [])]
             names = [name for cell in cells for name in with_voxels(self._objects.name_of(cell))]
             with self._objects.at_hand(names) as folder:
                 return CasesSource(os.path.join(folder, os.path.basename(self.table))).read(ref)
         drawn = self._path(place["trimap"]) if place["trimap"] else None
         masks = [] if drawn else [self._path(mask) for mask in place["masks"]]
-        image, readers, trimap, grid = read_case(self._path(place["image"]), masks, drawn)
+        images = [self._path(cell) for cell in files_of(place["image"])]
+        image, readers, trimap, grid = read_case(images[0], masks, drawn)
         return Nodule(
             nodule_id=ref.nodule_id,
             patient_id=ref.patient_id,
@@ -127,6 +131,7 @@ class CasesSource:
             direction=np.asarray(grid.direction),
             readers=readers,
             trimap=trimap,
+            channels=[read_channel(path) for path in images[1:]],
             metadata={**place["metadata"], **{key: place[key] for key in ("image", "masks", "trimap") if place[key]}},
         )
 
@@ -151,7 +156,8 @@ class CasesSource:
             return {}
         names = set()
         for row in rows:
-            for cell in (_text(row.get("image")), *_text(row.get("masks")).split(";"), _text(row.get("trimap"))):
+            cells = [cell for name in SEVERAL_FILES for cell in files_of(_text(row.get(name)))]
+            for cell in (*cells, _text(row.get("trimap"))):
                 # What leads out of the folder is reported with its row.
                 with contextlib.suppress(InputError):
                     names.update(with_voxels(self._objects.name_of(cell.strip())))
@@ -178,13 +184,16 @@ class CasesSource:
         if bool(masks) == bool(trimap):
             problem = "both masks and a trimap: give one of them" if masks else "neither masks nor a trimap"
             return self._problem(case_id, row, f"{where} ({case_id}): {problem}")
-        mask_list = [cell.strip() for cell in masks.split(";")] if masks else []
-        if not all(mask_list):
-            return self._problem(case_id, row, f"{where} ({case_id}): an empty entry among the masks {masks!r}")
-        if len(set(mask_list)) < len(mask_list):
-            return self._problem(case_id, row, f"{where} ({case_id}): one file named twice among the masks {masks!r}")
+        image_list, mask_list = files_of(image), files_of(masks)
+        for name, cells, text in (("images", image_list, image), ("masks", mask_list, masks)):
+            if not all(cells):
+                return self._problem(case_id, row, f"{where} ({case_id}): an empty entry among the {name} {text!r}")
+            if len(set(cells)) < len(cells):
+                return self._problem(
+                    case_id, row, f"{where} ({case_id}): one file named twice among the {name} {text!r}"
+                )
         states = []
-        for cell in (image, *mask_list, *([trimap] if trimap else [])):
+        for cell in (*image_list, *mask_list, *([trimap] if trimap else [])):
             try:
                 states.append(self._state(cell, found))
             except InputError as error:
@@ -337,18 +346,40 @@ def _plain(cell: object) -> object:
     return cell if cell is None or isinstance(cell, (str, int, float, bool)) else str(cell)
 
 
+def read_channel(path: str | Path, pictures: bool = False) -> Channel:
+    """A further image of a case, on its own grid, under the name of its file; ``pictures`` as in ``read_case``.
+
+    Raises
+    ------
+    InputError
+        The file is missing or no 3D image, or has voxels that are not finite.
+    """
+    values, grid = _read(Path(path), pictures)
+    return Channel(
+        Path(path).name,
+        values.astype(np.float32),
+        spacing=grid.spacing,
+        origin=grid.origin,
+        direction=np.asarray(grid.direction),
+    )
+
+
 def read_case(
-    image: str | Path, masks: Sequence[str | Path], trimap: str | Path | None = None
+    image: str | Path,
+    masks: Sequence[str | Path],
+    trimap: str | Path | None = None,
+    pictures: bool = False,
 ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray | None, Grid]:
     """An image with its readers' masks, or with a trimap, checked to lie on one grid.
 
     Parameters
     ----------
     image, masks, trimap : files of any format SimpleITK reads; one mask per reader
+    pictures : whether 2D images, and images of several channels (colour), are read, too
 
     Returns
     -------
-    image : float32 (z, y, x), HU where it is CT
+    image : float32 (z, y, x), HU where it is CT; (z, y, x, channels) of several channels
     readers : list of uint8 (z, y, x), 1 inside
     trimap : uint8 (z, y, x) of 0, 128 and 255, or None
     grid : Grid
@@ -359,9 +390,9 @@ def read_case(
         A file is missing or no 3D image, has voxels that are not finite, or a mask or trimap has another shape or
         placement than the image, is empty, or has stray values.
     """
-    values, grid = _read(Path(image))
-    readers = [_read_mask(Path(mask), grid, Path(image)) for mask in masks]
-    given = _read_trimap(Path(trimap), grid, Path(image)) if trimap else None
+    values, grid = _read(Path(image), pictures)
+    readers = [_read_mask(Path(mask), grid, Path(image), pictures) for mask in masks]
+    given = _read_trimap(Path(trimap), grid, Path(image), pictures) if trimap else None
     return values.astype(np.float32), readers, given, grid
 
 
@@ -399,8 +430,8 @@ def _file_state(path: str) -> str:
     return " ".join(states)
 
 
-def _read(path: Path) -> tuple[np.ndarray, Grid]:
-    values, grid = read_volume(path)
+def _read(path: Path, pictures: bool = False) -> tuple[np.ndarray, Grid]:
+    values, grid = read_volume(path, pictures)
     if values.dtype.kind not in "iuf":
         raise InputError(f"{path}: voxels must be whole or real numbers, not {values.dtype}")
     if values.dtype.kind == "f":
@@ -413,8 +444,13 @@ def _read(path: Path) -> tuple[np.ndarray, Grid]:
     return values, grid
 
 
-def _read_on(path: Path, grid: Grid, image_path: Path) -> np.ndarray:
-    values, own = _read(path)
+def _read_on(path: Path, grid: Grid, image_path: Path, pictures: bool) -> np.ndarray:
+    values, own = _read(path, pictures)
+    if values.ndim > len(own.shape):
+        # Drawing programs save masks in colour.
+        if (values[..., :3] != values[..., :1]).any():
+            raise InputError(f"{path}: is coloured: a mask or trimap has one value per voxel; save it in grey")
+        values = values[..., 0]
     if own.shape != grid.shape:
         return _placed(path, values, own, grid, image_path)
     apart = own.placement_difference(grid)
@@ -455,8 +491,8 @@ def _placed(path: Path, values: np.ndarray, own: Grid, grid: Grid, image_path: P
     return whole
 
 
-def _read_mask(path: Path, grid: Grid, image_path: Path) -> np.ndarray:
-    values = _read_on(path, grid, image_path)
+def _read_mask(path: Path, grid: Grid, image_path: Path, pictures: bool) -> np.ndarray:
+    values = _read_on(path, grid, image_path, pictures)
     inside = values != 0
     marked = values[inside]
     if marked.size == 0:
@@ -469,8 +505,8 @@ def _read_mask(path: Path, grid: Grid, image_path: Path) -> np.ndarray:
     return inside.astype(np.uint8)
 
 
-def _read_trimap(path: Path, grid: Grid, image_path: Path) -> np.ndarray:
-    values = _read_on(path, grid, image_path)
+def _read_trimap(path: Path, grid: Grid, image_path: Path, pictures: bool) -> np.ndarray:
+    values = _read_on(path, grid, image_path, pictures)
     stray = ~np.isin(values, (0, 128, 255))
     if stray.any():
         some = ", ".join(f"{v:g}" for v in np.unique(values[stray])[:5])

@@ -106,7 +106,7 @@ KINDS = {
     "lidc": SourceKind(
         "DIR", "DICOM files of LIDC-IDRI, in any folder tree", _lidc, licence=LIDC_LICENCE, citation=LIDC_CITATION
     ),
-    "cases": SourceKind("FILE", "CSV or Parquet: case_id, patient_id, image, masks (or trimap)", _cases),
+    "cases": SourceKind("FILE", "CSV or Parquet: case_id, patient_id, image (or several), masks (or trimap)", _cases),
     "phantoms": SourceKind(
         "N",
         "N CT phantoms with a known alpha",

@@ -18,9 +18,10 @@ from raymat.classification.inputs import (
 from raymat.classification.labels import label_of, malignancy_ratings
 from raymat.classification.recipe import Recipe
 from raymat.classification.samples import SAMPLE, column_of, labelled, read_crops, refuse_missing, sample_of
-from raymat.evidence.inputs import INPUTS, inputs_of
+from raymat.evidence.inputs import FURTHER, INPUTS, inputs_of
 from raymat.methods import ALPHA_KINDS, ANY, CALIBRATED, MEMBERSHIP
-from raymat.nodule import InputError
+from raymat.nodule import InputError, matte_box
+from tests.network.test_several_channels import two_channel_nodule
 from tests.support.kinds import nodule_of_kind
 from tests.support.nodules import draw_nodule
 
@@ -28,10 +29,11 @@ CROP = CropConfig(side=8, spacing_mm=1.0, margin=2)
 
 
 def test_there_are_sixteen_and_each_is_of_the_same_grid():
-    assert len(INPUTS) == len(set(INPUTS)) == 16
+    of_one_channel = set(INPUTS) - set(FURTHER)
+    assert len(of_one_channel) == 16
     crops = crops_of(draw_nodule(0), CROP)
     readers = crops.pop("readers")
-    assert set(crops) | {"random"} == set(INPUTS)
+    assert set(crops) | {"random"} == of_one_channel
     np.testing.assert_array_equal(crops["chosen"], crops["cf"])
     for crop in [*crops.values(), *readers]:
         assert crop.shape == (12, 12, 12)
@@ -51,7 +53,7 @@ def test_the_best_matte_of_each_kind_is_an_input_beside_the_chosen_one(kind):
         np.testing.assert_array_equal(crops[name], crops[method])
     assert np.abs(crops[MEMBERSHIP] - crops[CALIBRATED]).max() > 0.1
     # The dataset's own best matte is the chosen one: the trials would be the same.
-    assert set(INPUTS) - set(inputs_of(kind)) == {kind} - {ANY}
+    assert set(INPUTS) - set(inputs_of(kind)) == ({kind} - {ANY}) | set(FURTHER)
     assert "chosen" in inputs_of(kind)
 
 
@@ -111,7 +113,7 @@ def test_a_sample_gives_back_the_input_that_was_stored():
     recipe = Recipe(crop=CROP)
     table = pa.Table.from_pylist([sample_of(nodule, recipe) for nodule in nodules], schema=SAMPLE)
     wanted = ["case-002", "case-000"]
-    for name in INPUTS:
+    for name in inputs_of(ANY):
         got = read_crops([table.select(["nodule_id", column_of(name)])], name, 5, CROP.stored, wanted)
         crops = crops_of(nodules[2], CROP)
         if name == "random":
@@ -120,7 +122,7 @@ def test_a_sample_gives_back_the_input_that_was_stored():
             expected = crops[{"chosen": nodules[2].method, MEMBERSHIP: "cf", CALIBRATED: "cf+"}.get(name, name)]
         np.testing.assert_array_equal(got[0], expected)
     facts = table.to_pandas()
-    refuse_missing(facts, INPUTS)
+    refuse_missing(facts, inputs_of(ANY))
     fewer = replace(nodules[0], candidates=nodules[0].candidates[:1])
     facts = pa.Table.from_pylist([sample_of(fewer, recipe)], schema=SAMPLE).to_pandas()
     for name in ("lb", CALIBRATED):
@@ -157,3 +159,17 @@ def test_indeterminate_nodules_are_left_out():
     nodules = labelled(facts_of(ratings), Recipe(), parts, "data")
     assert len(nodules) == 24
     assert set(nodules["rating"]) == {1.0, 5.0}
+
+
+def test_further_channels_are_inputs_in_their_own_range():
+    nodule = two_channel_nodule()
+    config = CropConfig(side=8, spacing_mm=0.5, margin=0)
+    crops = crops_of(nodule, config)
+    assert {"image", "channel-2"} <= set(crops)
+    assert "channel-3" not in crops
+    middle = tuple(slice(n - 4, n + 4) for n in ((p.start + p.stop) // 2 for p in matte_box(nodule.trimap)))
+    np.testing.assert_allclose(crops["channel-2"], nodule.true_membership[middle], atol=1e-3)
+    alone = crops_of(replace(nodule, channels=[]), config)
+    assert "channel-2" not in alone
+    np.testing.assert_array_equal(alone["image"], crops["image"])
+    assert set(inputs_of("calibrated", 2)) - set(inputs_of("calibrated")) == {"channel-2"}

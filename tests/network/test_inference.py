@@ -46,7 +46,7 @@ def test_a_window_has_weight_everywhere_and_most_in_its_middle():
 
 def test_an_image_of_the_networks_own_size_is_one_pass(two):
     ensemble, image = Ensemble(two[:1]), an_image((8, 8, 8))
-    volume = normalised(torch.from_numpy(image), RECIPE.model.intensity_range)
+    volume = normalised(torch.from_numpy(image), RECIPE.model)
     with torch.no_grad():
         straight = ensemble.models[0](volume[None, None])
     found = ensemble.predict(image)

@@ -91,7 +91,7 @@ def test_pooling_is_that_of_torch():
 
 def test_hu_become_0_to_1_and_are_clipped_beyond():
     hu = torch.tensor([-3000.0, -1000.0, -300.0, 400.0, 2000.0])
-    torch.testing.assert_close(normalised(hu, (-1000.0, 400.0)), torch.tensor([0.0, 0.0, 0.5, 1.0, 1.0]))
+    torch.testing.assert_close(normalised(hu, ModelConfig()), torch.tensor([0.0, 0.0, 0.5, 1.0, 1.0]))
 
 
 def test_a_config_survives_a_checkpoint_and_a_strange_one_is_refused():

@@ -18,11 +18,11 @@ from raymat.nodule import InputError
 from raymat.pipelines.build import Build, build, describe, nodules_per_shard, plan_build
 from raymat.quality import QualityParameters
 from raymat.sources.cases import CasesSource
-from raymat.steps import BuildParameters, MattingParameters
+from raymat.steps import BuildParameters, MattingParameters, read_and_prepare, score, solve
 from raymat.store import Store
 from raymat.volume import write_volume
 from tests.support import quiet
-from tests.support.cases import GRID, PARAMETERS, arrays, write_cases
+from tests.support.cases import GRID, PARAMETERS, PET_PARAMETERS, arrays, write_cases, write_pet_cases
 from tests.support.harm.harmed import harmed
 
 pytestmark = pytest.mark.ray
@@ -227,3 +227,22 @@ def test_a_build_that_stops_leaves_the_cluster_to_the_next(ray_cluster, built, t
         time.sleep(0.2)
     assert build(stopped, say=quiet).counts == {"accepted": 6}
     assert arrays(stopped.store.root) == arrays(store.root)
+
+
+def test_cases_of_ct_and_pet_have_the_same_arrays_as_in_a_plain_loop_with_scoring_apart(ray_cluster, tmp_path):
+    table = write_pet_cases(tmp_path / "cases", 3)
+    text = Path(table).read_text()
+    Path(table).write_text(text.replace("0.nii.gz;0.pet.nii.gz", "0.nii.gz"))  # it fails, and harms no other
+    parameters = replace(PET_PARAMETERS, matting=MattingParameters(methods=("cf", "cf+")))
+    store = Store.create(tmp_path / "dataset")
+    done = build(Build(store, CasesSource(table), parameters, Pools(workers=1, apart=True)), say=quiet)
+    assert done.counts == {"accepted": 2, "failed": 1}
+    source = CasesSource(table)
+    for ref in list(source.plan())[1:]:
+        expected = score(solve(read_and_prepare(source, ref, parameters), parameters), parameters)
+        nodule = store.find(ref.nodule_id)
+        for one, other in zip(nodule.all_channels, expected.all_channels, strict=True):
+            assert (one.name, one.image.tobytes()) == (other.name, other.image.tobytes())
+        assert {name: alpha.tobytes() for name, alpha in nodule.mattes.items()} == {
+            name: alpha.tobytes() for name, alpha in expected.mattes.items()
+        }

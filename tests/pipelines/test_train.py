@@ -22,7 +22,8 @@ from raymat.methods import ANY, CALIBRATED, MEMBERSHIP
 from raymat.network.recipe import Recipe
 from raymat.network.samples import epoch_order, record_of, training_volume
 from raymat.network.training import begin, load_model, losses_of, predict, read_checkpoint
-from raymat.nodule import InputError
+from raymat.nodule import Channel, InputError
+from raymat.pipelines.evaluate import EvaluateJob, evaluate
 from raymat.pipelines.train import TrainJob, train
 from raymat.release.freeze import ReleaseRequest, release
 from raymat.splits import REPETITIONS
@@ -333,3 +334,18 @@ def test_more_data_and_initial_weights_are_learnt_from_but_for_those_held_out(ra
     weights = first / "split-0" / "weights.pt"
     with pytest.raises(InputError, match=r"weights.pt: has seen .* whom split 1 .* --splits-of"):
         train(job(data, tmp_path / "leak", **{**how, "initial": str(weights), "splits": (1,)}), say=quiet)
+
+
+def test_a_dataset_of_two_channels_trains_a_network_of_two(ray_cluster, tmp_path):
+    about = {"image_channel": {"name": "CT", "intensity_range": [-1000.0, 400.0]}}
+    nodules = [
+        replace(n, channels=[Channel("PET", 10 * n.true_membership, 0.0, 10.0)], metadata=n.metadata | about)
+        for n in map(small_nodule, range(8))
+    ]
+    dataset = write_dataset(tmp_path / "data", nodules).root
+    train(job(dataset, tmp_path / "out", recipe=learning_recipe(epochs=1)), say=quiet)
+    _, recipe = load_model(tmp_path / "out" / "split-0" / "weights.pt")
+    assert recipe.model.channels == (("CT", -1000.0, 400.0), ("PET", 0.0, 10.0))
+    evaluated, said = tmp_path / "evaluated", []
+    evaluate(EvaluateJob(dataset, (str(tmp_path / "out"),), Output(str(evaluated))), say=said.append)
+    assert "3DMM" in (evaluated / "table.md").read_text()

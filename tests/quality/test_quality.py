@@ -303,3 +303,26 @@ def test_the_score_falls_as_the_true_error_grows(sphere, fault):
     scores = [quality.score for quality in score(sphere, mattes).values()]
     assert scores == sorted(scores, reverse=True)
     assert len(set(scores)) == len(scores)
+
+
+def test_alpha_may_follow_another_channel_where_the_image_is_flat():
+    shape, spacing = (16, 24, 24), (1.0, 1.0, 1.0)
+    distance = distances(shape)
+    alpha = np.clip((6.5 - distance) / 3, 0, 1).astype(np.float32)
+    trimap = np.where(distance < 3, 255, np.where(distance < 8.5, 128, 0)).astype(np.uint8)
+    image = (-850 + 880 * np.clip(10.5 - distance, 0, 1)).astype(np.float32)  # a wall all around
+    scores = [
+        score_mattes(image, trimap, [], {"cf": alpha}, {}, spacing, channels=channels)["cf"].terms
+        for channels in ([], [5 * alpha], [np.zeros(shape, np.float32)])
+    ]
+    alone, beside, empty = scores
+    assert beside["local_fit"] > alone["local_fit"] + 0.2
+    assert beside["steps"] > alone["steps"] + 0.2
+    assert empty == alone  # a channel without contrast says nothing
+
+
+def test_a_channel_of_another_shape_is_refused():
+    image = np.zeros((4, 5, 6), np.float32)
+    trimap = np.full(image.shape, 128, np.uint8)
+    with pytest.raises(ValueError, match=r"channels\[0\] has shape \(4, 5, 7\)"):
+        score_mattes(image, trimap, [], {}, {}, (1, 1, 1), channels=[np.zeros((4, 5, 7), np.float32)])

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from raymat.matting import METHODS
+from raymat.nodule import Channel
 from raymat.review.decisions import Decisions
 from tests.support.nodules import draw_nodule, write_dataset
 from tests.support.servers import free_port
@@ -273,3 +275,33 @@ def test_a_dataset_of_any_kind_has_a_key_for_every_matte(browser, tmp_path):
         reviewer.says("you: CF+")
         assert not reviewer.faults
     assert [(d.label, d.kind) for d in Decisions(store).all()] == [("cf+", "any")]
+
+
+def test_a_key_shows_another_channel_in_a_window_of_its_own(browser, tmp_path):
+    pet = Channel("PET", np.full((20, 32, 32), 3.0, np.float32), 0.0, 12.0)
+    pet.image[8:12, 12:20, 12:20] = 9.0
+    about = {"image_channel": {"name": "CT", "intensity_range": [-1000.0, 400.0]}}
+    nodules = [replace(n, channels=[pet], metadata=n.metadata | about) for n in map(draw_nodule, range(2))]
+    store = write_dataset(tmp_path / "dataset", nodules)
+    port = free_port()
+    with serving(store, port):
+        reviewer = Reviewer(browser, port, "Flo")
+        page = reviewer.page
+        reviewer.sees(name(0))
+        assert texts(page, "#channels button") == ["CT", "PET p"]
+        assert texts(page, HEADS)[0] == "CT"
+        first = reviewer.picture("#mosaic canvas", 0)
+        reviewer.press("p")
+        assert texts(page, HEADS)[0] == "PET"
+        assert [page.locator(f"#{field}").input_value() for field in ("level", "width")] == ["6", "12"]
+        assert not page.locator('[data-window="lung"]').is_visible()
+        assert reviewer.picture("#mosaic canvas", 0) != first
+        # It stays for the next nodule; back on CT the window is the one of before.
+        reviewer.press("ArrowRight")
+        reviewer.sees(name(1))
+        assert texts(page, HEADS)[0] == "PET"
+        reviewer.press("ArrowLeft")
+        reviewer.sees(name(0))
+        page.locator("#channels button").first.click()
+        assert reviewer.picture("#mosaic canvas", 0) == first
+        assert not reviewer.faults

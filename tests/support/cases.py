@@ -6,17 +6,19 @@ import csv
 import random
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 import raymat
+from raymat.channels import ChannelRange
 from raymat.nodule import Nodule
 from raymat.prepare import PrepareParameters
 from raymat.quality import QualityParameters
 from raymat.sources.cases import CasesSource
 from raymat.steps import BuildParameters, read_and_prepare, score, solve
-from raymat.volume import Grid, write_volume
+from raymat.volume import Grid, read_volume, write_volume
 from tests.support.nodules import distances
 
 GRID = Grid((14, 28, 28), (1.0, 1.0, 1.0), (-50.0, 10.0, 20.0), np.eye(3))
@@ -96,3 +98,31 @@ def arrays_without_ray(table: str, parameters: BuildParameters = PARAMETERS) -> 
 def of_first(count: int, arrays: dict[tuple[str, str], bytes]) -> dict[tuple[str, str], bytes]:
     """Those of the arrays that belong to the first cases."""
     return {key: data for key, data in arrays.items() if int(key[0].removeprefix("case")) < count}
+
+
+PET_GRID = Grid((8, 12, 12), (4.0, 4.0, 4.0), (-58.0, 0.0, 10.0), np.eye(3))
+CHANNELS = (ChannelRange("CT", -1000, 400), ChannelRange("PET", 0, 12))
+PET_PARAMETERS = replace(PARAMETERS, prepare=replace(PARAMETERS.prepare, channels=CHANNELS))
+PET_OPTIONS = (*OPTIONS, "--channels", "CT,PET", "--intensity-range", "-1000", "400", "--intensity-range", "0", "12")
+
+
+def write_pet_cases(folder: Path, count: int, wall: bool = False) -> str:
+    """The table of ``write_cases`` with a PET of 4 mm beside each CT, in which the nodule is hot; its path.
+
+    With ``wall`` soft tissue that is not hot lies beside the nodules, from which CT cannot tell them.
+    """
+    table = Path(write_cases(folder, count))
+    for i in range(count):
+        at = PET_GRID.to_patient(np.moveaxis(np.indices(PET_GRID.shape), 0, -1))
+        distance = np.linalg.norm(at - GRID.to_patient((7, 14, 14 + i % 3)), axis=-1)
+        uptake = 0.5 + 9.5 / (1 + np.exp((distance - 5) / 1.5))
+        write_volume(folder / f"{i}.pet.nii.gz", uptake.astype(np.float32), PET_GRID)
+        if wall:
+            image, grid = read_volume(folder / f"{i}.nii.gz")
+            image[:, :, 17 + i % 3 :] = 30
+            write_volume(folder / f"{i}.nii.gz", image, grid)
+    text = table.read_text()
+    for i in range(count):
+        text = text.replace(f",{i}.nii.gz,", f",{i}.nii.gz;{i}.pet.nii.gz,")
+    table.write_text(text)
+    return str(table)

@@ -24,6 +24,8 @@ const state = {
   slices: [0, 0, 0],
   plane: 0, // the one that the arrow keys scroll
   matte: 0, // the one in the large images
+  channel: 0, // of the images, in the nodule's list
+  windows: {}, // name of another channel to the [window, level, width] it was last shown in
   window: "lung", level: -600, width: 1500,
   opacity: 0.7, overlay: true, beside: true, contours: true, wide: false, flicker: null,
   busy: false,
@@ -143,7 +145,8 @@ async function go(at) {
   const chosen = nodule.mattes.findIndex((m) => m.method === (state.rows.get(id).mine || nodule.method));
   const best = nodule.mattes.reduce((b, m, i, all) => (canChoose(m) && m.score > all[b].score ? i : b), 0);
   state.matte = chosen >= 0 ? chosen : best;
-  if (state.window === "full") setWindow("full", false);
+  if (state.channel >= nodule.channels.length) setChannel(0, false);
+  else if (state.window === "full") setWindow("full", false);
   say("");
   layout();
   describe();
@@ -327,7 +330,7 @@ function layout() {
   const fit = (across, down) => Math.floor(Math.min((wide - across * 4) / across, (rest - down * 4) / down));
   const across = state.beside && fit(6, 1) >= fit(3, 2) ? 6 : 3;
   const large = fit(across, state.beside && across === 3 ? 2 : 1);
-  const shape = `${mattes} ${nodule.nodule_id} ${small} ${large} ${across}`;
+  const shape = `${mattes} ${nodule.nodule_id} ${small} ${large} ${across} ${state.channel}`;
   if (layout.shape !== shape) {
     layout.shape = shape;
     panes = [];
@@ -338,7 +341,8 @@ function layout() {
     const order = across === 6 ? planes.flatMap((plane) => kinds.map((kind) => [plane, kind]))
       : kinds.flatMap((kind) => planes.map((plane) => [plane, kind]));
     for (const [plane, kind] of order) focus.append(pane(plane, kind, large));
-    const first = columnOf("image", "", "readers' contours", null, small);
+    channelButtons();
+    const first = columnOf(shownChannel().name, "", "readers' contours", null, small);
     for (let plane = 0; plane < 3; plane++) first.append(pane(plane, null, small));
     mosaic.append(groupOf("", "", [first]));
     for (const { kind, first: start, mattes: of } of groups) {
@@ -433,7 +437,7 @@ const scratch = document.createElement("canvas");
 function draw() {
   if (!state.nodule) return;
   const { nodule, slices } = state;
-  const greys = slices.map((slice, plane) => greySlice(nodule, plane, slice, state.level, state.width));
+  const greys = slices.map((slice, plane) => greySlice(nodule, shownChannel(), plane, slice, state.level, state.width));
   const lines = slices.map((slice, plane) => nodule.readers.map((mask) => {
     const cut = boxSlice(nodule, mask, plane, slice);
     return cut ? outline(cut) : [];
@@ -539,14 +543,49 @@ function scroll(plane, step) {
 
 // Controls ------------------------------------------------------------------------------------------------------------
 
+const shownChannel = () => state.nodule.channels[state.channel];
+
+// Another channel in all images, in the window that it was last shown in.
+function setChannel(channel, redraw = true) {
+  const before = shownChannel();
+  if (before) state.windows[before.name] = [state.window, state.level, state.width];
+  state.channel = channel;
+  const { name, window, hu } = shownChannel();
+  const [named, level, width] = state.windows[name] || (hu ? ["lung"] : ["own", ...window]);
+  if (named === "own") [state.level, state.width] = [level, width];
+  setWindow(named, false);
+  if (redraw) layout();
+}
+
+function channelButtons() {
+  const { channels } = state.nodule, { hu } = shownChannel();
+  $("channels").hidden = channels.length < 2;
+  $("channels").replaceChildren(...(channels.length < 2 ? [] : channels.map(({ name }, i) => {
+    const button = document.createElement("button");
+    button.textContent = name;
+    // The key beside the one that it shows next.
+    if (i === (state.channel + 1) % channels.length) button.innerHTML += " <kbd>p</kbd>";
+    button.classList.toggle("on", i === state.channel);
+    button.addEventListener("click", () => { setChannel(i); describe(); });
+    return button;
+  })));
+  $("level").step = $("width").step = hu ? 10 : "any";
+  $("width").min = hu ? 1 : 0;
+  for (const button of document.querySelectorAll("[data-window]")) {
+    button.hidden = !hu && button.dataset.window !== "full";
+  }
+}
+
 function setWindow(name, redraw = true) {
   state.window = name;
   if (name === "full" && state.nodule) {
-    const { slope, intercept } = state.nodule;
+    const { slope, intercept } = shownChannel();
     [state.level, state.width] = [intercept + slope * 32767.5, slope * 65535];
   } else if (WINDOWS[name]) [state.level, state.width] = WINDOWS[name];
-  $("level").value = Math.round(state.level);
-  $("width").value = Math.round(state.width);
+  // HU are whole numbers; an uptake is not.
+  const shown = (value) => (Math.abs(state.width) >= 100 ? Math.round(value) : Number(value.toPrecision(3)));
+  $("level").value = shown(state.level);
+  $("width").value = shown(state.width);
   for (const button of document.querySelectorAll("[data-window]")) {
     button.classList.toggle("on", button.dataset.window === name);
   }
@@ -575,7 +614,9 @@ const KEYS = {
   ArrowRight: () => { if (!state.busy) { state.asked = performance.now(); go(state.at + 1); } },
   ArrowLeft: () => { if (!state.busy) go(state.at - 1); },
   ArrowUp: () => scroll(state.plane, 1), ArrowDown: () => scroll(state.plane, -1),
-  l: () => setWindow("lung"), m: () => setWindow("mediastinum"), r: () => setWindow("full"),
+  l: () => shownChannel().hu && setWindow("lung"), m: () => shownChannel().hu && setWindow("mediastinum"),
+  r: () => setWindow("full"),
+  p: () => { setChannel((state.channel + 1) % state.nodule.channels.length); describe(); },
   b: () => toggle("beside"), f: () => toggle("flicker"), c: () => toggle("contours"), w: () => toggle("wide"),
   "[": () => setOpacity(state.opacity - 0.1), "]": () => setOpacity(state.opacity + 0.1),
   ",": () => focusOn(state.matte - 1), ".": () => focusOn(state.matte + 1),

@@ -24,7 +24,9 @@ export function parse(buffer) {
   const start = 4 + length;
   const count = (shape) => shape[0] * shape[1] * shape[2];
   nodule.boxShape = nodule.box.map(([low, high]) => high - low);
-  nodule.image = new Uint16Array(buffer, start + nodule.image, count(nodule.shape));
+  // A nodule of one channel has no list of channels.
+  nodule.channels ??= [{ name: "image", hu: true, image: nodule.image, slope: nodule.slope, intercept: nodule.intercept }];
+  for (const channel of nodule.channels) channel.values = new Uint16Array(buffer, start + channel.image, count(nodule.shape));
   nodule.readers = nodule.readers.map((at) => new Uint8Array(buffer, start + at, count(nodule.boxShape)));
   for (const matte of nodule.mattes) matte.alpha = new Uint8Array(buffer, start + matte.offset, count(nodule.boxShape));
   return nodule;
@@ -60,15 +62,15 @@ export function pixelOf(nodule, plane, index) {
 
 const strides = (shape) => [shape[1] * shape[2], shape[2], 1];
 
-// Grey values 0 to 255 of a slice in a window.
-export function greySlice(nodule, plane, slice, level, width) {
+// Grey values 0 to 255 of a channel's slice in a window.
+export function greySlice(nodule, channel, plane, slice, level, width) {
   const [down, across, turned] = AXES[plane], stride = strides(nodule.shape);
   const rows = nodule.shape[down], columns = nodule.shape[across], grey = new Uint8ClampedArray(rows * columns);
-  const gain = (255 * nodule.slope) / width, base = (255 * (nodule.intercept - level + width / 2)) / width;
+  const gain = (255 * channel.slope) / width, base = (255 * (channel.intercept - level + width / 2)) / width;
   const step = stride[across];
   for (let r = 0, out = 0; r < rows; r++) {
     let at = slice * stride[plane] + (turned ? rows - 1 - r : r) * stride[down];
-    for (let c = 0; c < columns; c++, at += step) grey[out++] = nodule.image[at] * gain + base;
+    for (let c = 0; c < columns; c++, at += step) grey[out++] = channel.values[at] * gain + base;
   }
   return grey;
 }
