@@ -35,7 +35,6 @@ from raymat.quality import QualityParameters, assess
 from raymat.sources import NoduleRef, Source, digest
 from raymat.words import bounded, counted
 
-
 # Within a window of the solvers a channel of far larger voxels is a ramp, which explains any alpha that rises along it:
 # CF and LB take it for the border of the lesion unless a large epsilon makes steep coefficients costly. Chosen on
 # PET-CT phantoms (docs/results/channels.md).
