@@ -108,6 +108,14 @@ class LastPosition:
     trace: str
 
 
+def log_folder() -> Path:
+    """Where this process's log lies on its node."""
+    # What counts a nodule's tries needs no Ray.
+    from raymat.engine import ray_private
+
+    return ray_private.log_folder()
+
+
 class Position:
     """The file of a worker: nodule and stage that it is at, and the end that the time limit puts to it.
 
@@ -118,9 +126,6 @@ class Position:
     """
 
     def __init__(self, batch: str, limit_s: float) -> None:
-        # What counts a nodule's tries needs no Ray.
-        from raymat.engine.ray_private import log_folder
-
         self.limit_s = limit_s
         self.path = log_folder() / f"raymat-batch-{batch}"
         self.before = _last_position(self.path)
