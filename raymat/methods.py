@@ -114,8 +114,8 @@ class Solver:
     version : part of the keys of its mattes; raised by every change that moves an alpha of this solver
     parameters : by name; ``system`` is always given all of them
     prior_weight : how much a trusted prior counts, in units of the median diagonal entry of the system's unknown voxels
-    bytes_per_unknown, bytes_of_multigrid : memory that its two mattes take per unknown voxel, about, with the diagonal
-        and with multigrid; as measured on nodules, which have the most voxels around the unknown ones
+    bytes_per_unknown : memory that its two mattes take per unknown voxel, about; as measured on nodules, which have the
+        most voxels around the unknown ones
     """
 
     module: str
@@ -123,7 +123,6 @@ class Solver:
     parameters: Mapping[str, Parameter]
     prior_weight: float = 0.05
     bytes_per_unknown: int = 900
-    bytes_of_multigrid: int = 10_500
 
     @property
     def system(self) -> Callable[..., Any]:
@@ -161,23 +160,21 @@ class Solver:
 # One line per solver. Their order is that of columns and of the keys on the review page, and decides between equal
 # scores. The epsilons of cf and lb are those of the authors' own code.
 SOLVERS: dict[str, Solver] = {
-    "cf": Solver("raymat.matting.closed_form", 2, {"epsilon": positive(1e-7)}),
+    "cf": Solver("raymat.matting.closed_form", 3, {"epsilon": positive(1e-7)}),
     "knn": Solver(
         "raymat.matting.knn",
-        2,
+        3,
         {"neighbors": counts(20, 10), "spatial_weights": weights(2.0, 0.1), "kernel": one_of("soft", "binary")},
         prior_weight=0.3,
         bytes_per_unknown=3200,
-        bytes_of_multigrid=5700,
     ),
-    "lb": Solver("raymat.matting.learning_based", 2, {"epsilon": positive(1e-7)}),
+    "lb": Solver("raymat.matting.learning_based", 3, {"epsilon": positive(1e-7)}),
     "if": Solver(
         "raymat.matting.information_flow",
         2,
         {"known_to_unknown": switch(True), "regularization": positive(1e-6), "epsilon": positive(1e-6)},
         prior_weight=0.2,
         bytes_per_unknown=2100,
-        bytes_of_multigrid=2100,
     ),
 }
 METHODS = (*SOLVERS, *(f"{name}{PLUS}" for name in SOLVERS))

@@ -100,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
     threads = options.threads or usable_cpus()
     matting = matting_parameters(options, METHODS if options.all else (options.method,)).for_channels(coarse)
     unknowns = int(np.count_nonzero(trimap == UNKNOWN))
-    needed, free = memory_needed(trimap.size, unknowns, matting.methods, matting.preconditioner), free_memory_bytes()
+    needed, free = memory_needed(trimap.size, unknowns, matting.methods), free_memory_bytes()
     if needed > free:
         raise InputError(
             f"{options.image}: {unknowns:,} unknown voxels need about {needed / GIB:.1f} GiB of memory, and "

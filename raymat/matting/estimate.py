@@ -68,9 +68,9 @@ def estimate_alpha(  # noqa: PLR0913 - the front door: what can be said of a mat
     prior: Prior or None
         What is expected of unknown voxels beside what the image says; its arrays have the image's spatial shape.
     preconditioner: "auto", "jacobi" or "amg"
-        Of the linear solver: the diagonal ("jacobi"), algebraic multigrid ("amg"), or the diagonal first and multigrid
-        where the steps left would take longer ("auto"). Nodules do not need multigrid, thick unknown regions do. The
-        systems of IF are not symmetric and always take the diagonal.
+        Of the linear solver: the diagonal ("jacobi"), algebraic multigrid ("amg"), or "auto": multigrid where the
+        unknown region is so thick that it costs less, or where steps with the diagonal turn out to be too many. Nodules
+        do not need it. The systems of IF are not symmetric and always take the diagonal.
     threads: int
         Threads to use; the bits are the same for any number.
     **method_parameters
@@ -213,19 +213,17 @@ def estimate_all(  # noqa: PLR0913 - as estimate_alpha
     return {name: mattes[name] for name in methods}
 
 
-def memory_needed(
-    voxels: int, unknowns: int, methods: Iterable[str] = METHODS, preconditioner: str = PRECONDITIONERS[0]
-) -> int:
+def memory_needed(voxels: int, unknowns: int, methods: Iterable[str] = METHODS) -> int:
     """Bytes that `estimate_all` takes at most, about, beside the image and the trimap.
 
     Parameters
     ----------
     voxels, unknowns: of the whole grid, and those that are unknown.
-    methods, preconditioner: as in `estimate_all`; what "auto" may turn to is left out.
+    methods: as in `estimate_all`.
     """
     methods = tuple(methods)
     solvers = [SOLVERS[base] for base in dict.fromkeys(map(solver_of, methods))]
-    each = [solver.bytes_of_multigrid if preconditioner == "amg" else solver.bytes_per_unknown for solver in solvers]
+    each = [solver.bytes_per_unknown for solver in solvers]
     together = sum(each) if unknowns < TOGETHER else max(each)
     return voxels * (BYTES_PER_VOXEL + 4 * len(methods)) + unknowns * (together + BYTES_SHARED)
 

@@ -11,10 +11,11 @@ from scipy.ndimage import distance_transform_edt
 from raymat.arrays import BoolArray, Float64Array, Int32Array, Int64Array
 from raymat.compiled import compiled
 from raymat.matting.region import Region
-from raymat.matting.solve import GraphLaplacian, System
+from raymat.matting.solve import GraphLaplacian, System, TurnTo
 
 TOLERANCE = 1e-5  # of the solve; alpha is then within about 2e-5
-MULTIGRID_STEPS = 260  # what multigrid costs in steps with the diagonal
+STEPS_OF_DEPTH = 5.0  # that the diagonal takes for every voxel of depth, about
+MULTIGRID_STEPS = 45  # what multigrid costs in steps with the diagonal
 RINGS_WEIGHT = 100.0  # lambda from which one ring of known voxels is enough
 
 
@@ -107,7 +108,8 @@ def system(region: Region, neighbors: Sequence[int], spatial_weights: Sequence[f
     rank = np.full(size, -1, dtype=np.int32)
     rank[vertices] = np.arange(len(vertices))
     L = GraphLaplacian(rank[i], rank[j], weight, len(vertices), region.threads)
-    return System(vertices, L, L.diagonal, None, True, TOLERANCE, L.multigrid, MULTIGRID_STEPS)
+    multigrid = TurnTo(L.multigrid, MULTIGRID_STEPS, STEPS_OF_DEPTH * region.depth)
+    return System(vertices, L, L.diagonal, tolerance=TOLERANCE, multigrid=multigrid)
 
 
 @compiled

@@ -7,14 +7,15 @@ import numpy as np
 
 from raymat.arrays import Float64Array
 from raymat.matting.region import Region
-from raymat.matting.solve import System
-from raymat.matting.windows import WindowLaplacian, Windows, invert
+from raymat.matting.solve import System, TurnTo
+from raymat.matting.windows import MULTIGRID_STEPS, WindowLaplacian, Windows, invert
 
 
 def system(region: Region, epsilon: float) -> System:
     """The Laplacian of the regressions in the windows around unknown voxels; `epsilon` as in `projection`."""
     L = WindowLaplacian(region.windows, projection(region.windows, epsilon), region.threads)
-    return System(region.windows.voxels, L, L.diagonal, multigrid=L.multigrid, multigrid_steps=L.multigrid_steps)
+    multigrid = TurnTo(L.multigrid, MULTIGRID_STEPS, L.steps(region.depth))
+    return System(region.windows.voxels, L, L.diagonal, multigrid=multigrid)
 
 
 def projection(windows: Windows, epsilon: float) -> Float64Array:

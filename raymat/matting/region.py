@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from raymat.arrays import UNKNOWN, AnyArray, BoolArray, Float64Array
+from scipy.ndimage import distance_transform_cdt
+
+from raymat.arrays import UNKNOWN, AnyArray, BoolArray, Float64Array, box_around
 from raymat.matting.neighbors import Voxels
 from raymat.matting.threads import ONE, Threads
 from raymat.matting.windows import Windows, windows_around
@@ -36,6 +38,11 @@ class Region:
         """The voxels to solve for, (z, y, x)."""
         unknown: BoolArray = self.trimap == UNKNOWN
         return unknown
+
+    @cached_property
+    def depth(self) -> int:
+        """Voxels from the deepest unknown voxel to the nearest known one, diagonals counted as one."""
+        return int(distance_transform_cdt(self.unknown[box_around(self.unknown, (1, 1, 1))], "chessboard").max())
 
     @cached_property
     def voxels(self) -> Voxels:

@@ -9,22 +9,37 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
-from scipy.sparse import csr_array, diags_array
+from scipy.sparse import csr_array, csr_matrix
 
-from raymat.arrays import BoolArray, Float32Array, Float64Array, Int64Array, IntArray
+from raymat.arrays import BoolArray, Float32Array, Float64Array, Int32Array, Int64Array, IntArray
 from raymat.compiled import compiled
-from raymat.matting.multigrid import Multigrid, inverted
+from raymat.matting.multigrid import Aggregates, Multigrid, inverted
 from raymat.matting.threads import ONE, Part, Threads
 
 # The relative residual at which a solve ends: |b - A a| / |b|, rows divided by their diagonal entries. That is what a
 # voxel is off by, the same for any lambda. Closed-form systems need more of it than well-conditioned graphs.
 TOLERANCE = 5e-7
-MAX_ITERATIONS, MAX_MULTIGRID_ITERATIONS = 5000, 500
+MAX_ITERATIONS, MAX_MULTIGRID_ITERATIONS = 5000, 2000
 LEAST_ROWS = 10_000  # of a thread, in a product
-EARLIEST = 0.15  # of the price of multigrid, in steps with the diagonal that are always taken
 SPEEDS_UP = 2.0  # how many times as fast as before the steps with the diagonal are expected to become
 
 Preconditioner = Callable[[Float64Array], Float64Array]
+
+
+@dataclass(frozen=True)
+class TurnTo:
+    """Another preconditioner than the diagonal.
+
+    Attributes
+    ----------
+    make: a preconditioner r -> z from the penalty (n,), the diagonal T of `solve`.
+    price: what making and using it costs, about, in steps with the diagonal.
+    instead_of: the steps that the diagonal takes, about.
+    """
+
+    make: Callable[[Float64Array], Preconditioner]
+    price: float
+    instead_of: float
 
 
 @dataclass(frozen=True)
@@ -40,9 +55,7 @@ class System:
     pull: (n,) what the data terms add to the right-hand side, or None.
     symmetric: whether L is. Conjugate gradients need it, stabilised biconjugate gradients do not.
     tolerance: the relative residual at which a solve ends.
-    multigrid: makes a preconditioner r -> z from the penalty (n,), the diagonal T of `solve`.
-    multigrid_steps: what making and using it costs, about, in steps with the diagonal; 0 where it takes too much memory
-        to be used unasked.
+    multigrid: what else than the diagonal may be taken, or None.
     """
 
     variables: Int64Array
@@ -51,8 +64,7 @@ class System:
     pull: Float64Array | None = None
     symmetric: bool = True
     tolerance: float = TOLERANCE
-    multigrid: Callable[[Float64Array], Preconditioner] | None = None
-    multigrid_steps: int = 0
+    multigrid: TurnTo | None = None
 
 
 class GraphLaplacian:
@@ -88,10 +100,75 @@ class GraphLaplacian:
 
     def multigrid(self, penalty: Float64Array) -> Multigrid:
         """A preconditioner of L plus a diagonal (n,)."""
+        return Multigrid(self.diagonal + penalty, self.aggregates(penalty))
+
+    def aggregates(self, penalty: Float64Array) -> Aggregates:
+        """Vertices with all or most of their neighbours, and their system for L plus a diagonal (n,)."""
+        from pyamg.aggregation.aggregate import standard_aggregation
+
         n = len(penalty)
-        W = csr_array((self.weight.astype(np.float64), self.column.astype(np.int32), self.start), shape=(n, n))
-        A = csr_array(diags_array(self.diagonal + penalty) - W)
-        return Multigrid(A, np.ones((n, 1)), lambda p: self(p) + penalty * p)
+        whole = csr_array((self.weight, self.column.view(np.int32), self.start.astype(np.int32)), shape=(n, n))
+        rows, _ = standard_aggregation(csr_matrix(whole))
+        of = np.full(n, -1, dtype=np.int32)
+        of[np.diff(rows.indptr) > 0] = rows.indices
+        m = rows.shape[1]
+        start, column, value = _of_aggregates(self.start, self.column, self.weight, self.diagonal + penalty, of, m)
+        system = csr_array((value, column, start), shape=(m, m))
+        return Aggregates(of, np.ones((n, 1)), system, np.ones((m, 1)))
+
+
+@compiled
+def _of_aggregates(
+    start: Int64Array, column: IntArray, weight: Float32Array, diagonal: Float64Array, of: Int32Array, m: int
+) -> tuple[Int32Array, Int32Array, Float64Array]:
+    """Compressed rows of T^T (diag(diagonal) - W) T for m aggregates."""
+    n = len(of)
+    first = np.zeros(m + 1, dtype=np.int64)
+    for v in range(n):
+        if of[v] >= 0:
+            first[of[v] + 1] += 1
+    for a in range(m):
+        first[a + 1] += first[a]
+    member = np.empty(first[m], dtype=np.int64)
+    place = first[:-1].copy()
+    for v in range(n):
+        if of[v] >= 0:
+            member[place[of[v]]] = v
+            place[of[v]] += 1
+    rows = np.zeros(m + 1, dtype=np.int32)
+    size = 0
+    columns, values = np.empty(size, dtype=np.int32), np.empty(size)
+    sums, touched, row = np.zeros(m), np.zeros(m, dtype=np.bool_), np.empty(m, dtype=np.int64)
+    for a in range(m):
+        entries = 0
+        own = 0.0
+        for s in range(first[a], first[a + 1]):
+            v = member[s]
+            own += diagonal[v]
+            for t in range(start[v], start[v + 1]):
+                b = of[column[t]]
+                if b == a:
+                    own -= weight[t]
+                elif b >= 0:
+                    if not touched[b]:
+                        touched[b] = True
+                        row[entries] = b
+                        entries += 1
+                    sums[b] -= weight[t]
+        e = rows[a]
+        rows[a + 1] = e + entries + 1
+        if e + entries + 1 > size:
+            size = 2 * (e + entries + 1)
+            more_columns, more_values = np.empty(size, dtype=np.int32), np.empty(size)
+            more_columns[:e], more_values[:e] = columns[:e], values[:e]
+            columns, values = more_columns, more_values
+        columns[e], values[e] = a, own
+        for s in range(entries):
+            b = row[s]
+            columns[e + 1 + s], values[e + 1 + s] = b, sums[b]
+            sums[b], touched[b] = 0.0, False
+    e = rows[m]
+    return rows, columns[:e].copy(), values[:e].copy()
 
 
 @compiled
@@ -202,9 +279,9 @@ def solve(
     known: bool array (n,), D.
     S: float64 arrays (n,), alpha of the known voxels and what is expected of others, one for each solution.
     penalty: (n,), the diagonal T: lambda for known voxels, for others how much what is expected counts; not negative.
-    preconditioner: "jacobi" for the diagonal, "amg" for multigrid; "auto" begins with the diagonal and turns to
-        multigrid where the steps left would cost more, or where they stall. A system without multigrid always takes
-        the diagonal.
+    preconditioner: "jacobi" for the diagonal, "amg" for multigrid; "auto" for multigrid where the depth of the unknown
+        region says that it costs less, else for the diagonal and, where after as many steps those that are left would
+        still cost more, or stall, for multigrid. A system without multigrid always takes the diagonal.
 
     Returns
     -------
@@ -215,7 +292,7 @@ def solve(
 
     @cache
     def multigrid() -> Preconditioner | None:
-        return system.multigrid(penalty) if system.multigrid else None
+        return system.multigrid.make(penalty) if system.multigrid else None
 
     running = {}
     for which, s in enumerate(S):
@@ -250,17 +327,16 @@ def _steps(
 ) -> Steps:
     """One solution, with the diagonal, multigrid, or the one and then the other."""
     name, method = ("cg", conjugate_gradients) if system.symmetric else ("bicgstab", stabilised_biconjugate_gradients)
-    steps = 0
-    if preconditioner != "amg" or system.multigrid is None:
-        may_turn = preconditioner == "auto" and system.multigrid is not None and system.multigrid_steps > 0
-        dear = Dear(system.tolerance, system.multigrid_steps) if may_turn else None
+    other, steps, how = system.multigrid, 0, "amg"
+    if preconditioner == "jacobi" or other is None or (preconditioner == "auto" and other.instead_of <= other.price):
+        may_turn = preconditioner == "auto" and other is not None
+        dear = Dear(system.tolerance, other.price) if may_turn and other else None
         solution = yield from method(b, x, inverse, system.tolerance, MAX_ITERATIONS, None, dear)
         if solution.converged or not may_turn:
             return replace(solution, solver=f"{name}, jacobi")
-        x, steps = solution.a, solution.iterations
+        x, steps, how = solution.a, solution.iterations, "jacobi, then amg"
     solution = yield from method(b, x, inverse, system.tolerance, MAX_MULTIGRID_ITERATIONS, multigrid())
-    how = f"{name}, amg" if preconditioner == "amg" else f"{name}, jacobi, then amg"
-    return replace(solution, iterations=steps + solution.iterations, solver=how)
+    return replace(solution, iterations=steps + solution.iterations, solver=f"{name}, {how}")
 
 
 class Dear:
@@ -271,11 +347,11 @@ class Dear:
     Parameters
     ----------
     tolerance: the relative residual at which the solve ends.
-    multigrid_steps: what multigrid costs in steps with the diagonal.
+    price: what multigrid costs in steps with the diagonal.
     """
 
-    def __init__(self, tolerance: float, multigrid_steps: int) -> None:
-        self._goal, self._price = math.log(tolerance), multigrid_steps
+    def __init__(self, tolerance: float, price: float) -> None:
+        self._goal, self._price = math.log(tolerance), price
         self._lowest: list[float] = []  # log of the least residual, after each step
 
     def __call__(self, residual: float) -> bool:
@@ -283,7 +359,7 @@ class Dear:
         now = math.log(max(residual, 1e-300))
         self._lowest.append(min(now, self._lowest[-1]) if self._lowest else now)
         steps = len(self._lowest)
-        if steps < EARLIEST * self._price:
+        if steps < self._price:
             return False
         # Conjugate gradients become faster on the way: what the last two thirds of the steps predict is too much.
         third = steps // 3

@@ -12,9 +12,11 @@ from pathlib import Path
 import llvmlite.binding
 import numba
 import numpy as np
+from scipy.sparse import csr_array
 
 from raymat.compiled import KERNELS
 from raymat.matting.estimate import estimate_all
+from raymat.matting.multigrid import COARSEST, Cycle, Sparse
 from raymat.methods import METHODS
 
 try:
@@ -62,7 +64,10 @@ def _solve_a_little() -> None:
     image = (-850 + 880 * np.clip(4 - distance, 0, 1) + rng.normal(0, 20, SHAPE)).astype(np.float32)
     trimap = np.where(distance < 2, 255, np.where(distance < 4, 128, 0)).astype(np.uint8)
     estimate_all(image, trimap, methods=METHODS)
-    estimate_all(image, trimap, methods=("cf",), preconditioner="amg")
+    estimate_all(image, trimap, methods=("cf", "knn"), preconditioner="amg")
+    n = COARSEST + 1  # multigrid of more than one level
+    chain: Sparse = csr_array(2.0 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1))
+    Cycle(chain, np.ones((n, 1)))(np.ones(n))
 
 
 def _mark() -> Path | None:

@@ -20,15 +20,20 @@ from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import bsr_array, csr_array
 
-from raymat.arrays import BoolArray, Box, Float64Array, Int64Array, IntArray, box_around
+from raymat.arrays import BoolArray, Box, Float64Array, Int32Array, Int64Array, box_around
 from raymat.compiled import compiled
-from raymat.matting.multigrid import Multigrid, Sparse
+from raymat.matting.multigrid import Aggregates, Multigrid
 from raymat.matting.threads import ONE, Part, Threads
 
 LEAST_VOXELS, LEAST_PLANES = 20_000, 16  # of a thread, in a product
-MOST_ENTRIES = 400_000_000  # of a matrix that is made unasked: 5 GB
+BLOCK_EDGE, BLOCK_EDGE_OF_SLICES = 4, 6  # voxels, of the blocks that multigrid begins with
+LEAST_VARIANCE = 1e-12  # of a feature in a block or window
+FLAT = 0.01  # share of windows in which the image may vary where it is called flat
+# Steps with the diagonal for every voxel of depth, and what multigrid costs in such steps. Flat regions ask for few.
+STEPS_OF_DEPTH, STEPS_OF_FLAT_DEPTH, MULTIGRID_STEPS = 6.5, 1.0, 60
+AROUND = [(a, b, c) for a in range(3) for b in range(3) for c in range(3)]
 STRETCH = 32  # cells: what a loop in SIMD does at once
 
 Stretches: TypeAlias = tuple[Int64Array, Int64Array]
@@ -70,6 +75,12 @@ class Windows:
     def cells(self) -> Cells:
         """Where voxels and windows are in the planes that the sums work on."""
         return Cells(self)
+
+    @cached_property
+    def are_flat(self) -> bool:
+        """Whether the image varies in hardly any window."""
+        varying = np.count_nonzero(np.trace(self.covariance, axis1=1, axis2=2) > LEAST_VARIANCE)
+        return bool(varying < FLAT * len(self.covariance))
 
 
 class Cells:
@@ -341,116 +352,126 @@ class WindowLaplacian:
         self._threads.each(apply, w.shape[0], max(LEAST_PLANES, w.shape[0] * LEAST_VOXELS // len(w.voxels)))
         return y
 
-    @property
-    def multigrid_steps(self) -> int:
-        """What multigrid costs in steps with the diagonal: less in two dimensions, where the rows are shorter; 0 where
-        the matrix alone would take some gigabytes."""
-        if len(self.windows.voxels) * np.prod(2 * self.windows.extent - 1) > MOST_ENTRIES:
-            return 0
-        return 1200 if self.windows.size == 27 else 450
-
     def multigrid(self, penalty: Float64Array) -> Multigrid:
-        """A preconditioner of L plus a diagonal (n,). What L maps to almost nothing is linear in the features."""
-        candidates = np.column_stack([np.ones(len(penalty)), self.windows.features.T])
-        return Multigrid(self.matrix(penalty), candidates, lambda p: self(p) + penalty * p)
+        """A preconditioner of L plus a diagonal (n,). Aggregates are blocks of voxels; what L maps to almost nothing is
+        linear in the features."""
+        return Multigrid(self.diagonal + penalty, self.aggregates(penalty))
 
-    def matrix(self, penalty: Float64Array) -> Sparse:
-        """L plus a diagonal (n,) in compressed sparse rows, of up to 125 entries each."""
+    def steps(self, depth: int) -> float:
+        """What the diagonal takes, about, where the deepest unknown voxel is that far from known ones."""
+        return depth * (STEPS_OF_FLAT_DEPTH if self.windows.are_flat else STEPS_OF_DEPTH)
+
+    def aggregates(self, penalty: Float64Array) -> Aggregates:
+        """Blocks of voxels with the functions 1 and f - mean of f, and their system for L plus a diagonal (n,)."""
         w = self.windows
-        at = np.full(w.shape, -1, dtype=np.int64)
-        for row, first, end, rank in w.window_runs:
-            at.reshape(-1, w.shape[2])[row, first:end] = np.arange(rank, rank + end - first)
-        start = np.zeros(len(w.voxels) + 1, dtype=np.int64)
-        np.cumsum(_entries(w.place, at, w.extent, len(w.voxels)), out=start[1:])
-        column, value = np.empty(start[-1], dtype=np.int32), np.empty(start[-1])
-        _fill(w.features, w.place, at, w.mean, self._P, w.extent, penalty, start, column, value)
-        return csr_array((value, column, start.astype(np.int32)), shape=(len(w.voxels),) * 2)
+        edge = BLOCK_EDGE if w.size == 27 else BLOCK_EDGE_OF_SLICES
+        shape = [-(-n // edge) for n in w.shape]
+        z, y, x = np.nonzero(w.place >= 0)
+        block = ((z // edge) * shape[1] + y // edge) * shape[2] + x // edge
+        filled, of = np.unique(block, return_inverse=True)
+        size = np.bincount(of)
+        means = np.stack([np.bincount(of, f) / size for f in w.features], axis=1)
+        basis = np.ones((len(of), 1 + len(w.features)))
+        basis[:, 1:] = w.features.T - means[of]
+        for s in range(1, basis.shape[1]):  # where a feature does not vary it gives no function
+            basis[np.bincount(of, basis[:, s] ** 2)[of] < LEAST_VARIANCE * size[of], s] = 0.0
+        rank = np.full(int(np.prod(shape)), -1, dtype=np.int32)
+        rank[filled] = np.arange(len(filled))
+        rank = rank.reshape(shape)
+
+        k = basis.shape[1]
+        # Windows reach no further than the next block.
+        entries = np.zeros((len(filled), 27, k, k))
+        _of_blocks(w.features, w.place, w.mean, self._P, w.window_runs, w.extent, edge, rank, basis, entries)
+        weighted = (w.count + penalty)[:, None] * basis
+        for s in range(k):
+            for t in range(k):
+                entries[:, 13, s, t] += np.bincount(of, weighted[:, s] * basis[:, t])
+        there = np.pad(rank, 1, constant_values=-1)
+        other = np.stack([there[a : a + shape[0], b : b + shape[1], c : c + shape[2]][rank >= 0] for a, b, c in AROUND])
+        exists = other.T >= 0
+        start = np.concatenate([[0], np.cumsum(exists.sum(axis=1))])
+        blocks = bsr_array((entries[exists], other.T[exists], start), shape=(len(filled) * k,) * 2)
+        system = blocks.tocsr()
+        system.eliminate_zeros()
+        candidates = np.zeros((len(filled), k, k))
+        candidates[:, 0, 0], candidates[:, 0, 1:] = 1.0, means
+        for s in range(1, k):
+            candidates[:, s, s] = 1.0
+        return Aggregates(of.astype(np.int32), basis, csr_array(system), candidates.reshape(-1, k))
 
 
 @compiled
-def _entries(place: Int64Array, at: Int64Array, extent: Int64Array, n: int) -> Int64Array:
-    """In how many voxels' windows each voxel lies."""
-    nz, ny, nx = place.shape
-    ez, ey, ex = extent
-    entries = np.zeros(n, dtype=np.int64)
-    shared = np.empty((2 * ez - 1, 2 * ey - 1, 2 * ex - 1), dtype=np.bool_)
-    for z in range(nz):
-        for y in range(ny):
-            for x in range(nx):
-                i = place[z, y, x]
-                if i < 0:
-                    continue
-                shared[:] = False
-                for wz in range(max(0, z - ez + 1), z + 1):
-                    for wy in range(max(0, y - ey + 1), y + 1):
-                        for wx in range(max(0, x - ex + 1), x + 1):
-                            if at[wz, wy, wx] >= 0:
-                                a, b, c = wz - z + ez - 1, wy - y + ey - 1, wx - x + ex - 1
-                                shared[a : a + ez, b : b + ey, c : c + ex] = True
-                entries[i] = shared.sum()
-    return entries
-
-
-@compiled
-def _fill(
+def _of_blocks(
     f: Float64Array,
     place: Int64Array,
-    at: Int64Array,
     mean: Float64Array,
     P: Float64Array,
+    window_runs: Int64Array,
     extent: Int64Array,
-    penalty: Float64Array,
-    start: Int64Array,
-    column: IntArray,
-    value: Float64Array,
+    edge: int,
+    rank: Int32Array,
+    basis: Float64Array,
+    entries: Float64Array,
 ) -> None:
-    """Columns, ascending, and values of the rows of L."""
-    nz, ny, nx = place.shape
-    ez, ey, ex = extent
+    """Subtract the windows' `X_a^T P X_b` from the entries of the blocks a and b, with `X_a` the sum over the voxels of
+    a in the window of `x_i basis_i^T`."""
     c = len(f)
     k = c + 1
-    total = np.empty((2 * ez - 1, 2 * ey - 1, 2 * ex - 1))
-    count = np.empty((2 * ez - 1, 2 * ey - 1, 2 * ex - 1), dtype=np.int64)
+    ny = place.shape[1]
+    X = np.zeros((8, k, k))
+    PX = np.empty((k, k))
     x_i = np.ones(k)
-    v = np.empty(k)
-    for z in range(nz):
-        for y in range(ny):
-            for x in range(nx):
-                i = place[z, y, x]
-                if i < 0:
-                    continue
-                total[:] = 0.0
-                count[:] = 0
-                for wz in range(max(0, z - ez + 1), z + 1):
-                    for wy in range(max(0, y - ey + 1), y + 1):
-                        for wx in range(max(0, x - ex + 1), x + 1):
-                            w = at[wz, wy, wx]
-                            if w < 0:
-                                continue
-                            for a in range(c):
-                                x_i[a] = f[a, i] - mean[w, a]
-                            for a in range(k):
-                                v[a] = 0.0
-                                for b in range(k):
-                                    v[a] += P[a * k + b, w] * x_i[b]
-                            for jz in range(wz, wz + ez):
-                                for jy in range(wy, wy + ey):
-                                    for jx in range(wx, wx + ex):
-                                        j = place[jz, jy, jx]
-                                        form = v[c]
-                                        for a in range(c):
-                                            form += v[a] * (f[a, j] - mean[w, a])
-                                        total[jz - z + ez - 1, jy - y + ey - 1, jx - x + ex - 1] -= form
-                                        count[jz - z + ez - 1, jy - y + ey - 1, jx - x + ex - 1] += 1
-                total[ez - 1, ey - 1, ex - 1] += count[ez - 1, ey - 1, ex - 1] + penalty[i]
-                e = start[i]
-                for a in range(2 * ez - 1):
-                    for b in range(2 * ey - 1):
-                        for d in range(2 * ex - 1):
-                            if count[a, b, d] > 0:
-                                column[e] = place[z + a - ez + 1, y + b - ey + 1, x + d - ex + 1]
-                                value[e] = total[a, b, d]
-                                e += 1
+    of_z, of_y, of_x = np.arange(place.shape[0]) // edge, np.arange(ny) // edge, np.arange(place.shape[2]) // edge
+    for r in range(len(window_runs)):
+        row, first, end, number = window_runs[r]
+        z0, y0 = row // ny, row % ny
+        z1, y1 = z0 + extent[0], y0 + extent[1]
+        bz, by = of_z[z0], of_y[y0]
+        parts_z, parts_y = of_z[z1 - 1] - bz + 1, of_y[y1 - 1] - by + 1
+        for x0 in range(first, end):
+            w = number + x0 - first
+            x1 = x0 + extent[2]
+            bx = of_x[x0]
+            parts_x = of_x[x1 - 1] - bx + 1
+            X[:] = 0.0
+            for z in range(z0, z1):
+                for y in range(y0, y1):
+                    for x in range(x0, x1):
+                        i = place[z, y, x]
+                        part = 4 * (of_z[z] - bz) + 2 * (of_y[y] - by) + of_x[x] - bx
+                        if k == 2:
+                            x_f, g = f[0, i] - mean[w, 0], basis[i, 1]
+                            X[part, 0, 0] += x_f
+                            X[part, 0, 1] += x_f * g
+                            X[part, 1, 0] += 1.0
+                            X[part, 1, 1] += g
+                            continue
+                        for a in range(c):
+                            x_i[a] = f[a, i] - mean[w, a]
+                        for a in range(k):
+                            for s in range(k):
+                                X[part, a, s] += x_i[a] * basis[i, s]
+            for cz in range(parts_z):
+                for cy in range(parts_y):
+                    for cx in range(parts_x):
+                        b = 4 * cz + 2 * cy + cx
+                        for a in range(k):
+                            for s in range(k):
+                                total = 0.0
+                                for d in range(k):
+                                    total += P[a * k + d, w] * X[b, d, s]
+                                PX[a, s] = total
+                        for az in range(parts_z):
+                            for ay in range(parts_y):
+                                for ax in range(parts_x):
+                                    a = 4 * az + 2 * ay + ax
+                                    block = rank[bz + az, by + ay, bx + ax]
+                                    other = 9 * (cz - az + 1) + 3 * (cy - ay + 1) + cx - ax + 1
+                                    for s in range(k):
+                                        for t in range(k):
+                                            for d in range(k):
+                                                entries[block, other, s, t] -= X[a, d, s] * PX[d, t]
 
 
 @compiled
