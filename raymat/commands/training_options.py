@@ -44,9 +44,6 @@ def add_training(train: argparse.ArgumentParser) -> None:
     recipe.add_argument("--levels", type=positive, help="resolutions of the U-Net")
     recipe.add_argument("--learning-rate", type=float, help="base rate of ADAM")
     recipe.add_argument(
-        "--noise", type=float, metavar="HU", help="largest standard deviation of noise that is added to the image"
-    )
-    recipe.add_argument(
         "--average", type=float, metavar="DECAY", help="moving average of the weights, decay per step, such as 0.999"
     )
     recipe.add_argument("--seed", type=int, help="seed of weights, order and augmentation")
@@ -93,9 +90,7 @@ def training_job(options: argparse.Namespace, splits: tuple[int, ...]) -> TrainJ
             model=replace(
                 recipe.model, **stated(width=options.width, levels=options.levels, spacing_mm=options.spacing_mm)
             ),
-            augmentation=replace(
-                recipe.augmentation, **stated(crop=(options.crop,) * 3 if options.crop else None, noise=options.noise)
-            ),
+            augmentation=replace(recipe.augmentation, **stated(crop=(options.crop,) * 3 if options.crop else None)),
             **stated(**{name: getattr(options, name) for name in names}, compiled=options.compile),
         ),
         splits=splits,

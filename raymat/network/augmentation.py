@@ -13,11 +13,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional
-
-NOISE_REACH = 1.5  # voxels, largest standard deviation of what noise is smoothed by
 
 
 @dataclass(frozen=True)
@@ -33,8 +30,6 @@ class Augmentation:
         side; one half is anywhere in it
     flips : mirror along each axis with probability one half
     rotation : largest angle about a random axis, degrees; 0 for none
-    noise : largest standard deviation of the noise that is added to the image (of several channels the first), HU; 0
-        for none
     """
 
     crop: tuple[int, int, int] = (96, 96, 96)
@@ -42,7 +37,6 @@ class Augmentation:
     off_centre: float = 0.5
     flips: bool = True
     rotation: float = 30.0
-    noise: float = 0.0
 
 
 def generator(*parts: object) -> torch.Generator:
@@ -80,18 +74,6 @@ def draw(shape: Sequence[int], parameters: Augmentation, seed: torch.Generator) 
     angle *= math.radians(parameters.rotation)
     turn = rotation_matrix(axis, angle) if angle else None
     return Placement(start, turn, [a for a in range(3) if parameters.flips and mirrored[a]])
-
-
-def noise(shape: Sequence[int], largest: float, seed: torch.Generator) -> Tensor:
-    """Noise as a scanner's, (z, y, x): a random deviation up to ``largest``, correlated by random lengths per axis.
-
-    Dose decides how strong it is; kernel, slice thickness and what lies in the way of the rays (shoulders: streaks) how
-    far it reaches along each axis.
-    """
-    deviation = largest * torch.rand((), generator=seed).item()
-    reaches = (NOISE_REACH * torch.rand(3, generator=seed)).tolist()
-    values = gaussian_filter(torch.randn(*shape, generator=seed).numpy(), reaches, mode="wrap")
-    return torch.from_numpy(values * (deviation / max(float(values.std()), 1e-6)))
 
 
 def reach(placement: Placement, crop: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:

@@ -60,13 +60,8 @@ class Recipe:
             raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
         if self.kind not in ALPHA_KINDS:
             raise InputError(f"the kind of alpha must be one of {', '.join(ALPHA_KINDS)}, not {self.kind!r}")
-        if (
-            min(self.alpha_weight, self.gradient_weight, self.weight_decay, self.augmentation.noise) < 0
-            or not self.learning_rate > 0
-        ):
-            raise InputError(
-                "the learning rate must be above 0; weight decay, loss weights and noise must not be below 0"
-            )
+        if min(self.alpha_weight, self.gradient_weight, self.weight_decay) < 0 or not self.learning_rate > 0:
+            raise InputError("the learning rate must be above 0; weight decay and loss weights must not be below 0")
         if not 0 <= self.average < 1:
             raise InputError(f"the decay of the average of weights must be 0 or more and below 1, not {self.average:g}")
         stride = self.model.stride
@@ -79,8 +74,6 @@ class Recipe:
     def to_dict(self) -> dict:
         """As plain values, for a checkpoint and for MLflow, without what earlier versions did not know (``LATER``)."""
         augmentation = {**asdict(self.augmentation), "crop": list(self.augmentation.crop)}
-        if not self.augmentation.noise:
-            del augmentation["noise"]  # later than the first checkpoints, too
         values = {**asdict(self), "model": self.model.to_dict(), "augmentation": augmentation}
         return {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
 

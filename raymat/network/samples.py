@@ -11,7 +11,7 @@ from torch import Tensor
 from raymat.arrays import BACKGROUND, FOREGROUND
 from raymat.blocks import block_means, factor_of
 from raymat.methods import ANY, in_order
-from raymat.network.augmentation import Placement, centre, cut, draw, generator, noise, reach
+from raymat.network.augmentation import Placement, centre, cut, draw, generator, reach
 from raymat.network.model import ModelConfig, normalised
 from raymat.network.recipe import Recipe
 from raymat.nodule import InputError, Matte, Nodule, required
@@ -138,13 +138,7 @@ def training_volume(record: Mapping[str, np.ndarray], recipe: Recipe, epoch: int
     """The augmented crop at that place of an epoch; float32 (``CHANNELS``, *crop)."""
     seed = generator("sample", recipe.seed, epoch, place)
     placement = draw(record["alpha"].shape, recipe.augmentation, seed)
-    volume = _cut(record, placement, recipe.augmentation.crop)
-    if recipe.augmentation.noise:
-        model = recipe.model
-        low, high = model.channels[0][1:] if model.channels else model.intensity_range
-        added = noise(recipe.augmentation.crop, recipe.augmentation.noise / (high - low), seed)
-        volume[IMAGE] = (volume[IMAGE] + added * volume[SCANNED]).clamp(0.0, 1.0)
-    return volume.numpy()
+    return _cut(record, placement, recipe.augmentation.crop).numpy()
 
 
 def validation_volume(record: Mapping[str, np.ndarray], size: Sequence[int]) -> Tensor:

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
@@ -14,7 +13,6 @@ from raymat.network.augmentation import (
     cut,
     draw,
     generator,
-    noise,
     reach,
     rotation_matrix,
 )
@@ -133,16 +131,3 @@ def test_a_crop_is_made_of_what_it_reaches_and_of_nothing_else(shape, rotation):
             reach(draw((90,) * 3, parameters, generator(0)), parameters.crop, (90,) * 3), (90,) * 3, strict=True
         )
     )
-
-
-def test_noise_has_a_random_strength_and_reach_and_the_same_seed_the_same_noise():
-    drawn = [noise((24, 24, 24), 100.0, generator("noise", number)) for number in range(20)]
-    deviations = [float(values.std()) for values in drawn]
-    assert max(deviations) <= 100.1
-    assert min(deviations) < 30
-    assert max(deviations) > 70
-    assert all(abs(float(values.mean())) < 20 for values in drawn)
-    assert torch.equal(drawn[3], noise((24, 24, 24), 100.0, generator("noise", 3)))
-    alike = [np.corrcoef(values[:, :, 1:].ravel(), values[:, :, :-1].ravel())[0, 1] for values in drawn]
-    assert min(alike) < 0.3
-    assert max(alike) > 0.6

@@ -224,21 +224,6 @@ def test_a_record_on_a_coarser_grid_holds_means_and_the_masks_that_have_half_of_
     np.testing.assert_array_equal(record["union"], blocks(nodule.readers[0] | nodule.readers[1]) >= 0.5)
 
 
-def test_noise_is_added_to_the_image_where_there_is_scan_and_to_nothing_else():
-    record = record_of(small_nodule(1), RECIPE)
-    noisy = replace(RECIPE, augmentation=replace(RECIPE.augmentation, noise=200.0))
-    for place in range(6):
-        plain, found = training_volume(record, RECIPE, 0, place), training_volume(record, noisy, 0, place)
-        np.testing.assert_array_equal(plain[1:], found[1:])
-        scanned = plain[4] > 0
-        assert (found[0][~scanned] == plain[0][~scanned]).all()
-        assert 0 < np.abs(found[0] - plain[0])[scanned].mean() < 200 / 1400
-        assert found[0].min() >= 0
-        assert found[0].max() <= 1
-    assert "noise" not in RECIPE.to_dict()["augmentation"]
-    assert Recipe.from_dict(noisy.to_dict()) == noisy
-
-
 def test_of_a_phantom_the_true_alpha_is_learnt():
     nodule = nodule_of_kind(0, CALIBRATED)
     nodule.true_calibrated = nodule.true_calibrated / 3
