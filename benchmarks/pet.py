@@ -1,7 +1,7 @@
 """What PET adds to CT: errors of every method on PET-CT phantoms, from CT alone and from both.
 
     raymat phantom --pet -o phantoms -n 24
-    python benchmarks/pet.py phantoms
+    python benchmarks/pet.py phantoms --skip 4
 
 The trimap is that of the readers' masks, or one with a wide unknown region, as a quick outline leaves it. Errors are
 those of membership in the unknown region, against what the CT scanner shows of the drawn lesion. Every second phantom
@@ -57,13 +57,13 @@ def errors(nodule: Nodule, truth: np.ndarray) -> dict[str, dict[str, float]]:
     }
 
 
-def measure(folder: Path, spacing: float) -> list[dict]:
-    """One row per phantom, trimap, input, prior and method."""
+def measure(folder: Path, spacing: float, skip: int) -> list[dict]:
+    """One row per phantom, trimap, input, prior and method; the first ``skip`` phantoms are left out."""
     source = CasesSource(str(folder / "cases.csv"))
     with open(folder / "cases.csv", newline="") as file:
         rows = {row["case_id"]: row for row in csv.DictReader(file)}
     found = []
-    for ref in source.plan():
+    for ref in list(source.plan())[skip:]:
         row = rows[ref.nodule_id]
         truth = read_volume(folder / row["membership"])[0].astype(np.float32)
         nodule = replace(source.read(ref), true_membership=truth)
@@ -101,9 +101,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("phantoms", type=Path, help="folder that `raymat phantom --pet` wrote")
     parser.add_argument("--spacing-mm", type=float, default=1.0, help="of the working grid (default: %(default)s)")
+    parser.add_argument("--skip", type=int, default=0, help="phantoms to leave out, from the first (default: 0)")
     parser.add_argument("--json", type=Path, help="file of all rows")
     options = parser.parse_args()
-    rows = measure(options.phantoms, options.spacing_mm)
+    rows = measure(options.phantoms, options.spacing_mm, options.skip)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
     for collapsed in (False, True):
