@@ -63,6 +63,7 @@ VERSIONS = [
     Versioned("raymat/sources/lidc.py", "SOURCE_VERSION", outputs.read_lidc),
     Versioned("raymat/store.py", "FORMAT_VERSION", outputs.dataset_format),
     Versioned("raymat/release/record.py", "FORMAT_VERSION", outputs.release_format),
+    Versioned("raymat/benchmark/judge.py", "BENCHMARK_VERSION", outputs.benchmark_scores),
     Versioned("raymat/network/training.py", "FORMAT_VERSION", outputs.weights_format),
 ]
 

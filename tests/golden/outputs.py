@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from raymat.benchmark.judge import Entrant, judge
 from raymat.evidence import reader_prediction
 from raymat.matting import estimate_all, readers_prior
 from raymat.matting.prior import continued
-from raymat.methods import PLUS, SolveInfo
+from raymat.methods import CALIBRATED, PLUS, SolveInfo
 from raymat.network.inference import Ensemble
 from raymat.network.training import begin, read_checkpoint, save, save_weights
 from raymat.nodule import ACCEPTED, Matte, Nodule, to_table
@@ -36,12 +37,16 @@ from raymat.store import Store, outcome_row
 from raymat.volume import Grid, write_volume
 from tests.support import quiet
 from tests.support.dicom import FIRST, write_image
+from tests.support.entries import softened, write_matte
+from tests.support.kinds import nodule_of_kind
 from tests.support.networks import small_recipe
 from tests.support.nodules import distances, write_dataset
 
 SHAPE, CENTRE, SPACING = (13, 15, 17), (5.8, 7.3, 8.6), (0.5, 0.5, 0.5)
 # The widest difference seen between processors times ten or more, and far below any change that is meant.
 OF_A_BLAS, OF_A_POWER, OF_A_NETWORK = 5e-6, 2e-6, 1e-5
+# Sums over thousands of voxels, in whatever order a processor takes them.
+OF_A_SCORE = 1e-3
 METADATA = {"ratings": {"malignancy": [1, 2]}, "scanner_spacing": [2.5, 0.7, 0.7]}
 
 
@@ -352,3 +357,20 @@ def weights_format(folder: Path) -> dict:
     predicted = Ensemble([str(folder / "weights.pt")]).predict(ball((4, 5, 6), (1.5, 2.2, 2.6), radius=1.5)[0])
     arrays = {"alpha": predicted.alpha, "union": predicted.union, "overlap": predicted.overlap}
     return found | {f"predicted {name}": Close(array, OF_A_NETWORK) for name, array in arrays.items()}
+
+
+def benchmark_scores(folder: Path) -> dict:
+    """What an entry is told of a nodule: of a matte that is near, and of none."""
+    drawn = nodule_of_kind(0, CALIBRATED)
+    nodule = replace(drawn, candidates=[matte for matte in drawn.candidates if matte.method in ("cf", "cf+")])
+    path = write_matte(folder / "mine.nrrd", softened(nodule), nodule)
+    found: dict[str, object] = {}
+    for name, judged in (
+        ("near", judge(nodule, path, Entrant("mine"))),
+        ("none", judge(nodule, None, Entrant("mine"))),
+    ):
+        rows = sorted(judged.rows, key=lambda row: [str(row.get(key)) for key in ("kind", "truth", "method", "metric")])
+        found[f"rows of {name}"] = [[row.get(key) for key in ("kind", "truth", "method", "metric")] for row in rows]
+        found[f"values of {name}"] = Close(np.array([row["value"] for row in rows]), OF_A_SCORE)
+        found[f"state of {name}"] = [judged.state, judged.note, judged.turned]
+    return found
