@@ -182,7 +182,10 @@ def is_picture(path: str | Path) -> bool:
     reader = sitk.ImageFileReader()
     with utf8_path(path) as readable:
         reader.SetFileName(readable)
-        reader.ReadImageInformation()
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError:
+            return False  # axes that ITK refuses and nibabel reads are a volume's
     return bool(reader.GetDimension() == 2)
 
 

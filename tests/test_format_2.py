@@ -14,7 +14,7 @@ import raymat
 from raymat import format_2, steps
 from raymat.cli import main
 from raymat.learning import Data
-from raymat.methods import CALIBRATED, MEMBERSHIP
+from raymat.methods import CALIBRATED, MEMBERSHIP, SOLVERS
 from raymat.pipelines.build import plan_build
 from raymat.prepare import PrepareParameters
 from raymat.release.freeze import ReleaseRequest, release
@@ -37,6 +37,16 @@ PARAMETERS = BuildParameters(
     PrepareParameters(crop_px=13, pad_slices=2, spacing_mm=1.0),
     MattingParameters(("cf", "knn", "cf+", "knn+"), prior=False),
 )
+
+
+# Of the solvers that the mattes were written by; a later one would solve them again.
+SOLVER_VERSION = 2
+
+
+@pytest.fixture(autouse=True)
+def solvers_as_they_were(monkeypatch):
+    for name in ("cf", "knn", "lb", "if"):
+        monkeypatch.setitem(SOLVERS, name, replace(SOLVERS[name], version=SOLVER_VERSION))
 
 
 @pytest.fixture

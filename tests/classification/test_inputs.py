@@ -21,7 +21,7 @@ from raymat.classification.samples import SAMPLE, column_of, labelled, read_crop
 from raymat.evidence.inputs import FURTHER, INPUTS, inputs_of
 from raymat.methods import ALPHA_KINDS, ANY, CALIBRATED, MEMBERSHIP
 from raymat.nodule import InputError, matte_box
-from tests.network.test_several_channels import two_channel_nodule
+from tests.support.channels import two_channel_nodule
 from tests.support.kinds import nodule_of_kind
 from tests.support.nodules import draw_nodule
 

@@ -10,8 +10,8 @@ import raymat
 from raymat.cli import main
 from raymat.methods import MEMBERSHIP
 from raymat.volume import write_volume
-from tests.network.test_several_channels import CHANNELS
 from tests.support.cases import GRID, PET_GRID, write_pet_cases
+from tests.support.channels import CHANNELS
 from tests.support.networks import small_recipe, write_weights
 
 

@@ -20,19 +20,10 @@ from raymat.network.samples import (
     volume_of,
 )
 from raymat.network.training import begin, load_model, train_step
-from raymat.nodule import Channel, InputError, Nodule
+from raymat.nodule import InputError
+from tests.support.channels import CHANNELS, two_channel_nodule
 from tests.support.networks import small_recipe, write_weights
 from tests.support.nodules import small_nodule
-
-CHANNELS = (("CT", -1000.0, 400.0), ("PET", 0.0, 10.0))
-
-
-def two_channel_nodule(number: int = 0) -> Nodule:
-    """A small nodule whose uptake is ten where its membership is one."""
-    nodule = small_nodule(number)
-    about = {"image_channel": {"name": "CT", "intensity_range": [-1000.0, 400.0]}}
-    pet = Channel("PET", 10 * nodule.true_membership, 0.0, 10.0)
-    return replace(nodule, channels=[pet], metadata=nodule.metadata | about)
 
 
 def recipe(crop: tuple[int, int, int] = (8, 8, 8), **changes) -> Recipe:
