@@ -51,6 +51,7 @@ class Job:
     pipelines : how many drivers the work is dealt to
     label : what the names of its batches begin with, after the session
     again : whether some of the nodules may be committed already
+    outlived : whether workers of an earlier command may still commit some of them, as they outlive a killed driver
     """
 
     work: Work
@@ -63,6 +64,7 @@ class Job:
     pipelines: int = 1
     label: str = ""
     again: bool = False
+    outlived: bool = False
 
     @property
     def rows(self) -> int:

@@ -129,7 +129,7 @@ def _through(nodules: ray.data.Dataset, pool: Pool, job: Job) -> ray.data.Datase
     worker = type(pool.name, (Worker,), {})
     return nodules.map_batches(
         worker,
-        fn_constructor_args=(job.work, pool, job.marks, job.session, job.limit_s, job.again),
+        fn_constructor_args=(job.work, pool, job.marks, job.session, job.limit_s, job.again, job.outlived),
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(

@@ -27,6 +27,8 @@ from raymat.nodule import FAILED, Nodule, from_table, to_table
 # Of nodules that one pool hands to the next at once: beyond it they go in several blocks.
 HANDED_BYTES = 32 << 20
 COMMITS_BEHIND = 2
+# Workers whose driver was killed end within seconds, and commit what they have done until then.
+OUTLIVING_S = 60.0
 
 
 @dataclass
@@ -53,10 +55,21 @@ class Worker:
     session : names the ledger, see ``raymat.engine.ledger``
     limit_s : seconds that one stage may take on one nodule
     again : whether some of the nodules may be committed already
+    outlived : whether workers of an earlier command may still commit some of them
     """
 
-    def __init__(self, work: Work, pool: Pool, marks: Marks, session: str, limit_s: float, again: bool = False) -> None:
+    def __init__(
+        self,
+        work: Work,
+        pool: Pool,
+        marks: Marks,
+        session: str,
+        limit_s: float,
+        again: bool = False,
+        outlived: bool = False,
+    ) -> None:
         self.work, self.pool, self.marks, self.limit_s, self.again = work, pool, marks, limit_s, again
+        self.alone_from = time.monotonic() + OUTLIVING_S if outlived else 0.0
         # By name: Ray cannot restart an actor that was given a handle once the object behind that is lost.
         self.ledger = find_ledger(session)
         self.readers = ThreadPoolExecutor(work.ahead, thread_name_prefix=READ)
@@ -105,6 +118,7 @@ class _Run:
         self.work, self.pool, self.marks = worker.work, worker.pool, worker.marks
         self.ledger, self.limit_s = worker.ledger, worker.limit_s
         self.readers, self.committer, self.prepared = worker.readers, worker.committer, worker.prepared
+        self.alone_from = worker.alone_from
         self.batch, self.position = batch, position
         self.reading: deque[Future] = deque()
         self.done: list[Nodule] = []  # to be committed or handed on
@@ -127,7 +141,8 @@ class _Run:
                     nodule = self.reading.popleft().result()
             else:
                 nodule = item.nodule
-            yield from self._take(self._through(nodule))
+            if time.monotonic() >= self.alone_from or not self._recalled(item):
+                yield from self._take(self._through(nodule))
 
     def one_by_one(self, items: list[Item], deaths: dict[str, Deaths] | None = None) -> Iterator[pa.Table]:
         """Take the items through the stages with nothing beside them, so that a death has one possible cause."""

@@ -324,6 +324,7 @@ def _do(
             session,
             what.nodule_timeout_s,
             pipelines=pools.pipelines or 1,
+            outlived=plan.committed > 0,
         )
         progress = Progress(plan.to_do, say, further=at_work if pools.most_workers else None)
         index = IndexWriter(store)
