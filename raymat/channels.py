@@ -88,15 +88,9 @@ def same_lattice(own: Grid, grid: Grid) -> bool:
     return own.shape == grid.shape and own.placement_difference(grid) <= PLACEMENT_TOLERANCE_MM
 
 
-def indices_of(grid: Grid, points: np.ndarray) -> np.ndarray:
-    """Voxel indices, with fractions, of patient coordinates (n, z y x) in mm; (n, 3)."""
-    step = np.asarray(grid.direction) * np.asarray(grid.spacing)
-    return np.asarray(np.linalg.solve(step, (points - np.asarray(grid.origin)).T).T)
-
-
 def seen_by(scanner: Grid, grid: Grid) -> np.ndarray:
     """Which voxels of a grid lie within another; bool (z, y, x)."""
-    index = indices_of(scanner, grid.to_patient(np.indices(grid.shape).reshape(3, -1).T))
+    index = scanner.to_index(grid.to_patient(np.indices(grid.shape).reshape(3, -1).T))
     inside = ((index >= -0.5) & (index <= np.array(scanner.shape) - 0.5)).all(axis=1)
     return np.asarray(inside).reshape(grid.shape)
 
@@ -105,7 +99,7 @@ def shortfall(own: Grid, wanted: Grid) -> str:
     """By how much the voxels of one grid do not cover the centres of another's, in words; empty where they do."""
     ends = [(0, n - 1) for n in wanted.shape]
     corners = wanted.to_patient(np.array(np.meshgrid(*ends, indexing="ij")).reshape(3, -1).T)
-    index = indices_of(own, corners)
+    index = own.to_index(corners)
     parts = []
     for axis, name in enumerate("zyx"):
         before = (-0.5 - float(index[:, axis].min())) * own.spacing[axis]

@@ -63,9 +63,9 @@ class Grid:
         return np.asarray(self.origin) + np.asarray(index, dtype=float) @ step.T
 
     def to_index(self, point) -> np.ndarray:
-        """The voxel index (z, y, x), with fractions, of patient coordinates (z, y, x) in mm."""
+        """The voxel index (z, y, x), with fractions, of patient coordinates (z, y, x) in mm; of one point or (n, 3)."""
         step = np.asarray(self.direction) * np.asarray(self.spacing)
-        return np.linalg.solve(step, np.asarray(point, dtype=float) - np.asarray(self.origin))
+        return np.linalg.solve(step, (np.asarray(point, dtype=float) - np.asarray(self.origin)).T).T
 
     def crop(self, start, shape) -> Grid:
         """The grid of ``shape`` voxels that begins at voxel ``start``, which may lie outside."""
@@ -106,8 +106,8 @@ def to_sitk(array: np.ndarray, grid: Grid) -> sitk.Image:
     return image
 
 
-def grid_of(image: sitk.Image) -> Grid:
-    """The grid of a SimpleITK image; that of a 2D image has one slice of 1 mm."""
+def grid_of(image: sitk.Image | sitk.ImageFileReader) -> Grid:
+    """The grid of a SimpleITK image, or of a header that was read; that of a 2D image has one slice of 1 mm."""
     axes = image.GetDimension()
     direction = np.eye(3)
     direction[3 - axes :, 3 - axes :] = np.array(image.GetDirection()).reshape(axes, axes)[::-1, ::-1]
@@ -206,9 +206,7 @@ def read_grid(path: str | Path) -> Grid:
         return read_volume(path)[1]
     if reader.GetDimension() != 3:
         return read_volume(path)[1]  # which says what is wrong
-    direction = np.array(reader.GetDirection()).reshape(3, 3)[::-1, ::-1].copy()
-    grid = Grid(reader.GetSize()[::-1], reader.GetSpacing()[::-1], reader.GetOrigin()[::-1], direction)
-    return orthonormal(path, grid)
+    return orthonormal(path, grid_of(reader))
 
 
 def orthonormal(path: str | Path, grid: Grid) -> Grid:

@@ -16,10 +16,9 @@ from raymat.errors import InputError
 from raymat.matting import LUNG_WINDOW, HUWindow, estimate_all, expected_prior
 from raymat.methods import ANY, CALIBRATED, MEMBERSHIP, METHODS, is_method, kind_of, solver_of
 from raymat.network.inference import Predicted
+from raymat.network.lesion import FROM, NOTHING
 from raymat.prepare import make_trimap
 
-# More likely inside than not.
-HALF = 0.5
 # Standard deviation of the mattes of an ensemble at which a voxel is unknown whatever its masks say.
 DISAGREEMENT = 0.25
 # mm, the spacing on which solvers work in a build: the network's own grid is too coarse for an edge.
@@ -29,7 +28,6 @@ EPSILON_OF_SEVERAL = 1e-2
 AUTO, NONE = "auto", "none"
 # By the kind of alpha; a network of the kind "any" does not say what its alpha means.
 BY_KIND = {CALIBRATED: "cf+", MEMBERSHIP: "cf"}
-SEES_NOTHING = "the network sees no lesion here: no voxel is more likely than not inside the union of the masks"
 
 
 def solver_for(asked: str, kind: str) -> str | None:
@@ -67,10 +65,10 @@ def trimap_of(found: Predicted, spacing: Sequence[float]) -> UInt8Array | None:
     -------
     uint8 (z, y, x): 0 background, 128 unknown, 255 foreground; unknown also where the ensemble disagrees
     """
-    union = found.union >= HALF
+    union = found.union >= FROM
     if not union.any():
         return None
-    overlap = union & (found.overlap >= HALF)
+    overlap = union & (found.overlap >= FROM)
     if not overlap.any():
         # Readers who share nothing make no trimap; of the network's lesion the likeliest voxels are what they share.
         overlap = union & (found.overlap >= found.overlap[union].max())
@@ -112,7 +110,7 @@ def refined(
     """
     trimap = trimap_of(found, spacing)
     if trimap is None:
-        raise InputError(SEES_NOTHING)
+        raise InputError(NOTHING)
     expected = (found.union + found.overlap) / 2
     several = image.ndim > trimap.ndim
     prior = expected_prior(image[0] if several else image, trimap, expected, spacing)

@@ -79,7 +79,7 @@ def test_a_lesion_that_no_voxel_surely_is_has_its_likeliest_as_foreground():
 
 def test_nothing_to_refine_is_said():
     nothing = np.zeros((SIDE,) * 3)
-    with pytest.raises(InputError, match="sees no lesion here"):
+    with pytest.raises(InputError, match="finds no lesion here"):
         refined(scan_of(ball()), said(nothing, nothing, ball()), SPACING, ("cf",))
     assert trimap_of(said(nothing + 0.4, nothing, ball()), SPACING) is None
     everything = np.ones((SIDE,) * 3)

@@ -189,6 +189,36 @@ def test_what_a_worker_of_a_lost_node_commits_meanwhile_is_not_solved_again(ray_
     ray_cluster.kill(ledger)
 
 
+@pytest.mark.ray
+@pytest.mark.parametrize("outlived", [True, False])
+def test_what_workers_of_a_killed_driver_commit_after_the_plan_is_not_solved_again(ray_cluster, marks, outlived):
+    session = new_session()
+    ledger = open_ledger(session, {})
+    committed: set[str] = set()
+    solved = []
+
+    def solve(nodule: Nodule) -> Nodule:
+        solved.append(nodule.key)
+        committed.update({"a": "bd"}.get(nodule.key, ""))  # by the other worker, meanwhile
+        return replace(nodule, outcome="accepted")
+
+    def rows(keys: Iterable[str]) -> list[pa.Table]:
+        return [pa.table({"key": [key], "outcome": ["accepted"]}) for key in keys]
+
+    work = Work(
+        lambda row: Nodule(row["nodule_id"], "p", "s", key=row["key"]),
+        (Stage("solve", solve),),
+        lambda nodules: pa.concat_tables(rows(nodule.key for nodule in nodules)),
+        lambda nodules: rows(nodule.key for nodule in nodules if nodule.key in committed),
+    )
+    batch = part_of([{"nodule_id": key, "patient_id": "p", "source": "s", "key": key} for key in "abcd"]).load()
+    worker = Worker(work, Pool(work.stages, 1), marks, session, 60.0, outlived=outlived)
+    (block,) = worker(as_block("B", "rows", batch))
+    assert solved == (["a", "c"] if outlived else list("abcd"))
+    assert sorted(from_block(block, "rows")[1]["key"].to_pylist()) == list("abcd")
+    ray_cluster.kill(ledger)
+
+
 @pytest.fixture
 def built(ray_cluster, cases, tmp_path):
     """Builds the first ten cases by one worker with harm; outcomes and how often each was solved.
