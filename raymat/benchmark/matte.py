@@ -49,8 +49,7 @@ def read_matte(path: str | Path, grid: Grid, box: Box) -> tuple[Float32Array, st
         raise InputError(f"{path}: misplaced: its header has no placement (origin 0, spacing 1 mm); {_ADVICE}")
     _refuse_shifted(path, own, grid)
     part = grid.crop([side.start for side in box], [side.stop - side.start for side in box])
-    step = np.asarray(own.direction) * np.asarray(own.spacing)
-    inside = np.linalg.solve(step, (_centres(part) - np.asarray(own.origin)).T).T
+    inside = own.to_index(_centres(part))
     share = float(np.all((inside > -0.5) & (inside < np.array(own.shape) - 0.5), axis=1).mean())
     if share == 0:
         apart = np.linalg.norm(np.subtract(_middle(own), _middle(part)))

@@ -470,8 +470,7 @@ def _placed(path: Path, values: np.ndarray, own: Grid, grid: Grid, image_path: P
     InputError
         Its voxels are none of the image's, or it marks some beyond the image.
     """
-    step = np.asarray(grid.direction) * np.asarray(grid.spacing)
-    start = np.rint(np.linalg.solve(step, np.asarray(own.origin) - np.asarray(grid.origin))).astype(int)
+    start = np.rint(grid.to_index(own.origin)).astype(int)
     apart = own.placement_difference(grid.crop(start, own.shape))
     if apart > PLACEMENT_TOLERANCE_MM:
         raise InputError(

@@ -413,9 +413,7 @@ def _on_grid(path: Path, nodule: Nodule) -> np.ndarray:
     alpha, grid = read_volume(path)
     own = nodule_grid(nodule, required(nodule.image, nodule, "image"))
     shape = own.shape
-    step = own.direction * np.asarray(own.spacing)
-    start = np.linalg.solve(step, np.asarray(grid.origin) - np.asarray(own.origin))
-    first = np.rint(start).astype(int)
+    first = np.rint(own.to_index(grid.origin)).astype(int)
     here = own.crop(first, alpha.shape)
     if here.placement_difference(grid) > 0.1:
         raise InputError(f"{path}: is not on the grid of its image; remove the folder and draw it again")
