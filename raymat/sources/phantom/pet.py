@@ -28,8 +28,9 @@ from raymat.arrays import triple
 from raymat.nodule import InputError
 from raymat.places import is_uri
 from raymat.sources.phantom import choice, dicom, scanner
-from raymat.sources.phantom.draw import Fine, draw_fine, plain
+from raymat.sources.phantom.draw import Fine, plain
 from raymat.sources.phantom.fields import generator, smooth_field
+from raymat.sources.phantom.retest import fine_of
 from raymat.sources.phantom.source import RECORD, VERSION
 from raymat.volume import Grid, write_volume
 
@@ -86,16 +87,7 @@ def choose_solid(n: int, seed: int = 0) -> list[choice.Case]:
 
 def pet_ct_of(case: choice.Case, seed: int = 0, collapsed: bool = False) -> PetCt:
     """The PET-CT of a case, on request with collapsed lung on one side of the lesion."""
-    middle, half = (choice.MATRIX - 1) / 2, (choice.WINDOW - 1) / 2
-    fine = draw_fine(
-        case.readers,
-        case.spacing,
-        [annotation.ratings for annotation in case.annotations],
-        thickness_mm=case.scan.slice_thickness,
-        position_mm=tuple((corner + half - middle) * case.scan.pixel_spacing for corner in case.window),
-        seed=seed,
-        name=case.nodule_id,
-    )
+    fine = fine_of(case, seed)
 
     def random(what: str) -> np.random.Generator:
         return generator(seed, case.nodule_id, f"pet {what}")

@@ -24,6 +24,20 @@ SCALE_MM = 6.0
 TRIES = 50
 
 
+def fine_of(case: Case, seed: int = 0) -> Fine:
+    """The anatomy of a case on its fine lattice, before a scanner sees it."""
+    middle, half = (MATRIX - 1) / 2, (WINDOW - 1) / 2
+    return draw_fine(
+        case.readers,
+        case.spacing,
+        [annotation.ratings for annotation in case.annotations],
+        thickness_mm=case.scan.slice_thickness,
+        position_mm=tuple((corner + half - middle) * case.scan.pixel_spacing for corner in case.window),
+        seed=seed,
+        name=case.nodule_id,
+    )
+
+
 @dataclass
 class Retest:
     """The second scan.
@@ -55,16 +69,7 @@ def retest_of(case: Case, seed: int = 0) -> Retest:
     InputError
         No readers who have enough voxels in common could be drawn.
     """
-    middle, half = (MATRIX - 1) / 2, (WINDOW - 1) / 2
-    fine = draw_fine(
-        case.readers,
-        case.spacing,
-        [annotation.ratings for annotation in case.annotations],
-        thickness_mm=case.scan.slice_thickness,
-        position_mm=tuple((corner + half - middle) * case.scan.pixel_spacing for corner in case.window),
-        seed=seed,
-        name=case.nodule_id,
-    )
+    fine = fine_of(case, seed)
     return scan_again(fine, case.scan.slice_thickness, seed, case.nodule_id)
 
 
